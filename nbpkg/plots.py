@@ -1,0 +1,305 @@
+"""One look for every figure: theme, a colour-blind-safe palette tied to method names, small drawing helpers.
+
+Figures carry their own light ground, because a transparent one cannot give text enough contrast on a white
+page and on a dark one at once; the site frames them in dark mode. Importing this module changes nothing:
+`theme()` does, when called.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+GROUND = "#ffffff"
+INK = "#222222"
+MUTED = "#5f5f5f"
+RULE = "#d9d9d9"
+DPI = 144
+
+# Every colour has a contrast of at least 3:1 with the ground, and every two differ by at least 0.1 in OKLab,
+# for full colour vision and for simulated protanopia, deuteranopia and tritanopia (tested).
+PALETTE = ("#0072B2", "#D55E00", "#0AA1BF", "#99456F", "#4C4C22", "#730673")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+LINES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)))
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method is drawn wherever it appears: never by colour alone."""
+
+    colour: str
+    marker: str
+    line: str | tuple
+
+    def line_kwargs(self) -> dict:
+        """Keyword arguments for `Axes.plot` and `Axes.errorbar`."""
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
+
+
+_OWN = Style(PALETTE[1], "*", "-")
+_ORACLE = Style(INK, "_", (0, (1, 1.2)))
+_TRIVIAL = Style(MUTED, "x", "--")
+
+# The methods of the papers, and the baselines that come back in several chapters. Grey: it ignores the task.
+_FIXED = {
+    "ours": _OWN,
+    "oracle": _ORACLE,
+    "random": _TRIVIAL,
+    "flops": Style(MUTED, "d", (0, (1, 1.2))),
+    "params": Style(MUTED, "p", "-."),
+    "paper": Style(INK, "|", "-"),
+    "help": Style(PALETTE[0], "o", "-"),
+    "metad2a": Style(PALETTE[0], "s", "-"),
+    "diffusionnag": Style(PALETTE[0], "D", "-"),
+    "tans": Style(PALETTE[0], "^", "-"),
+    "d2nwg": Style(PALETTE[0], "v", "-"),
+    "hyperdistill": Style(PALETTE[0], "P", "-"),
+    "dass": Style(PALETTE[0], "h", "-"),
+    "dwt": Style(PALETTE[0], "<", "-"),
+    "ctcd": Style(PALETTE[0], ">", "-"),
+    "maml": Style(PALETTE[2], "^", "--"),
+    "meta-sgd": Style(PALETTE[4], "v", "-."),
+    "gcn": Style(PALETTE[3], "s", "--"),
+    "ridge": Style(PALETTE[5], "D", "-."),
+    "nearest": Style(PALETTE[4], "P", (0, (1, 1.2))),
+    "mix": Style(PALETTE[2], "X", "-"),
+}
+
+
+def _key(name: str) -> str:
+    return str(name).strip().lower().replace("_", "-")
+
+
+def style(name: str) -> Style:
+    """The style of a method, the same in every chapter: fixed for known names, else made from the name."""
+    key = _key(name)
+    if key in _FIXED:
+        return _FIXED[key]
+    code = zlib.crc32(key.encode())
+    return Style(
+        PALETTE[code % len(PALETTE)],
+        MARKERS[code // len(PALETTE) % len(MARKERS)],
+        LINES[code // (len(PALETTE) * len(MARKERS)) % len(LINES)],
+    )
+
+
+def colour(name: str) -> str:
+    """The colour of a method, as `#rrggbb`."""
+    return style(name).colour
+
+
+def styles(names: Iterable[str]) -> dict[str, Style]:
+    """Styles for the methods of one figure: known names keep theirs, no two others share colour and marker.
+
+    The result depends on the set of names only, not on their order.
+    """
+    names = list(dict.fromkeys(names))
+    out = {name: style(name) for name in names if _key(name) in _FIXED}
+    taken = {(s.colour, s.marker) for s in out.values()}
+    for name in sorted(set(names) - set(out)):
+        first = style(name)
+        hue, mark = PALETTE.index(first.colour), MARKERS.index(first.marker)
+        for step in range(len(PALETTE) * len(MARKERS)):
+            turn, shift = divmod(step, len(PALETTE))
+            pair = (PALETTE[(hue + shift) % len(PALETTE)], MARKERS[(mark + turn) % len(MARKERS)])
+            if pair not in taken:
+                break
+        taken.add(pair)
+        out[name] = Style(*pair, first.line)
+    return {name: out[name] for name in names}
+
+
+def theme() -> None:
+    """Set matplotlib's defaults for the book. Call once, in a chapter's imports."""
+    mpl.rcParams.update(_RC)
+
+
+_RC = {
+    "figure.facecolor": GROUND,
+    "figure.dpi": DPI,
+    "savefig.facecolor": GROUND,
+    "axes.facecolor": GROUND,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": mpl.cycler(color=PALETTE),
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "image.cmap": "viridis",
+}
+
+
+def figure(
+    rows: int = 1, cols: int = 1, *, width: float = 7.2, height: float = 3.2, **subplots: object
+) -> tuple[Figure, Axes | np.ndarray]:
+    """A figure and its axes, kept out of pyplot's list so that nothing is shown twice or leaks.
+
+    `width` and `height` are inches for the whole figure. Further arguments go to `Figure.subplots` (`sharex`,
+    `width_ratios`, ...). Returns one `Axes`, or an array of them shaped as `Figure.subplots` shapes it.
+    """
+    with mpl.rc_context(_RC):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        axes = fig.subplots(rows, cols, **subplots)
+    return fig, axes
+
+
+def curve(
+    ax: Axes,
+    x: Sequence[float],
+    mean: Sequence[float],
+    low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None,
+    *,
+    name: str,
+    label: str | None = None,
+) -> None:
+    """A line for method `name` with its interval as a band; all sequences are of shape (points,)."""
+    how = style(name)
+    ax.plot(x, mean, label=label or name, **how.line_kwargs())
+    if low is not None and high is not None:
+        low, high = np.asarray(low, float), np.asarray(high, float)
+        ax.fill_between(x, low, high, color=how.colour, alpha=0.15, linewidth=0)
+
+
+def intervals(
+    ax: Axes,
+    names: Sequence[str],
+    means: Sequence[float],
+    lows: Sequence[float] | None = None,
+    highs: Sequence[float] | None = None,
+    *,
+    paper: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> None:
+    """One row a method, the first on top: a point at the mean, a bar from low to high, a tick for the paper.
+
+    `means`, `lows` and `highs` are of shape (methods,); a missing interval is NaN or None. The x label is left
+    to the caller.
+    """
+    look = styles(names)
+    paper, labels = dict(paper or {}), dict(labels or {})
+    none = [None] * len(names)
+    for row, (name, mean, low, high) in enumerate(
+        zip(names, means, none if lows is None else lows, none if highs is None else highs, strict=True)
+    ):
+        known = low is not None and high is not None and np.isfinite([low, high]).all()
+        error = [[mean - low], [high - mean]] if known else None
+        how = look[name]
+        dot = {"color": how.colour, "marker": how.marker, "markersize": 7, "linestyle": "none"}
+        ax.errorbar([mean], [row], xerr=error, capsize=3, **dot)
+        if name in paper:
+            tick = {"color": INK, "marker": "|", "markersize": 13, "markeredgewidth": 2, "linestyle": "none"}
+            ax.plot([paper[name]], [row], **tick)
+    ax.set_yticks(range(len(names)), [labels.get(name, name) for name in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+
+
+def points(
+    ax: Axes, x: Sequence[float], y: Sequence[float], *, colour: str = PALETTE[0], label: str = "", **kwargs
+) -> None:
+    """A scatter whose opacity falls with the number of points, so that 15,625 still show their density."""
+    alpha = float(np.clip(60 / max(len(x), 1) ** 0.75, 0.06, 0.8))
+    kwargs = {"s": 8, "alpha": alpha, "linewidths": 0, "rasterized": True, **kwargs}
+    ax.scatter(x, y, color=colour, label=label or None, **kwargs)
+
+
+def letter(axes: Iterable[Axes], start: str = "a") -> None:
+    """Put (a), (b), ... before the titles of panels, for captions to point at."""
+    for offset, ax in enumerate(np.ravel(np.asarray(list(axes), dtype=object))):
+        ax.set_title(f"({chr(ord(start) + offset)}) {ax.get_title(loc='left')}".rstrip(), loc="left")
+
+
+def _is_number(text: str) -> bool:
+    text = text.replace("−", "-").replace("$", "").replace("\\mathdefault", "").strip("{} ")
+    try:
+        float(text)
+    except ValueError:
+        return "10^" in text
+    return True
+
+
+def unlabelled(fig: Figure) -> list[str]:
+    """Axes that show numbers without saying of what, as short descriptions; empty when all is well.
+
+    An axis needs a label when it has visible numeric tick labels; names as tick labels speak for themselves.
+    """
+    fig.draw_without_rendering()
+    missing = []
+    for index, ax in enumerate(fig.axes):
+        if not ax.get_visible() or not ax.axison:
+            continue
+        for axis, get in (("x", ax.get_xlabel), ("y", ax.get_ylabel)):
+            which = getattr(ax, f"{axis}axis")
+            ticks = which.get_ticklabels() if which.get_visible() else []
+            shown = [tick.get_text() for tick in ticks if tick.get_visible() and tick.get_text()]
+            if any(_is_number(text) for text in shown) and not get().strip():
+                missing.append(f"panel {index} ({ax.get_title(loc='left') or 'untitled'}): {axis}")
+    shared = [get() for get in (fig.get_supxlabel, fig.get_supylabel)]
+    return [text for text in missing if not (shared["xy".index(text[-1])])]
+
+
+def png(fig: Figure) -> bytes:
+    """The figure as PNG at `DPI`, with a palette of 256 colours when that is faithful, free of time stamps."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=DPI)
+    full = Image.open(buffer).convert("RGB")
+    small = full.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    # Rare colours can be lost in the palette: then the file keeps all of them and is larger.
+    error = np.abs(np.asarray(small.convert("RGB"), np.int16) - np.asarray(full, np.int16)).max()
+    out = io.BytesIO()
+    (small if error <= 32 else full).save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def finish(fig: Figure) -> None:
+    """End a figure cell: check the axis labels, then show the figure (in a plain script: only check).
+
+    Raises ValueError when an axis shows numbers without a label.
+    """
+    missing = unlabelled(fig)
+    if missing:
+        raise ValueError("axes without a label: " + "; ".join(missing))
+    shell = None
+    try:
+        from IPython import get_ipython
+
+        shell = get_ipython()
+    except ImportError:
+        pass
+    if shell is not None:
+        from IPython.display import Image, display
+
+        # More pixels than the shown width keep it sharp on dense screens; the width is output metadata.
+        display(Image(data=png(fig), format="png", width=round(fig.get_figwidth() * 96)))
