@@ -1,0 +1,73 @@
+"""Data of the book: what is registered, where it lies on this machine, how to fetch and to read it.
+
+    data.sets()                                         every registered set
+    data.path("help/nasbench201/latency/fpga.pt")       a verified local file
+    data.fetch("help-nasbench201")                      download a set into the cache
+    data.verify("help-nasbench201")                     state of each file
+    data.embedded("latency.csv")                        a table shipped inside the package
+    data.read_torch_list(path, length=15_625)           checked readers of foreign files
+
+Importing this package loads neither numpy nor torch: readers are imported when first used.
+"""
+
+import importlib
+from pathlib import Path
+
+from nbpkg.data import registry
+from nbpkg.data.registry import DataFile, DataSet
+from nbpkg.data.store import FileStatus, available, cli_rows, path, verify
+from nbpkg.errors import NbpkgError
+
+_READERS = (
+    "read_arch_index", "read_fbnet_metainfo", "read_metad2a", "read_torch", "read_torch_dict",
+    "read_torch_indices", "read_torch_list", "read_torch_rows", "read_torch_tensor",
+)  # fmt: skip
+_MODULES = ("latency", "measure", "read")
+
+__all__ = [
+    "DataFile", "DataSet", "FileStatus", "available", "cli_rows", "digest", "embedded", "fetch", "path", "sets",
+    "verify", *_READERS,
+]  # fmt: skip
+
+
+def __getattr__(name: str):
+    if name in _READERS:
+        return getattr(importlib.import_module("nbpkg.data.read"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"nbpkg.data.{name}")
+    raise AttributeError(f"module 'nbpkg.data' has no attribute {name!r}")
+
+
+def sets() -> list[DataSet]:
+    """Every registered set, in the registry's order."""
+    return list(registry.load().values())
+
+
+def digest(name: str) -> str:
+    """`sha256:<hex>` over the registered checksums of the set called `name`, whether or not it is on this machine."""
+    return registry.get(name).digest
+
+
+def fetch(name: str, offline: bool | None = None) -> list[Path]:
+    """Make every file of the set called `name` available and return their verified paths, in the registry's order.
+
+    Files in `NBPKG_DATA` are used as they are, and nothing is downloaded while it is set; otherwise what the cache
+    lacks is downloaded, with the licence printed first. `offline` (default: `NBPKG_OFFLINE`) forbids any download.
+    Raises NbpkgError when a file cannot be had, naming it; nothing is left at its place then.
+    """
+    from nbpkg.data.download import fetch_set
+
+    return fetch_set(registry.get(name), offline=offline)
+
+
+def embedded(name: str) -> Path:
+    """The path of a table shipped in `nbpkg/data/embedded`, as in embedded("latency.csv").
+
+    Raises NbpkgError when the package holds no such file.
+    """
+    from importlib.resources import files
+
+    found = Path(str(files("nbpkg.data") / "embedded" / name))
+    if Path(name).name != name or not found.is_file():
+        raise NbpkgError(f"embedded table {name!r}: not in this installation of nbpkg; reinstall it")
+    return found

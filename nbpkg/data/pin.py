@@ -1,0 +1,71 @@
+"""Recompute the sizes and checksums in `registry.toml` from a folder that holds the files.
+
+    python -m nbpkg.data.pin FOLDER            # rewrite the `files` tables of every set
+    python -m nbpkg.data.pin FOLDER --check    # change nothing, exit 1 when a line would change
+
+For maintainers, after editing the registry. To add a file, write its line with any size and a checksum of zeros
+under `[<set>.files]` and run this; FOLDER is laid out by local paths (`help/nasbench201/latency/fpga.pt`, ...).
+Everything but the numbers is kept as it stands. A file that FOLDER lacks is an error: nothing is written then.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+from nbpkg.data.registry import REGISTRY
+from nbpkg.errors import NbpkgError
+
+_HEADER = re.compile(r"^\[(?P<name>[^\]]+)\]\s*$")
+_LINE = re.compile(r'^"(?P<path>[^"]+)"\s*=\s*\{.*\}\s*$')
+
+
+def pinned(text: str, folder: Path) -> str:
+    """The registry's `text` with each file's size (bytes) and SHA-256 as found in `folder`.
+
+    Raises NbpkgError naming the first file that `folder` lacks.
+    """
+    tables = tomllib.loads(text)
+    prefix, lines = None, []
+    for line in text.splitlines():
+        if header := _HEADER.match(line):
+            name, _, table = header["name"].partition(".")
+            prefix = tables[name]["local"] if table == "files" else None
+        elif prefix is not None and (entry := _LINE.match(line)):
+            file = folder / (prefix + entry["path"])
+            if not file.is_file():
+                raise NbpkgError(f"{prefix + entry['path']}: not in the folder, so it cannot be pinned")
+            content = file.read_bytes()
+            sha256 = hashlib.sha256(content).hexdigest()
+            line = f'"{entry["path"]}" = {{ size = {len(content)}, sha256 = "{sha256}" }}'
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m nbpkg.data.pin", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="folder that holds the files under their local paths")
+    parser.add_argument("--check", action="store_true", help="only tell whether the registry would change")
+    parser.add_argument("--registry", type=Path, default=REGISTRY, help="registry file (default: the package's)")
+    options = parser.parse_args(arguments)
+    try:
+        old = options.registry.read_text(encoding="utf-8")
+        new = pinned(old, options.folder)
+    except NbpkgError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    changed = sum(a != b for a, b in zip(old.splitlines(), new.splitlines(), strict=True))
+    if changed and not options.check:
+        temporary = options.registry.with_name(options.registry.name + ".new")
+        temporary.write_text(new, encoding="utf-8")
+        os.replace(temporary, options.registry)
+    print(f"{changed} of the registry's lines {'differ' if options.check else 'updated'}")
+    return int(bool(changed) and options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

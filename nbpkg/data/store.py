@@ -1,0 +1,158 @@
+"""Where data files lie on this machine, and whether they are what the registry says.
+
+`NBPKG_DATA` names a folder that already holds files under their local paths: it comes first and is never written.
+Everything else is looked for in the cache, where `nbpkg data fetch` puts what it downloads.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from nbpkg.data import registry
+from nbpkg.data.registry import DataFile, DataSet
+from nbpkg.errors import NbpkgError
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """One file's state: `status` is "ok", "absent" or "corrupt"; `where` is "NBPKG_DATA", "cache" or ""."""
+
+    path: str
+    status: str
+    where: str
+    detail: str
+
+
+def given_folder() -> Path | None:
+    """The folder named by `NBPKG_DATA`, or None when it is unset; NbpkgError when there is no such folder."""
+    value = os.environ.get("NBPKG_DATA", "").strip()
+    if not value:
+        return None
+    folder = Path(value).expanduser()
+    if not folder.is_dir():
+        raise NbpkgError(f"NBPKG_DATA is set to {value}, which is not a folder: mend it or unset it")
+    return folder
+
+
+def cache_folder() -> Path:
+    """The folder that downloads go to; it need not exist yet."""
+    from nbpkg.paths import cache_dir
+
+    return cache_dir() / "data"
+
+
+def locate(file: DataFile) -> tuple[Path, str] | None:
+    """The file's place, unchecked, and its tier ("NBPKG_DATA" or "cache"); None when it is nowhere."""
+    given = given_folder()
+    if given is not None and (given / file.path).is_file():
+        return given / file.path, "NBPKG_DATA"
+    cached = cache_folder() / file.path
+    return (cached, "cache") if cached.is_file() else None
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path: str, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file; size and time are part of the key, so that a changed file is read again."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fault(file: DataFile, local: Path) -> str | None:
+    """What is wrong with the local copy, in a few words, or None when its size and SHA-256 are as registered."""
+    try:
+        state = local.stat()
+        if state.st_size != file.size:
+            return f"{state.st_size:,} bytes instead of {file.size:,}"
+        found = _sha256(str(local), state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if found == file.sha256 else f"SHA-256 {found[:12]}… instead of {file.sha256[:12]}…"
+
+
+def path(name: str) -> Path:
+    """The verified local file registered as `name`, for example "help/nasbench201/latency/fpga.pt".
+
+    Its checksum is compared once per process and again whenever the file changes. Raises NbpkgError when the name is
+    not registered, when the file is absent (the message says how to get it) or when it is not the registered one.
+    """
+    dataset, file = registry.find(name)
+    found = locate(file)
+    if found is None:
+        raise NbpkgError(absent(dataset, file))
+    local, tier = found
+    if problem := fault(file, local):
+        raise NbpkgError(refused(dataset, file, problem, tier))
+    return local
+
+
+def absent(dataset: DataSet, file: DataFile) -> str:
+    """The line that says how to get an absent file."""
+    if dataset.kind == "prepared":
+        return (
+            f"{file.path}: not on this machine; a prepared table without a download address (from {dataset.source}): "
+            "set NBPKG_DATA to a folder that holds it, or use profile smoke, which needs none"
+        )
+    return (
+        f"{file.path}: not on this machine; run `nbpkg data fetch {dataset.name}`, "
+        "or use profile smoke, which needs none"
+    )
+
+
+def refused(dataset: DataSet, file: DataFile, problem: str, tier: str) -> str:
+    """The line that refuses a corrupt file."""
+    if tier == "NBPKG_DATA":
+        return f"{file.path} in NBPKG_DATA: {problem}; refused, replace it or unset NBPKG_DATA"
+    return f"{file.path} in the cache: {problem}; refused, run `nbpkg data fetch {dataset.name}` to replace it"
+
+
+def check(dataset: DataSet) -> list[FileStatus]:
+    """The state of every file of a set, in the registry's order; reads and hashes each file at most once."""
+    result = []
+    for file in dataset.files:
+        found = locate(file)
+        if found is None:
+            result.append(FileStatus(file.path, "absent", "", ""))
+            continue
+        problem = fault(file, found[0])
+        result.append(FileStatus(file.path, "corrupt" if problem else "ok", found[1], problem or ""))
+    return result
+
+
+def verify(name: str) -> list[FileStatus]:
+    """The state of every file of the set called `name`: "ok", "absent" or "corrupt" (with what is wrong)."""
+    return check(registry.get(name))
+
+
+def available(name: str) -> bool:
+    """Whether every file of the set is on this machine.
+
+    Raises NbpkgError when one is there but corrupt: to carry on without it would hide the damage.
+    """
+    dataset = registry.get(name)
+    states = check(dataset)
+    for file, state in zip(dataset.files, states, strict=True):
+        if state.status == "corrupt":
+            raise NbpkgError(refused(dataset, file, state.detail, state.where))
+    return all(state.status == "ok" for state in states)
+
+
+def cli_rows() -> list[dict]:
+    """One dictionary a set for `nbpkg data list`: name, kind, title, licence, licence_url, source, note, files, size.
+
+    `present` counts files on this machine (by name and size: `verify` reads them), `found` tells where: "NBPKG_DATA",
+    "cache", "NBPKG_DATA + cache", or "" when none is there. Sizes are in bytes.
+    """
+    rows = []
+    for dataset in registry.load().values():
+        places = [(locate(file), file) for file in dataset.files]
+        tiers = {found[1] for found, file in places if found and found[0].stat().st_size == file.size}
+        present = sum(found is not None and found[0].stat().st_size == file.size for found, file in places)
+        rows.append({
+            "name": dataset.name, "kind": dataset.kind, "title": dataset.title, "licence": dataset.licence,
+            "licence_url": dataset.licence_url, "source": dataset.source, "note": dataset.note,
+            "files": len(dataset.files), "size": dataset.size, "present": present,
+            "found": " + ".join(sorted(tiers)[::-1] if len(tiers) == 1 else sorted(tiers)),
+        })  # fmt: skip
+    return rows
