@@ -1,13 +1,13 @@
 """The 15,625 cells of NAS-Bench-201 as arrays of operations.
 
-A cell is a complete directed acyclic graph on four nodes, 0 (input) to 3 (output); each of its six edges carries one of
-five operations, and a node is the sum of what its incoming edges deliver. A cell is held as six small integers, ``ops``:
-``ops[..., k]`` is the position in ``OPS`` of the operation on ``EDGES[k]``. All functions take one cell, shape ``(6,)``,
-or many, shape ``(..., 6)``.
+A cell is a complete directed acyclic graph on four nodes, 0 (input) to 3 (output); each of its six edges
+carries one of five operations, and a node is the sum of what its incoming edges deliver. A cell is held as
+six small integers, ``ops``: ``ops[..., k]`` is the position in ``OPS`` of the operation on ``EDGES[k]``.
+All functions take one cell, shape ``(6,)``, or many, shape ``(..., 6)``.
 
-**Index.** ``index`` numbers cells lexicographically: the six operations are the digits of a number in base 5, that of the
-edge 0-1 first. It is *not* the index of the published benchmark, which is arbitrary and comes with its tables
-(``nbpkg.nb201.table.Table.benchmark_index`` translates).
+**Index.** ``index`` numbers cells lexicographically: the six operations are the digits of a number in base
+5, that of the edge 0-1 first. It is *not* the index of the published benchmark, which is arbitrary and
+comes with its tables (``nbpkg.nb201.table.Table.benchmark_index`` translates).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def check_ops(ops) -> np.ndarray:
         raise NbpkgError(f"operations must have shape (..., {N_EDGES}), one for each edge, not {array.shape}")
     if array.size and (array.min() < 0 or array.max() >= len(OPS)):
         wrong = array[(array < 0) | (array >= len(OPS))].flat[0]
-        raise NbpkgError(f"operation {wrong} does not exist; operations are 0 to {len(OPS) - 1}: {', '.join(OPS)}")
+        raise NbpkgError(f"operation {wrong} does not exist; 0 to {len(OPS) - 1} stand for {', '.join(OPS)}")
     return array.astype(np.int8)
 
 
@@ -72,10 +72,10 @@ def ops_of(index) -> np.ndarray:
 
 @functools.cache
 def _strings() -> tuple[str, ...]:
-    # The string is made of one group for each of the nodes 1 to 3, and EDGES runs through them in the same order.
+    # One group for each of the nodes 1 to 3, which EDGES runs through in the same order.
     groups = [
-        ["|" + "".join(f"{op}~{source}|" for source, op in enumerate(ops)) for ops in itertools.product(OPS, repeat=node)]
-        for node in range(1, N_NODES)
+        [f"|{'|'.join(f'{op}~{source}' for source, op in enumerate(ops))}|" for ops in choices]
+        for choices in (itertools.product(OPS, repeat=node) for node in range(1, N_NODES))
     ]
     return tuple("+".join(cell) for cell in itertools.product(*groups))
 
@@ -102,7 +102,7 @@ def decode(ops):
 def encode(strings: str | Iterable[str]) -> np.ndarray:
     """Operations of architecture strings: int8 of shape ``(6,)`` for one string, ``(n, 6)`` for n of them.
 
-    Raises NbpkgError that names the first string that is no cell, its position in the list, and what is wrong in it.
+    Raises NbpkgError that names the first string that is no cell, its position in the list, and its fault.
     """
     if isinstance(strings, str):
         return encode([strings])[0]
@@ -131,7 +131,7 @@ def _fault(string) -> str:
             return f"the group at character {start} must begin and end with '|'"
         tokens = group[1:-1].split("|")
         if len(tokens) != node:
-            return f"the group at character {start} must name {node} edge(s) into node {node}, names {len(tokens)}"
+            return f"the group at character {start} must name {node} edge(s), names {len(tokens)}"
         at = start + 1
         for source, token in enumerate(tokens):
             operation, _, origin = token.partition("~")
@@ -147,7 +147,7 @@ def _fault(string) -> str:
 def _edges(edge_order: str | Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     if isinstance(edge_order, str):
         if edge_order not in _EDGE_ORDERS:
-            raise NbpkgError(f"unknown edge order {edge_order!r}; known: {', '.join(_EDGE_ORDERS)}, or a list of the edges")
+            raise NbpkgError(f"unknown edge order {edge_order!r}; take 'string', 'row' or list the edges")
         return _EDGE_ORDERS[edge_order]
     edges = tuple((int(a), int(b)) for a, b in edge_order)
     if sorted(edges) != sorted(EDGES):
@@ -156,16 +156,17 @@ def _edges(edge_order: str | Sequence[tuple[int, int]]) -> tuple[tuple[int, int]
 
 
 def columns(edge_order: str | Sequence[tuple[int, int]]) -> np.ndarray:
-    """Where the edges of another order stand in ``EDGES``: ``ops[..., columns("row")]`` is in row order. Shape ``(6,)``."""
+    """Positions in ``EDGES`` of the edges of another order: ``ops[..., columns("row")]`` is in row order."""
     return np.array([EDGES.index(edge) for edge in _edges(edge_order)])
 
 
 def line_graph(edge_order: str | Sequence[tuple[int, int]] = EDGES) -> np.ndarray:
     """Adjacency of the graph whose nodes are operations, as predictors of latency and accuracy read a cell.
 
-    Node 0 is the cell's input, nodes 1 to 6 are its edges in the given order ("string", "row", or a list of the six),
-    node 7 is its output. ``adjacency[i, j]`` says that what leaves i enters j: an edge a-b feeds every edge b-c, the
-    input feeds the edges that leave node 0, and edges into the last node feed the output. Bool of shape ``(8, 8)``.
+    Node 0 is the cell's input, nodes 1 to 6 are its edges in the given order ("string", "row", or a list of
+    the six), node 7 is its output. ``adjacency[i, j]`` says that what leaves i enters j: an edge a-b feeds
+    every edge b-c, the input feeds the edges that leave node 0, and edges into the last node feed the
+    output. Bool, ``(8, 8)``.
     """
     edges = _edges(edge_order)
     # Input and output are edges of the same kind: into the first node, and out of the last.
@@ -180,7 +181,7 @@ def counts(ops) -> np.ndarray:
 
 
 def neighbours(ops) -> np.ndarray:
-    """The 24 cells that differ on exactly one edge, int8 of shape ``(..., 24, 6)``: edge by edge, four changes each."""
+    """The 24 cells that differ on exactly one edge, edge by edge: int8 of shape ``(..., 24, 6)``."""
     cells = check_ops(ops)
     change = np.zeros((N_EDGES, len(OPS) - 1, N_EDGES), np.int8)
     change[np.arange(N_EDGES), :, np.arange(N_EDGES)] = np.arange(1, len(OPS))
@@ -192,3 +193,96 @@ def random(n: int, seed: int, distinct: bool = True) -> np.ndarray:
     if n < 0 or (distinct and n > N_CELLS):
         raise NbpkgError(f"cannot draw {n} {'distinct ' if distinct else ''}cells; the space has {N_CELLS}")
     return ops_of(np.random.default_rng(seed).choice(N_CELLS, size=n, replace=not distinct))
+
+
+def live_edges(ops) -> np.ndarray:
+    """Edges on a path of operations other than ``none`` from input to output: bool of shape ``(..., 6)``.
+
+    What the other edges carry cannot reach the output, or they have nothing to carry: a network may leave
+    them out.
+    """
+    present = check_ops(ops) != NONE
+    reached, leads = np.zeros((2, *present.shape[:-1], N_NODES), bool)
+    reached[..., 0] = leads[..., -1] = True
+    # EDGES is sorted by the node that an edge enters: one pass forward settles what the input reaches. Going
+    # back, the edges must be taken by the node they leave, the last first.
+    for k, (a, b) in enumerate(EDGES):
+        reached[..., b] |= reached[..., a] & present[..., k]
+    for a, b in sorted(EDGES, reverse=True):
+        leads[..., a] |= leads[..., b] & present[..., EDGES.index((a, b))]
+    tails, heads = np.array(EDGES).T
+    return present & reached[..., tails] & leads[..., heads]
+
+
+def is_dead(ops):
+    """Whether no path of operations other than ``none`` joins input and output: bool of shape ``(...)``."""
+    dead = ~live_edges(ops).any(axis=-1)
+    return bool(dead) if np.ndim(dead) == 0 else dead
+
+
+def _apply(operation: str, value: tuple[str, ...]) -> tuple[str, ...]:
+    """The sum that an edge delivers: ``value`` itself, nothing, or one term for an operation on it."""
+    if operation == "none" or value == ("#",):
+        return ("#",)
+    return value if operation == "skip_connect" else (f"({'+'.join(value)})@{operation}",)
+
+
+def _sum(*values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(itertools.chain.from_iterable(sorted(values, key="+".join)))
+
+
+def _sum_of_terms(*values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(term for term in itertools.chain(*values) if term != "#")) or ("#",)
+
+
+@functools.cache
+def _expressions(add) -> tuple[str, ...]:
+    """What every cell computes from its input ``0``, as text, in the order of ``index``; ``#`` is nothing."""
+    texts = []
+    for first in OPS:
+        one = _apply(first, ("0",))
+        for second, third in itertools.product(OPS, repeat=2):
+            two = add(_apply(second, ("0",)), _apply(third, one))
+            # The three operands of the output: each edge's choices are made once, not once for each cell.
+            operands = ([_apply(op, value) for op in OPS] for value in (("0",), one, two))
+            texts += ["+".join(add(*three)) for three in itertools.product(*operands)]
+    return tuple(texts)
+
+
+@functools.cache
+def _labels(add) -> np.ndarray:
+    seen: dict[str, int] = {}
+    return np.array([seen.setdefault(text, len(seen)) for text in _expressions(add)])
+
+
+def unique_string(ops):
+    """The benchmark's isomorphism string of a cell (``UniqueString`` in public tables): a text, or a list.
+
+    ``0`` is the input, ``(x)@op`` an operation on x, ``#`` nothing. A skip connection hands on its operand,
+    ``none`` and any operation on nothing give nothing; operands of a sum are sorted as texts, and nothing
+    stays among them.
+    """
+    number = index(ops)
+    texts = _expressions(_sum)
+    return texts[number] if isinstance(number, int) else [texts[i] for i in number.ravel().tolist()]
+
+
+def unique_class(ops):
+    """Label of a cell's isomorphism class as the benchmark counts them, 0 to 6,465: int64 of shape ``(...)``.
+
+    Two cells share a label if their ``unique_string`` is the same; labels count up in the order of
+    ``index``. Cells of one class compute the same function, but not the reverse: see ``function_class``.
+    """
+    label = _labels(_sum)[index(ops)]
+    return int(label) if np.ndim(label) == 0 else label
+
+
+def function_class(ops):
+    """Label of the function that a cell computes, 0 to 4,929: int64 of shape ``(...)``.
+
+    Coarser than ``unique_class``: the benchmark's strings keep ``nothing`` as an operand and do not flatten
+    sums of sums; here a sum is the multiset of its terms that are something. An operation on nothing gives
+    nothing, as in a network that leaves dead edges out.
+    """
+    label = _labels(_sum_of_terms)[index(ops)]
+    return int(label) if np.ndim(label) == 0 else label
