@@ -1,0 +1,197 @@
+"""One execution of a chapter as a child process: started with a clean environment, watched, ended with all it started."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from nbpkg import chapters, notebook
+from nbpkg.chapters import Chapter
+from nbpkg.paths import root
+
+MARK = "NBPKG_RUN_MARK"  # an environment variable by which a run's processes are found again
+
+
+@dataclass
+class Job:
+    """One execution; `seeds` is a single seed for a warm run, which only fills the memo store."""
+
+    chapter: Chapter
+    profile: str
+    seeds: list[int]
+    device: str
+    script: bool
+    scratch: Path
+    warm: bool = False
+    cell_timeout: float | None = None
+    process: subprocess.Popen | None = None
+    started: float = 0.0
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def label(self) -> str:
+        return f"{self.chapter.name} seed {self.seeds[0]}" if self.warm else self.chapter.name
+
+    @property
+    def output(self) -> Path:
+        return self.scratch / "executed.ipynb"
+
+    @property
+    def record(self) -> Path:
+        return self.scratch / "record.json"
+
+    def start(self) -> None:
+        """Write the job's files and start its process in a session of its own, out of reach of the terminal's Ctrl-C."""
+        self.scratch.mkdir(parents=True)
+        parameters = {"PROFILE": self.profile, "SEEDS": self.seeds, "DEVICE": self.device}
+        if not self.script:
+            text = notebook.text_of(notebook.from_twin(self.chapter))
+            notebook.atomic_write(self.scratch / "input.ipynb", text)
+        job = {
+            "mode": "script" if self.script else "notebook",
+            "chapter": self.chapter.name,
+            "parameters": parameters,
+            "cwd": str(root()),
+            "cell_timeout": self.cell_timeout,
+            "input": str(self.scratch / "input.ipynb"),
+            "output": str(self.output),
+            "progress": str(self.scratch / "progress.json"),
+            "result": str(self.scratch / "result.json"),
+        }
+        notebook.atomic_write(self.scratch / "job.json", json.dumps(job))
+        self.started = time.monotonic()
+        with open(self.scratch / "log.txt", "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "nbpkg.runner_child", str(self.scratch / "job.json")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=root(),
+                env={
+                    **environment(self.scratch, self.script),
+                    "NBPKG_RECORD": str(self.record),
+                    MARK: self.mark,
+                },
+                start_new_session=True,
+            )
+
+    def progress(self) -> dict:
+        """The child's last word on its cells; empty before the first."""
+        return _json(self.scratch / "progress.json")
+
+    def result(self) -> dict:
+        """What became of the execution, once the process is gone."""
+        result = _json(self.scratch / "result.json")
+        if not result:
+            tail = notebook.headline("\n".join(reversed(self.log().splitlines())), 160)
+            code = self.process.returncode
+            why = f"ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
+            result = {
+                "status": "failed",
+                "cell": "",
+                "error": f"the process was {why}" + (f": {tail}" if tail else ""),
+            }
+        elif result["status"] == "done" and not self.record.is_file():
+            result = {
+                **result,
+                "status": "failed",
+                "cell": "",
+                "error": "no record was written: the last cell calls s.finish()",
+            }
+        return {"seconds": round(time.monotonic() - self.started, 2), **result}
+
+    def log(self) -> str:
+        path = self.scratch / "log.txt"
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def environment(scratch: Path, script: bool = False) -> dict[str, str]:
+    """The environment of an execution: one thread, this interpreter's own kernel, nothing of the user's Jupyter set-up."""
+    kernel = scratch / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "ipykernel_launcher",
+        "-f",
+        "{connection_file}",
+        "--HistoryManager.enabled=False",
+    ]
+    spec = {"argv": command, "display_name": notebook.KERNELSPEC["display_name"], "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    return {
+        **os.environ,
+        "NBPKG_ROOT": str(root()),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "MPLBACKEND": "agg" if script else "module://matplotlib_inline.backend_inline",
+        "JUPYTER_PATH": str(scratch / "jupyter"),  # comes before the user's and the system's kernels
+        "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+        "IPYTHONDIR": str(scratch / "ipython"),
+    }
+
+
+def end(jobs: list[Job], grace: float = 3.0) -> None:
+    """End the jobs' processes and everything that they started, kernels included, first politely and then not."""
+    import psutil
+
+    marks = {job.mark for job in jobs if job.process is not None}
+    if not marks:
+        return
+    for send in (signal.SIGTERM, signal.SIGKILL):
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get(MARK) in marks:
+                    process.send_signal(send)
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue  # gone in the meantime, or somebody else's
+        psutil.wait_procs(found, timeout=grace)
+    for job in jobs:
+        if job.process is not None:
+            job.process.wait()
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def runs_dir(profile: str) -> Path:
+    """Where runs at `profile` leave their notebook, record and state; never committed."""
+    return root() / "runs" / profile
+
+
+def state(chapter: Chapter, profile: str) -> dict:
+    """The state file of a chapter's last run at `profile`; empty when there is none."""
+    return _json(runs_dir(profile) / f"{chapter.name}.state.json")
+
+
+def keys(chapter: Chapter, profile: str, seeds: list[int], device: str) -> dict[str, str]:
+    """The hashes "source_sha256" and "package_sha256", and "key": over all that a run's result follows from.
+
+    That is code cells, package, libraries, profile, seeds and device.
+    """
+    source, package = chapters.code_sha256(chapter.name), chapters.package_sha256()
+    libraries = [sys.version, version("torch"), version("numpy")]
+    parts = json.dumps([source, package, profile, list(seeds), device, libraries])
+    return {
+        "key": hashlib.sha256(parts.encode()).hexdigest(),
+        "source_sha256": source,
+        "package_sha256": package,
+    }

@@ -1,0 +1,107 @@
+"""A small book of its own for tests of the tools: a temporary repository with one or two tiny chapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+HEADER = """\
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A tiny chapter
+#
+# It adds numbers.
+
+# %% tags=["parameters"]
+PROFILE = "smoke"
+SEEDS = [0]
+DEVICE = "auto"
+
+# %% tags=["imports"]
+import json
+import os
+from dataclasses import dataclass
+
+from nbpkg import chapters
+from nbpkg.record import Claim, Metric, Record
+"""
+
+METHOD = """\
+
+# %% tags=["method"]
+@dataclass
+class Adder:
+    step: int
+
+    def __call__(self, x):
+        return x + self.step
+
+# %% tags=["nbval-check-output"]
+add = Adder(step=2)
+add(3)
+"""
+
+FINISH = """\
+
+# %%
+record = Record(
+    chapter="{name}", profile=PROFILE, seeds=SEEDS, device="cpu", threads=1,
+    source_sha256=chapters.code_sha256("{name}"), package_sha256=chapters.package_sha256(),
+    versions={{"python": "3", "nbpkg": "0"}}, seconds={{"total": 1.5}}, cpu_seconds={{"total": 1.5}},
+    peak_memory_mb=100.0,
+    metrics={{"sum": Metric(float(add(sum(SEEDS))))}},
+    claims=[Claim("adds", "It adds.", ("sum",), "by eye", "reproduced")],
+)
+record.save(os.environ["NBPKG_RECORD"])
+print(f"seeds {{SEEDS}}")
+
+# %% [markdown]
+# That was all.
+"""
+
+
+class Book:
+    """A repository in a temporary folder; `write` makes a chapter out of the parts above and `middle`."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        (root / "notebooks" / "src").mkdir(parents=True)
+        (root / "_toc.yml").write_text("format: jb-book\nroot: README\n")
+        (root / "README.md").write_text("# Book\n\n<!-- scoreboard:start -->\n<!-- scoreboard:end -->\n")
+
+    def write(self, name: str = "03_help", middle: str = "", method: str = METHOD, finish: str = FINISH) -> Path:
+        path = self.root / "notebooks" / "src" / f"{name}.py"
+        path.write_text(HEADER + method + middle + finish.format(name=name))
+        return path
+
+    def edit(self, old: str, new: str, name: str = "03_help") -> None:
+        path = self.root / "notebooks" / "src" / f"{name}.py"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    def state(self, name: str = "03_help", profile: str = "smoke") -> dict:
+        return json.loads((self.root / "runs" / profile / f"{name}.state.json").read_text())
+
+    def runs(self, profile: str = "smoke") -> set[str]:
+        folder = self.root / "runs" / profile
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch) -> Book:
+    """A temporary repository with one tiny chapter, 03_help, which NBPKG_ROOT names."""
+    made = Book(tmp_path / "book")
+    made.write()
+    monkeypatch.setenv("NBPKG_ROOT", str(made.root))
+    monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "cache"))
+    return made
