@@ -1,0 +1,53 @@
+"""Where the project and its cache lie."""
+
+import os
+from pathlib import Path
+
+from nbpkg.errors import NbpkgError
+
+
+def _is_root(folder: Path) -> bool:
+    return (folder / "_toc.yml").is_file() and (folder / "notebooks" / "src").is_dir()
+
+
+def root() -> Path:
+    """The repository's root, absolute.
+
+    `$NBPKG_ROOT` when set; else the working directory or its nearest parent that holds `_toc.yml` and `notebooks/src`; else the
+    parent of the installed package when it holds them (an editable installation).
+
+    Raises NbpkgError when there is none: an installed package works without a repository, but not every command does.
+    """
+    given = os.environ.get("NBPKG_ROOT")
+    if given:
+        folder = Path(given).expanduser().resolve()
+        if not _is_root(folder):
+            raise NbpkgError(f"NBPKG_ROOT={given} is not the book's repository: it holds no _toc.yml with notebooks/src")
+        return folder
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+        if _is_root(folder):
+            return folder
+    raise NbpkgError("no repository of the book around the working directory: change into it or set NBPKG_ROOT")
+
+
+def cache_dir() -> Path:
+    """The folder for downloads and memo pieces, absolute: `$NBPKG_CACHE`, else the user's cache folder. It need not exist."""
+    given = os.environ.get("NBPKG_CACHE")
+    if given:
+        return Path(given).expanduser().resolve()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("nbpkg"))
+
+
+def relative(path: str | Path) -> str:
+    """`path` relative to the root with forward slashes, or its last part when it lies elsewhere.
+
+    What is printed into notebooks and records goes through here, so that no machine's folders are published.
+    """
+    path = Path(path).resolve()
+    try:
+        return path.relative_to(root()).as_posix()
+    except (NbpkgError, ValueError):
+        return path.name

@@ -1,0 +1,36 @@
+"""Progress in a few plain lines, which stay readable in a stored notebook and in a log."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+LINES = 10
+PAUSE = 2.0  # seconds between two lines at least, so that quick loops print only their end
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+
+
+def progress(iterable: Iterable, label: str, total: int | None = None, clock=time.perf_counter) -> Iterator:
+    """Yields from `iterable` and prints at each tenth of `total` (default: its length), but not more often than every `PAUSE`
+    seconds, with the time elapsed and left; and once at the end. Without a known length it prints when the elapsed time has doubled.
+    """
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    started = last = clock()
+    done, mark, patience = 0, 1, 10.0
+    for item in iterable:
+        yield item
+        done += 1
+        now = clock()
+        if total and done < total:
+            if done * LINES >= mark * total and now - last >= PAUSE:
+                left = (now - started) / done * (total - done)
+                share = 100 * done // total
+                print(f"{label}  {done}/{total}  {share} %  elapsed {_seconds(now - started)}  about {_seconds(left)} left", flush=True)
+                mark, last = done * LINES // total + 1, now
+        elif not total and now - started >= patience:
+            print(f"{label}  {done}  elapsed {_seconds(now - started)}", flush=True)
+            patience = 2 * (now - started)
+    count = f"{done}/{total}  {100 * done // total} %" if total else str(done)
+    print(f"{label}  {count}  elapsed {_seconds(clock() - started)}", flush=True)

@@ -1,0 +1,185 @@
+"""The syntax tree of a live function, whether it came from a file, a notebook cell or a loaded chapter.
+
+Python's own lookup goes through linecache too, but it finds neither every lambda nor a file that was edited after it was imported.
+"""
+
+import __future__
+
+import ast
+import dis
+import linecache
+import types
+from functools import lru_cache
+
+from nbpkg.errors import NbpkgError
+
+_FUTURES = 0
+for _name in __future__.all_feature_names:
+    _FUTURES |= getattr(__future__, _name).compiler_flag
+
+_JUMPS = frozenset(dis.hasjrel + dis.hasjabs)
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str) -> ast.Module | None:
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return None
+
+
+def file_tree(filename: str, module_globals: dict | None = None) -> ast.Module | None:
+    """The tree of a file or of whatever linecache knows under `filename`; None when there is no source. Do not change it."""
+    text = "".join(linecache.getlines(filename, module_globals))
+    return _parse(text) if text else None
+
+
+def function_node(function: types.FunctionType) -> FunctionNode:
+    """The syntax tree of `function`; do not change it.
+
+    Raises NbpkgError when its source cannot be found (made by exec or eval, typed into a plain prompt), or when the file was
+    edited since the function was made: the text would then speak of other code than the one that runs.
+    """
+    code = function.__code__
+    tree = file_tree(code.co_filename, function.__globals__)
+    name = code.co_name if code.co_name == "<lambda>" else function.__qualname__
+    if tree is None:
+        raise NbpkgError(f"the source of {name} cannot be found: define it in a notebook cell, a chapter or a file")
+    # pytest rewrites the assert statements of test modules, so their code differs from their text by design.
+    rewritten = "@pytest_ar" in function.__globals__
+    stale = False
+    for top in tree.body:
+        if not top.lineno - _decorator_lines(top) <= code.co_firstlineno <= top.end_lineno:
+            continue
+        for node in ast.walk(top):
+            if _starts(node, code):
+                if rewritten or _compiles_to(top, node, code):
+                    return node
+                stale = True
+    why = "was edited while it ran: start again" if stale else "cannot be found: define it in a notebook cell, a chapter or a file"
+    raise NbpkgError(f"the source of {name} {why}")
+
+
+def _decorator_lines(node: ast.AST) -> int:
+    lines = [decorator.lineno for decorator in getattr(node, "decorator_list", ())]
+    return node.lineno - min(lines) if lines else 0
+
+
+def _starts(node: ast.AST, code: types.CodeType) -> bool:
+    if code.co_name == "<lambda>":
+        return isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno
+    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or node.name != code.co_name:
+        return False
+    return node.lineno - _decorator_lines(node) == code.co_firstlineno
+
+
+def _compiles_to(top: ast.stmt, node: ast.AST, code: types.CodeType) -> bool:
+    """Does `node`, a part of the statement `top`, compile to `code`? Lambdas on one line are told apart by this as well."""
+    flags = code.co_flags & _FUTURES
+    whole = compile(ast.Module([top], []), code.co_filename, "exec", flags, dont_inherit=True)
+    pending = [whole]
+    while pending:
+        candidate = pending.pop()
+        if (candidate.co_name, candidate.co_firstlineno) == (code.co_name, code.co_firstlineno) and _same(candidate, code):
+            return not isinstance(node, ast.Lambda) or _covers(node, candidate)
+        pending += [const for const in candidate.co_consts if isinstance(const, types.CodeType)]
+    return False
+
+
+def _covers(node: ast.Lambda, code: types.CodeType) -> bool:
+    """Do the columns of `code` lie in the body of this lambda? True when the interpreter keeps no columns."""
+    body = node.body
+    for line, end_line, column, end_column in code.co_positions():
+        if None in (line, end_line, column, end_column) or end_column == 0:
+            continue
+        if not ((body.lineno, body.col_offset) <= (line, column) and (end_line, end_column) <= (body.end_lineno, body.end_col_offset)):
+            return False
+    return True
+
+
+def _same(a: types.CodeType, b: types.CodeType) -> bool:
+    names = ("co_names", "co_varnames", "co_freevars", "co_cellvars", "co_argcount", "co_kwonlyargcount")
+    if any(getattr(a, name) != getattr(b, name) for name in names) or len(a.co_consts) != len(b.co_consts):
+        return False
+    if not all(
+        _same(x, y) if isinstance(x, types.CodeType) and isinstance(y, types.CodeType) else type(x) is type(y) and x == y
+        for x, y in zip(a.co_consts, b.co_consts, strict=True)
+    ):
+        return False
+    return _instructions(a) == _instructions(b)
+
+
+def _instructions(code: types.CodeType) -> list[tuple]:
+    """What `code` does. How a method call is spelt depends on the import statements that were compiled along with it (a cell, a
+    file), so that is evened out; jump distances go with it.
+    """
+    out = []
+    for instruction in dis.get_instructions(code):
+        name, value = instruction.opname, instruction.argval
+        if name in ("PUSH_NULL", "CACHE", "PRECALL", "EXTENDED_ARG", "NOP", "RESUME"):
+            continue
+        if instruction.opcode in _JUMPS or isinstance(value, types.CodeType):
+            value = None
+        out.append(("LOAD_ATTR" if name == "LOAD_METHOD" else name, value))
+    return out
+
+
+class _StripDocstrings(ast.NodeTransformer):
+    def _strip(self, node):
+        self.generic_visit(node)
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = node.body[1:] or [ast.Pass()]
+        return node
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Module = _strip
+
+
+def normalised(node: ast.AST) -> str:
+    """Source text that comments, formatting and docstrings do not change."""
+    import copy
+
+    return ast.unparse(ast.fix_missing_locations(_StripDocstrings().visit(copy.deepcopy(node))))
+
+
+class Uses(ast.NodeVisitor):
+    """What a function's text mentions: `chains`, {(name, attribute, ...)}; `imports`, the import statements inside it."""
+
+    def __init__(self, node: ast.AST):
+        self.chains: set[tuple[str, ...]] = set()
+        self.imports: list[ast.Import | ast.ImportFrom] = []
+        self.visit(node)
+
+    def visit_Name(self, node):
+        self.chains.add((node.id,))
+
+    def visit_Attribute(self, node):
+        attributes, base = [], node
+        while isinstance(base, ast.Attribute):
+            attributes.append(base.attr)
+            base = base.value
+        if isinstance(base, ast.Name):
+            self.chains.add((base.id, *reversed(attributes)))
+        else:
+            self.visit(base)
+
+    def visit_Import(self, node):
+        self.imports.append(node)
+
+    visit_ImportFrom = visit_Import
+
+
+def global_names(code: types.CodeType) -> set[str]:
+    """Every name that `code` or a function inside it looks up in its globals (attribute names may be among them)."""
+    names = set(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            names |= global_names(const)
+    return names
+
+
+def rebound_globals(tree: ast.Module) -> set[str]:
+    """The names that some function of the file declares `global`: the file's state rather than its constants."""
+    return {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
