@@ -25,8 +25,8 @@ _READERS = (
 _MODULES = ("latency", "measure", "read")
 
 __all__ = [
-    "DataFile", "DataSet", "FileStatus", "available", "cli_rows", "digest", "embedded", "fetch", "path", "sets",
-    "verify", *_READERS,
+    "DataFile", "DataSet", "FileStatus", "available", "cli_rows", "digest", "embedded", "fetch", "path",
+    "sets", "verify", *_READERS,
 ]  # fmt: skip
 
 
@@ -44,16 +44,16 @@ def sets() -> list[DataSet]:
 
 
 def digest(name: str) -> str:
-    """`sha256:<hex>` over the registered checksums of the set called `name`, whether or not it is on this machine."""
+    """`sha256:<hex>` over the registered checksums of a set, whether or not it is on this machine."""
     return registry.get(name).digest
 
 
 def fetch(name: str, offline: bool | None = None) -> list[Path]:
-    """Make every file of the set called `name` available and return their verified paths, in the registry's order.
+    """Make every file of a set available; returns their verified paths, in the registry's order.
 
-    Files in `NBPKG_DATA` are used as they are, and nothing is downloaded while it is set; otherwise what the cache
-    lacks is downloaded, with the licence printed first. `offline` (default: `NBPKG_OFFLINE`) forbids any download.
-    Raises NbpkgError when a file cannot be had, naming it; nothing is left at its place then.
+    Files in `NBPKG_DATA` are used as they are, and nothing is downloaded while it is set; otherwise what the
+    cache lacks is downloaded, with the licence printed first. `offline` (default: `NBPKG_OFFLINE`) forbids
+    any download. Raises NbpkgError when a file cannot be had, naming it; nothing is left at its place then.
     """
     from nbpkg.data.download import fetch_set
 

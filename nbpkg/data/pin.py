@@ -3,9 +3,10 @@
     python -m nbpkg.data.pin FOLDER            # rewrite the `files` tables of every set
     python -m nbpkg.data.pin FOLDER --check    # change nothing, exit 1 when a line would change
 
-For maintainers, after editing the registry. To add a file, write its line with any size and a checksum of zeros
-under `[<set>.files]` and run this; FOLDER is laid out by local paths (`help/nasbench201/latency/fpga.pt`, ...).
-Everything but the numbers is kept as it stands. A file that FOLDER lacks is an error: nothing is written then.
+For maintainers, after editing the registry. To add a file, write its line with any size and a checksum of
+zeros under `[<set>.files]` and run this; FOLDER is laid out by local paths
+(`help/nasbench201/latency/fpga.pt`, ...). Everything but the numbers is kept as it stands. A file that FOLDER
+lacks is an error: nothing is written then.
 """
 
 import argparse
@@ -50,7 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nbpkg.data.pin", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="folder that holds the files under their local paths")
     parser.add_argument("--check", action="store_true", help="only tell whether the registry would change")
-    parser.add_argument("--registry", type=Path, default=REGISTRY, help="registry file (default: the package's)")
+    parser.add_argument(
+        "--registry", type=Path, default=REGISTRY, help="registry file (default: the package's)"
+    )
     options = parser.parse_args(arguments)
     try:
         old = options.registry.read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """Readers for files that came from outside: plain data only, checked before anything uses it.
 
-Every torch file is loaded with `weights_only=True`, which runs no code from the file. Types, lengths, ranges and
-finiteness are checked; whatever does not fit is refused with NbpkgError, one line that names the file.
+Every torch file is loaded with `weights_only=True`, which runs no code from the file. Types, lengths, ranges
+and finiteness are checked; whatever does not fit is refused with NbpkgError, one line that names the file.
 """
 
 import contextlib
@@ -30,20 +30,22 @@ def _refuse(path: str | Path, problem: str, cause: Exception | None = None):
 
 
 def _numpy_scalars():
-    """The classes that torch must know to load numpy scalars, which are plain numbers; nothing else is allowed."""
+    """Lets torch load numpy scalars, which are plain numbers, and nothing else besides."""
     import torch
 
     scalar = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar
     kinds = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")}
     # Files written by numpy 1 name the function by its old module.
-    return torch.serialization.safe_globals([scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds])
+    return torch.serialization.safe_globals(
+        [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
+    )
 
 
 def read_torch(path: str | Path, *, numpy_scalars: bool = False):
-    """The object in a torch file, on the CPU: only tensors, numbers, strings and containers of them can come out.
+    """The object in a torch file, on the CPU: tensors, numbers, strings and containers of them.
 
-    `numpy_scalars` admits numpy numbers as well. Raises NbpkgError when the file is missing, truncated, no torch
-    file, unpacks to more than 512 MB, or would have to run code to be read.
+    `numpy_scalars` admits numpy numbers as well. Raises NbpkgError when the file is missing, truncated, no
+    torch file, unpacks to more than 512 MB, or would have to run code to be read.
     """
     import torch
 
@@ -63,8 +65,8 @@ def read_torch(path: str | Path, *, numpy_scalars: bool = False):
             return torch.load(path, weights_only=True, map_location="cpu")
     # A damaged pickle can fail in any way at all: whatever it is, the file is not usable.
     except Exception as error:
-        text = str(error)
-        if "Unsupported global" in text or "Unsupported class" in text or "Unsupported operand" in text:
+        # torch names the class or function ("global") that the file asks for and that is not on its list.
+        if "global" in str(error).lower():
             _refuse(path, "holds more than plain data and would have to run code to be read", error)
         _refuse(path, f"not a readable torch file, truncated or damaged ({type(error).__name__})", error)
 
@@ -96,16 +98,17 @@ def _in_range(path, array: np.ndarray, low, high) -> None:
 
 
 def read_torch_list(path: str | Path, length: int | None = None, positive: bool = True) -> np.ndarray:
-    """A torch file holding one list of numbers (HELP's latencies, in ms) as a float64 array of shape (length,).
+    """One list of numbers (HELP's latencies, in ms) as a float64 array of shape (length,).
 
-    Integers and floats are accepted; `length` is checked when given. Raises NbpkgError naming the file when it is
-    damaged, holds something else, has another length, or a value that is not finite or (`positive`) not above 0.
+    Integers and floats are accepted; `length` is checked when given. Raises NbpkgError naming the file when
+    it is damaged, holds something else, has another length, or a value that is not finite or (`positive`) not
+    above 0.
     """
     return _numbers(path, read_torch(path), length=length, positive=positive, integer=False)
 
 
 def read_torch_indices(path: str | Path, length: int | None = None, high: int | None = None) -> np.ndarray:
-    """A torch file holding distinct indices (`hardware_embedding_index.pt`) as an int64 array of shape (length,).
+    """Distinct indices (`hardware_embedding_index.pt`) as an int64 array of shape (length,).
 
     Each index lies in 0 .. `high` - 1. Raises NbpkgError naming the file otherwise.
     """
@@ -119,9 +122,10 @@ def read_torch_indices(path: str | Path, length: int | None = None, high: int | 
 def read_torch_rows(
     path: str | Path, shape: tuple[int, int] | None = None, low: int | None = None, high: int | None = None
 ) -> np.ndarray:
-    """A torch file holding rows of whole numbers (FBNet's `arch.pt`) as an int64 array of shape (rows, columns).
+    """Rows of whole numbers (FBNet's `arch.pt`) as an int64 array of shape (rows, columns).
 
-    `shape` and the inclusive bounds `low` and `high` are checked when given. Raises NbpkgError naming the file.
+    `shape` and the inclusive bounds `low` and `high` are checked when given. Raises NbpkgError naming the
+    file.
     """
     return _rows(path, read_torch(path), shape, low, high)
 
@@ -132,7 +136,9 @@ def _rows(path, rows, shape, low, high) -> np.ndarray:
     widths = {len(row) for row in rows}
     found = (len(rows), widths.pop() if len(widths) == 1 else None)
     if found[1] is None or (shape is not None and found != tuple(shape)):
-        _refuse(path, f"holds {len(rows):,} rows of unequal or wrong length ({shape or 'any one length'} is due)")
+        _refuse(
+            path, f"holds {len(rows):,} rows of unequal or wrong length ({shape or 'any one length'} is due)"
+        )
     flat = _numbers(path, list(chain.from_iterable(rows)), length=None, positive=False, integer=True)
     _in_range(path, flat, low, high)
     return flat.reshape(found)
@@ -141,8 +147,8 @@ def _rows(path, rows, shape, low, high) -> np.ndarray:
 def read_torch_tensor(path: str | Path, shape=None, dtype=None, low=None, high=None):
     """A torch file holding one dense tensor, returned as it is.
 
-    `shape` (a tuple, None for a free dimension), `dtype` and the inclusive bounds are checked when given; floating
-    values must be finite. Raises NbpkgError naming the file.
+    `shape` (a tuple, None for a free dimension), `dtype` and the inclusive bounds are checked when given;
+    floating values must be finite. Raises NbpkgError naming the file.
     """
     import torch
 
@@ -151,7 +157,8 @@ def read_torch_tensor(path: str | Path, shape=None, dtype=None, low=None, high=N
         _refuse(path, f"holds a {type(tensor).__name__} where a dense tensor is due")
     found = tuple(tensor.shape)
     if shape is not None and (
-        len(found) != len(shape) or any(want not in (None, have) for have, want in zip(found, shape, strict=True))
+        len(found) != len(shape)
+        or any(want not in (None, have) for have, want in zip(found, shape, strict=True))
     ):
         _refuse(path, f"holds a tensor of shape {found} where {tuple(shape)} is due")
     if dtype is not None and tensor.dtype != dtype:
@@ -189,7 +196,7 @@ def read_arch_index(path: str | Path, length: int = 15_625) -> dict[str, int]:
 
 
 def read_fbnet_metainfo(path: str | Path, rows: int = 5_000) -> tuple[np.ndarray, tuple[str, ...]]:
-    """HELP's FBNet `metainfo.pt`: int64 operation indices of shape (rows, 22), and the nine operations' names.
+    """HELP's FBNet `metainfo.pt`: int64 operation indices of shape (rows, 22), and the nine names.
 
     The file names the operation of every layer of every architecture: the two must agree everywhere. Raises
     NbpkgError naming the file.
@@ -201,7 +208,9 @@ def read_fbnet_metainfo(path: str | Path, rows: int = 5_000) -> tuple[np.ndarray
         _refuse(path, "does not hold a list of architectures")
     indices = _rows(path, [arch["op_idx_list"] for arch in archs], (rows, FBNET_LAYERS), 0, FBNET_OPS - 1)
     words = [arch["arch_str"] for arch in archs]
-    if not all(type(row) is list and len(row) == FBNET_LAYERS and set(map(type, row)) == {str} for row in words):
+    if not all(
+        type(row) is list and len(row) == FBNET_LAYERS and set(map(type, row)) == {str} for row in words
+    ):
         _refuse(path, "does not name the operation of every layer")
     pairs = dict(zip(indices.ravel().tolist(), chain.from_iterable(words), strict=True))
     names = tuple(pairs.get(index, "") for index in range(FBNET_OPS))
@@ -211,10 +220,10 @@ def read_fbnet_metainfo(path: str | Path, rows: int = 5_000) -> tuple[np.ndarray
 
 
 def read_metad2a(path: str | Path) -> tuple[float, tuple[str, ...], np.ndarray, np.ndarray]:
-    """HELP's `arch_generated_by_metad2a.txt`: seconds, strings, accuracies (%) and scores, the last two float64.
+    """HELP's `arch_generated_by_metad2a.txt`: first number, strings, accuracies (%) and scores.
 
-    The first line is one number (the generator's seconds); each other line is `string, accuracy, score`, sorted by
-    falling score. Both arrays have the length of `strings`. Raises NbpkgError naming the file and the line.
+    Its first line is one number (the generator's seconds); each other line is `string, accuracy, score`. The
+    arrays are float64, as long as `strings`. Raises NbpkgError naming the file and the line.
     """
     try:
         lines = Path(path).read_text(encoding="ascii").splitlines()

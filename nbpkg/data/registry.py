@@ -14,13 +14,13 @@ from nbpkg.errors import NbpkgError
 
 REGISTRY = Path(__file__).with_name("registry.toml")
 
-#: `public`: every file has an address. `prepared`: joined by the authors from public sources, without an address.
+#: `public`: every file has an address. `prepared`: joined from public sources, without an address of its own.
 KINDS = ("public", "prepared")
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file: local `path` (relative, with slashes), `url` (None if prepared), `sha256` (hex) and `size` in bytes."""
+    """One file: local `path` (with slashes), `url` (None if prepared), `sha256` (hex), `size` in bytes."""
 
     path: str
     url: str | None
@@ -57,8 +57,8 @@ class DataSet:
 def load(path: str | Path = REGISTRY) -> dict[str, DataSet]:
     """The registry as a dictionary from set name to `DataSet`, in the order of the file.
 
-    Raises NbpkgError when an entry is incomplete, a checksum is no SHA-256, a path leaves the data folder, or two
-    sets claim the same local path.
+    Raises NbpkgError when an entry is incomplete, a checksum is no SHA-256, a path leaves the data folder, or
+    two sets claim the same local path.
     """
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ def get(name: str) -> DataSet:
 
 
 def find(path: str) -> tuple[DataSet, DataFile]:
-    """The set and the file at local `path`, as in "help/nasbench201/latency/fpga.pt"; NbpkgError if not registered."""
+    """The set and the file at local `path`, as in "help/fbnet/arch.pt"; NbpkgError if not registered."""
     for dataset in load().values():
         for file in dataset.files:
             if file.path == path:

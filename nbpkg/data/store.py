@@ -1,7 +1,7 @@
 """Where data files lie on this machine, and whether they are what the registry says.
 
-`NBPKG_DATA` names a folder that already holds files under their local paths: it comes first and is never written.
-Everything else is looked for in the cache, where `nbpkg data fetch` puts what it downloads.
+`NBPKG_DATA` names a folder that already holds files under their local paths: it comes first and is never
+written. Everything else is looked for in the cache, where `nbpkg data fetch` puts what it downloads.
 """
 
 import hashlib
@@ -60,7 +60,7 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
 
 
 def fault(file: DataFile, local: Path) -> str | None:
-    """What is wrong with the local copy, in a few words, or None when its size and SHA-256 are as registered."""
+    """What is wrong with the local copy, in a few words; None when size and SHA-256 are as registered."""
     try:
         state = local.stat()
         if state.st_size != file.size:
@@ -74,8 +74,9 @@ def fault(file: DataFile, local: Path) -> str | None:
 def path(name: str) -> Path:
     """The verified local file registered as `name`, for example "help/nasbench201/latency/fpga.pt".
 
-    Its checksum is compared once per process and again whenever the file changes. Raises NbpkgError when the name is
-    not registered, when the file is absent (the message says how to get it) or when it is not the registered one.
+    Its checksum is compared once per process and again whenever the file changes. Raises NbpkgError when the
+    name is not registered, when the file is absent (the message says how to get it) or when it is not the
+    registered one.
     """
     dataset, file = registry.find(name)
     found = locate(file)
@@ -91,8 +92,9 @@ def absent(dataset: DataSet, file: DataFile) -> str:
     """The line that says how to get an absent file."""
     if dataset.kind == "prepared":
         return (
-            f"{file.path}: not on this machine; a prepared table without a download address (from {dataset.source}): "
-            "set NBPKG_DATA to a folder that holds it, or use profile smoke, which needs none"
+            f"{file.path}: not on this machine; a prepared table without a download address "
+            f"(from {dataset.source}): set NBPKG_DATA to a folder that holds it, "
+            "or use profile smoke, which needs none"
         )
     return (
         f"{file.path}: not on this machine; run `nbpkg data fetch {dataset.name}`, "
@@ -104,7 +106,9 @@ def refused(dataset: DataSet, file: DataFile, problem: str, tier: str) -> str:
     """The line that refuses a corrupt file."""
     if tier == "NBPKG_DATA":
         return f"{file.path} in NBPKG_DATA: {problem}; refused, replace it or unset NBPKG_DATA"
-    return f"{file.path} in the cache: {problem}; refused, run `nbpkg data fetch {dataset.name}` to replace it"
+    return (
+        f"{file.path} in the cache: {problem}; refused, run `nbpkg data fetch {dataset.name}` to replace it"
+    )
 
 
 def check(dataset: DataSet) -> list[FileStatus]:
@@ -139,10 +143,11 @@ def available(name: str) -> bool:
 
 
 def cli_rows() -> list[dict]:
-    """One dictionary a set for `nbpkg data list`: name, kind, title, licence, licence_url, source, note, files, size.
+    """One dictionary a set for `nbpkg data list`.
 
-    `present` counts files on this machine (by name and size: `verify` reads them), `found` tells where: "NBPKG_DATA",
-    "cache", "NBPKG_DATA + cache", or "" when none is there. Sizes are in bytes.
+    Keys: name, kind, title, licence, licence_url, source, note, files, size, present, found.
+    `present` counts files on this machine (by name and size: `verify` reads them), `found` tells where:
+    "NBPKG_DATA", "cache", "NBPKG_DATA + cache", or "" when none is there. Sizes are in bytes.
     """
     rows = []
     for dataset in registry.load().values():
@@ -153,6 +158,6 @@ def cli_rows() -> list[dict]:
             "name": dataset.name, "kind": dataset.kind, "title": dataset.title, "licence": dataset.licence,
             "licence_url": dataset.licence_url, "source": dataset.source, "note": dataset.note,
             "files": len(dataset.files), "size": dataset.size, "present": present,
-            "found": " + ".join(sorted(tiers)[::-1] if len(tiers) == 1 else sorted(tiers)),
+            "found": " + ".join(sorted(tiers)),
         })  # fmt: skip
     return rows
