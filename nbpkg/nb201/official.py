@@ -1,0 +1,118 @@
+"""Reader of the original NAS-Bench-201 file, through the ``nas_201_api`` package of its authors."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from nbpkg.errors import NbpkgError
+
+#: (dataset, split) -> what the official interface calls the training run and the value.
+_NAMES = {
+    ("cifar10", "valid"): ("cifar10-valid", "valid-accuracy"),
+    ("cifar10", "test"): ("cifar10", "test-accuracy"),
+    ("cifar100", "valid"): ("cifar100", "valid-accuracy"),
+    ("cifar100", "test"): ("cifar100", "test-accuracy"),
+    ("imagenet16", "valid"): ("ImageNet16-120", "valid-accuracy"),
+    ("imagenet16", "test"): ("ImageNet16-120", "test-accuracy"),
+}
+_EPOCHS = {12: "12", 200: "200"}
+_KEYS = ("meta_archs", "arch2infos", "evaluated_indexes")
+
+
+class _Owned(dict):
+    """Content that the official class does not copy: it deep-copies what it is given, several gigabytes."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def read(path: Path) -> dict:
+    """The arguments of ``table.build`` for the cells that the file says were evaluated."""
+    content = _checked(path.name, _content(path))
+    from nas_201_api import NASBench201API
+
+    try:
+        interface = NASBench201API(content, verbose=False)
+        return _columns(path.name, interface)
+    except NbpkgError:
+        raise
+    except Exception as error:
+        # The interface asserts, indexes and calls its way through a foreign structure: any error means that.
+        raise NbpkgError(
+            f"{path.name}: not as NAS-Bench-201 writes it ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _content(path: Path):
+    import torch
+
+    scalar = _numpy_scalar()
+    kinds = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")}
+    # Beside plain values the file holds numpy's numbers only; numpy 1 and 2 name their maker differently.
+    makers = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals([*makers, np.dtype, *kinds]):
+            # Loaded here and not by the interface, whose bare torch.load would run code under older torch.
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise NbpkgError(f"{path.name}: there is no such file") from None
+    except pickle.UnpicklingError:
+        raise NbpkgError(f"{path.name}: is no plain data file, or would have to run code; refused") from None
+    except Exception as error:
+        raise NbpkgError(
+            f"{path.name}: truncated or no torch file ({type(error).__name__}); refused"
+        ) from None
+
+
+def _numpy_scalar():
+    core = np._core if hasattr(np, "_core") else np.core
+    return core.multiarray.scalar
+
+
+def _checked(name: str, content) -> dict:
+    if not isinstance(content, dict) or any(key not in content for key in _KEYS):
+        raise NbpkgError(f"{name}: is no NAS-Bench-201 file; it must be a dictionary of {', '.join(_KEYS)}")
+    archs, infos, evaluated = (content[key] for key in _KEYS)
+    evaluated = list(evaluated) if isinstance(evaluated, (list, tuple, set)) else None
+    plain = isinstance(archs, list) and isinstance(infos, dict) and evaluated is not None
+    if not plain or not all(type(i) is int and 0 <= i < len(archs) for i in evaluated):
+        raise NbpkgError(f"{name}: its evaluated indexes must be integers that number its architectures")
+    lacking = [i for i in evaluated if i not in infos]
+    if lacking:
+        raise NbpkgError(f"{name}: says that architecture {lacking[0]} was evaluated, but lacks its results")
+    # Results of other cells are left aside: nothing may be read from what was not finished.
+    return _Owned(meta_archs=archs, arch2infos={i: infos[i] for i in evaluated}, evaluated_indexes=evaluated)
+
+
+def _columns(name: str, interface) -> dict:
+    indices = interface.evaluated_indexes
+    accuracies = {}
+    costs = {}
+
+    def put(columns, key, row, value):
+        if value is not None:
+            columns.setdefault(key, np.full(len(indices), np.nan))[row] = value
+
+    for row, index in enumerate(indices):
+        for epochs, hp in _EPOCHS.items():
+            trained = set(interface.arch2infos_dict[index][hp].get_dataset_names())
+            more = {
+                dataset: interface.get_more_info(index, dataset, hp=hp, is_random=False)
+                for dataset in trained & {official for official, _ in _NAMES.values()}
+            }
+            for (dataset, split), (official, value) in _NAMES.items():
+                put(accuracies, (dataset, split, epochs), row, more.get(official, {}).get(value))
+            if epochs == 200:
+                for dataset in ("cifar10", "cifar100", "imagenet16"):
+                    official = _NAMES[dataset, "valid"][0]
+                    put(costs, ("seconds", dataset), row, more.get(official, {}).get("train-all-time"))
+                ten_classes = next((d for d in ("cifar10-valid", "cifar10") if d in trained), None)
+                if ten_classes:
+                    cost = interface.get_cost_info(index, ten_classes, hp=hp)
+                    put(costs, ("params",), row, cost["params"])
+                    put(costs, ("flops",), row, cost["flops"])
+    strings = [interface.arch(index) for index in indices]
+    return {"strings": strings, "own": np.array(indices, np.int64), "accuracies": accuracies, "costs": costs}

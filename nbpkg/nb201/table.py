@@ -1,0 +1,286 @@
+"""What was measured on the cells of NAS-Bench-201, behind one interface whatever file it comes from.
+
+    table = load()                                    the fullest table on this machine
+    table.accuracy("cifar100", "valid", epochs=200)   percent, one value for each of the 15,625 cells
+
+Every array is aligned with ``space.index``; cells without a row are NaN. Datasets are called "cifar10",
+"cifar100" and "imagenet16" ("ImageNet16-120" is understood), or whatever a light table calls its own.
+Accuracies of "cifar10" on "valid" come from networks trained on half of the training images, those on "test"
+from networks trained on all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from nbpkg.errors import NbpkgError
+from nbpkg.nb201 import space
+
+_ALIASES = {"imagenet": "imagenet16", "imagenet16120": "imagenet16"}
+_ARCH = ("arch", "ArchitectureString")
+_ISOMORPHISM = ("isomorphism", "UniqueString")
+_ACCURACY = re.compile(
+    r"(?P<dataset>\w+?)_(?P<split>test|valid)_(?P<epochs>\d{1,4})"
+    r"|(?P<Dataset>\w+?)(?P<Split>Test|Valid)Accuracy(?P<Epochs>\d{1,4})Epochs"
+)
+_COSTS = {"params_m": ("params",), "flops_m": ("flops",)}
+_SECONDS = re.compile(r"train_seconds_(?P<dataset>\w+)")
+
+
+def dataset_name(name: str) -> str:
+    """The name under which tables know a dataset: lower case, "imagenet16" for "ImageNet16-120"."""
+    plain = re.sub(r"[^a-z0-9]", "", str(name).lower())
+    return _ALIASES.get(plain, plain)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Results of cells; made by ``load``, ``read_csv``, ``read_parquet`` or ``read_official``.
+
+    ``rows`` are the canonical indices of the cells that the table holds, ascending, shape ``(n,)``.
+    ``benchmark_index`` is the table's own number of every cell, int64 of shape ``(15625,)``, -1 where it
+    has no row: for a list of values in the order of a complete table, ``values[table.benchmark_index]`` is
+    in ours.
+    """
+
+    name: str
+    rows: np.ndarray
+    benchmark_index: np.ndarray
+    _accuracies: Mapping[tuple[str, str, int], np.ndarray] = field(repr=False)
+    _costs: Mapping[tuple[str, ...], np.ndarray] = field(repr=False)
+
+    @property
+    def n(self) -> int:
+        """How many cells the table holds."""
+        return len(self.rows)
+
+    @property
+    def ops(self) -> np.ndarray:
+        """The cells that the table holds, int8 of shape ``(n, 6)``, in the order of ``rows``."""
+        return space.ops_of(self.rows)
+
+    def splits(self) -> list[tuple[str, str, int]]:
+        """What accuracies there are: (dataset, split, epochs), sorted."""
+        return sorted(self._accuracies)
+
+    def accuracy(self, dataset: str, split: str, epochs: int = 200) -> np.ndarray:
+        """Accuracy in percent, mean over the benchmark's training seeds: float64 ``(15625,)``, read-only.
+
+        Raises NbpkgError that lists what there is, if the table does not have this.
+        """
+        key = (dataset_name(dataset), split, epochs)
+        return self._find(self._accuracies, key, f"accuracy of {dataset!r}, split {split!r}, {epochs} epochs")
+
+    @property
+    def params(self) -> np.ndarray:
+        """Parameters of the benchmark's 10-class network in millions, float64 of shape ``(15625,)``."""
+        return self._find(self._costs, ("params",), "parameter counts")
+
+    @property
+    def flops(self) -> np.ndarray:
+        """FLOPs of the 10-class network on one 32x32 image, as the benchmark counts them, in millions."""
+        return self._find(self._costs, ("flops",), "FLOPs")
+
+    def seconds(self, dataset: str) -> np.ndarray:
+        """Seconds that the benchmark gives for training 200 epochs: float64 of shape ``(15625,)``.
+
+        For "cifar10" it is the training on half of the images, the one that "valid" belongs to.
+        """
+        return self._find(self._costs, ("seconds", dataset_name(dataset)), f"training seconds of {dataset!r}")
+
+    def index_of(self, cells) -> np.ndarray | int:
+        """Canonical index of strings or operations that must be in the table: int64, or ``int`` for one cell.
+
+        Raises NbpkgError that names the first cell without a row.
+        """
+        if np.asarray(cells).dtype.kind not in "iu":
+            cells = space.encode(cells)
+        number = space.index(cells)
+        absent = np.atleast_1d(number)[self.benchmark_index[np.atleast_1d(number)] < 0]
+        if absent.size:
+            raise NbpkgError(f"{self.name} has no row for {space.decode(space.ops_of(absent[0]))}")
+        return number
+
+    def canonical(self, benchmark_index) -> np.ndarray | int:
+        """Canonical index of cells given by the table's own numbers: int64, or ``int`` for one number.
+
+        Raises NbpkgError for a number that the table does not have.
+        """
+        own = np.asarray(benchmark_index)
+        if own.dtype.kind not in "iu":
+            raise NbpkgError(f"architecture numbers of {self.name} must be integers, not {own.dtype}")
+        inverse = np.full(space.N_CELLS, -1)
+        inverse[self.benchmark_index[self.rows]] = self.rows
+        inside = (own >= 0) & (own < space.N_CELLS)
+        number = np.where(inside, inverse[np.where(inside, own, 0)], -1)
+        if (number < 0).any():
+            raise NbpkgError(f"{self.name} has no architecture number {own[number < 0].flat[0]}")
+        return int(number) if number.ndim == 0 else number
+
+    def _find(self, values: Mapping, key: tuple, what: str) -> np.ndarray:
+        if key in values:
+            return values[key]
+        there = [" ".join(map(str, known)) for known in sorted(values)]
+        raise NbpkgError(f"{self.name} has no {what}; it has: {', '.join(there) or 'none'}")
+
+
+def load(name: str | Path | None = None) -> Table:
+    """The table called ``name``: a registered file ("nb201/nats_bench.csv"), or a path to a file of one's
+    own.
+
+    Files that end in .csv and .parquet are light tables, .pth is the official benchmark. Without a name it
+    is the joined table "nb201/nb201.parquet" where it is at hand, else "nb201/nats_bench.csv", which holds
+    only the test accuracies. Raises NbpkgError when the file is absent, saying how to get it, or cannot be
+    trusted.
+    """
+    from nbpkg import data
+
+    if name is None:
+        name = "nb201/nb201.parquet" if data.available("nb201-joined") else "nb201/nats_bench.csv"
+    path = Path(name)
+    reader = {".csv": read_csv, ".parquet": read_parquet, ".pth": read_official}.get(path.suffix)
+    if reader is None:
+        raise NbpkgError(f"{name}: a table of cells ends in .csv, .parquet or .pth")
+    if path.is_file():
+        return reader(path)
+    if str(name) not in {file.path for known in data.sets() for file in known.files}:
+        raise NbpkgError(f"{name}: there is no such file, and no registered table of this name")
+    return reader(data.path(str(name)))
+
+
+def read_csv(path: str | Path) -> Table:
+    """Read a light table with a header; raises NbpkgError that names the file if anything is wrong in it.
+
+    Columns are discovered: ``arch`` or ``ArchitectureString`` (needed), ``index`` (the number of the row if
+    it is left out), ``DATASET_test_EPOCHS`` or ``DATASETTestAccuracyEPOCHSEpochs`` and the same with valid,
+    in percent; ``params_m``, ``flops_m``, ``train_seconds_DATASET``; ``isomorphism`` or ``UniqueString`` is
+    compared with ``space.unique_string``. Others are ignored.
+    """
+    from pyarrow import csv
+
+    return _light(Path(path), csv.read_csv)
+
+
+def read_parquet(path: str | Path) -> Table:
+    """Read a light table from Parquet: the columns of ``read_csv``, the same errors."""
+    from pyarrow import parquet
+
+    def read(name):
+        # ParquetFile reads this one file; read_table would also take a folder, or a remote address.
+        file = parquet.ParquetFile(name)
+        rows = file.metadata.num_rows
+        if rows > space.N_CELLS:
+            raise NbpkgError(f"{Path(name).name}: has {rows} rows, more than there are cells")
+        return file.read()
+
+    return _light(Path(path), read)
+
+
+def read_official(path: str | Path) -> Table:
+    """Read the official NAS-Bench-201 ``.pth``, also one that holds a part of the cells.
+
+    Raises NbpkgError that names the file if it is truncated, is no such file, or would have to run code.
+    """
+    from nbpkg.nb201.official import read
+
+    return build(Path(path).name, **read(Path(path)))
+
+
+def _light(path: Path, read) -> Table:
+    import pyarrow
+
+    try:
+        frame = read(str(path))
+        names = frame.column_names
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise NbpkgError(f"{path.name}: cannot be read as a table ({_line(error)})") from None
+    if len(set(names)) < len(names):
+        raise NbpkgError(f"{path.name}: two columns have the same name")
+
+    def first(known):
+        return next((frame[name].to_pylist() for name in known if name in names), None)
+
+    def numbers(name, kind="float64"):
+        try:
+            return frame[name].cast(kind).to_numpy()
+        except pyarrow.ArrowException as error:
+            raise NbpkgError(f"{path.name}: column {name} is not {kind} ({_line(error)})") from None
+
+    accuracies, costs = {}, {}
+    for name in names:
+        if match := _ACCURACY.fullmatch(name):
+            dataset, split, epochs = (text for text in match.groups() if text)
+            accuracies[dataset_name(dataset), split.lower(), int(epochs)] = numbers(name)
+        elif match := _SECONDS.fullmatch(name):
+            costs["seconds", dataset_name(match["dataset"])] = numbers(name)
+        elif name in _COSTS:
+            costs[_COSTS[name]] = numbers(name)
+    strings = first(_ARCH)
+    if strings is None:
+        raise NbpkgError(f"{path.name}: has no column {' or '.join(_ARCH)}; it has {', '.join(names)}")
+    own = numbers("index", "int64") if "index" in names else np.arange(len(strings))
+    table = build(path.name, strings, own, accuracies, costs)
+    isomorphism = first(_ISOMORPHISM)
+    if isomorphism is not None:
+        expected = space.unique_string(space.encode(strings))
+        for row, (given, known) in enumerate(zip(isomorphism, expected, strict=True)):
+            if given != known:
+                raise NbpkgError(f"{path.name}: in row {row} isomorphism string and cell do not agree")
+    return table
+
+
+def build(
+    name: str,
+    strings: Sequence[str],
+    own: np.ndarray,
+    accuracies: Mapping[tuple[str, str, int], np.ndarray],
+    costs: Mapping[tuple[str, ...], np.ndarray],
+) -> Table:
+    """A ``Table`` of columns with one entry a row; NbpkgError that names the table if they cannot be true."""
+    try:
+        rows = space.index(space.encode(strings))
+    except NbpkgError as error:
+        raise NbpkgError(f"{name}: {error}") from None
+    own = np.asarray(own)
+    if not len(rows) or not accuracies:
+        raise NbpkgError(f"{name}: has {len(rows)} rows and {len(accuracies)} columns of accuracies")
+    if own.dtype.kind not in "iu" or own.min() < 0 or own.max() >= space.N_CELLS:
+        raise NbpkgError(f"{name}: architecture numbers must be integers from 0 to {space.N_CELLS - 1}")
+    for numbers in (rows, own):
+        again = np.setdiff1d(np.arange(len(numbers)), np.unique(numbers, return_index=True)[1])
+        if again.size:
+            row = int(again[0])
+            raise NbpkgError(f"{name}: row {row}, number {own[row]}, {strings[row]}, is there a second time")
+
+    def spread(values, key, high):
+        values = np.asarray(values, np.float64)
+        wrong = ~np.isnan(values) & ~((values >= 0) & (values <= high))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            what = " ".join(map(str, key))
+            raise NbpkgError(f"{name}: {what} is {values[row]} in row {row}, not from 0 to {high:g}")
+        full = np.full(space.N_CELLS, np.nan)
+        full[rows] = values
+        full.setflags(write=False)
+        return full
+
+    benchmark_index = np.full(space.N_CELLS, -1)
+    benchmark_index[rows] = own
+    benchmark_index.setflags(write=False)
+    return Table(
+        name,
+        np.sort(rows),
+        benchmark_index,
+        {key: spread(values, key, 100) for key, values in accuracies.items()},
+        {key: spread(values, key, 1e9) for key, values in costs.items()},
+    )
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text, short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
