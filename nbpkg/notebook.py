@@ -34,7 +34,7 @@ def atomic_write(path: Path, text: str) -> None:
 
 
 def from_twin(chapter: Chapter):
-    """The notebook of a chapter without outputs, as jupytext reads the twin. Raises NbpkgError for an absent twin."""
+    """The notebook of a chapter without outputs, as jupytext reads the twin. Raises NbpkgError without a twin."""
     import jupytext
     import nbformat
 
@@ -59,7 +59,7 @@ def from_twin(chapter: Chapter):
 
 
 def fingerprint(notebook) -> str:
-    """The hash of what a twin and its notebook share: kinds, sources, tags and figure metadata, not the outputs."""
+    """The hash of what a twin and its notebook share: kinds, sources, tags and figure metadata; no outputs."""
     shared = [
         [
             cell.cell_type,
@@ -106,7 +106,7 @@ def code_cells(notebook) -> list:
 
 
 def code_sha256(notebook) -> str:
-    """The hash of a notebook's code cells; equal to `chapters.code_sha256` when notebook and twin agree on code."""
+    """The hash of a notebook's code cells; `chapters.code_sha256` when notebook and twin agree on code."""
     return chapters.hash_sources([cell.source for cell in code_cells(notebook)])
 
 
@@ -125,7 +125,7 @@ def read(path: Path):
 
 
 def text_of(notebook) -> str:
-    """The notebook as the text of its file. Raises nbformat's ValidationError for a notebook that is not valid."""
+    """The notebook as the text of its file. Raises nbformat's ValidationError when it is not valid."""
     import nbformat
 
     nbformat.validate(notebook)
@@ -155,7 +155,7 @@ def with_outputs(twin, executed):
 
 
 def sync(chapter: Chapter, prefer: str | None = None) -> tuple[str, bool]:
-    """Bring a chapter's notebook up to its twin; returns what was done in words, and whether it is in step now.
+    """Bring a chapter's notebook up to its twin; returns what was done, and whether it is in step now.
 
     Outputs stay where no code cell changed and are cleared otherwise.
     A notebook whose own text was edited is left alone unless `prefer` is "twin" or "notebook";

@@ -56,8 +56,9 @@ def run(
 ) -> list[Outcome]:
     """Run the chapters called `names` (all that are written when empty) and leave their results under runs/.
 
-    `jobs` executions go on at once (the number of usable cores when None); with more than one seed each seed is first run
-    alone to fill the memo store. `cell_timeout` is in seconds. A chapter that fails does not stop the others.
+    `jobs` executions go on at once (the number of usable cores when None); with more than one seed each seed is
+    first run alone to fill the memo store. `cell_timeout` is in seconds. A chapter that fails does not stop the
+    others.
     Raises NbpkgError for an unknown chapter, profile, device or seed list, or a wrong parameters cell.
     KeyboardInterrupt (also on SIGTERM) ends every process first and leaves no half-written file.
     """
@@ -86,7 +87,7 @@ def run(
 
 
 def check_options(profile: str, seeds: Sequence[int], device: str) -> list[int]:
-    """The seeds as a list. Raises NbpkgError for an unknown profile or device, or for seeds that are not distinct integers >= 0."""
+    """The seeds as a list. Raises NbpkgError for an unknown profile or device, or seeds that make no list."""
     if profile not in chapters.PROFILES:
         raise NbpkgError(f"no profile is called {profile!r}; there are {', '.join(chapters.PROFILES)}")
     if device not in chapters.DEVICES:
@@ -98,9 +99,9 @@ def check_options(profile: str, seeds: Sequence[int], device: str) -> list[int]:
 
 
 def check_parameters(chapter: Chapter) -> None:
-    """Raises NbpkgError unless the chapter has one parameters cell, which sets exactly PROFILE, SEEDS and DEVICE.
+    """Raises NbpkgError unless the chapter has one parameters cell that sets exactly PROFILE, SEEDS and DEVICE.
 
-    papermill only warns of a parameter that the notebook does not know, and the chapter would run with its own.
+    papermill only warns of a parameter that the notebook does not know; the chapter would run with its own.
     """
     found = [cell for cell in chapters.cells(chapter.name) if "parameters" in cell.tags]
     if len(found) != 1:
@@ -170,7 +171,7 @@ def _loop(work: deque[_Work], jobs: int, outcomes: dict[str, Outcome], echo) -> 
                 while item.waiting and len(running) < jobs:
                     job = item.waiting.popleft()
                     running.append((item, job, Reporter(job, item.earlier, echo)))
-                    # Taken now, not when the run was planned: a chapter may be edited while it waits for its turn.
+                    # Taken now, not when the run was planned: a chapter may be edited while it waits.
                     item.keys = runner_jobs.keys(item.chapter, item.profile, item.seeds, item.device)
                     job.start()
             time.sleep(0.1)
@@ -215,7 +216,7 @@ def _files(work: _Work) -> dict[str, Path]:
 
 
 def _adopt(work: _Work, job: Job, result: dict, echo) -> Outcome:
-    """Put a finished execution's files in place; the state comes last, so that it never speaks of files that are not there."""
+    """Put a finished execution's files in place; the state comes last, so that it speaks only of what is there."""
     record = json.loads(job.record.read_text(encoding="utf-8"))
     wanted = {"chapter": work.chapter.name, "profile": work.profile, "seeds": work.seeds}
     for name, value in wanted.items():
@@ -229,7 +230,8 @@ def _adopt(work: _Work, job: Job, result: dict, echo) -> Outcome:
         os.replace(job.output, files["ipynb"])
     os.replace(job.record, files["json"])
     seconds = round(time.monotonic() - work.started, 2)
-    _write_state(work, {"status": "done", "seconds": seconds, "cell_seconds": result["cell_seconds"]})
+    words = {"status": "done", "seconds": seconds, "cell_seconds": result["cell_seconds"]}
+    _write_state(work, {**words, "record_sha256": runner_jobs.file_sha256(files["json"])})
     echo(f"{work.chapter.name}: done in {clock(seconds)}")
     return Outcome(work.chapter.name, work.profile, "done", seconds, record)
 
@@ -273,10 +275,11 @@ def _finished(chapter: Chapter, profile: str, key: str, script: bool) -> Outcome
         return None
     if not script and (earlier["mode"] == "script" or not Path(f"{stem}.ipynb").is_file()):
         return None
-    try:
-        record = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    path = Path(f"{stem}.json")
+    # A chapter run by hand in Jupyter writes its record to the same place.
+    if not path.is_file() or runner_jobs.file_sha256(path) != earlier["record_sha256"]:
         return None
+    record = json.loads(path.read_text(encoding="utf-8"))
     return Outcome(chapter.name, profile, "up to date", earlier["seconds"], record)
 
 

@@ -154,7 +154,7 @@ def _failure(source: str, error: str) -> dict:
 
 
 def _leave_with_parent() -> None:
-    """End this process soon after its parent is gone, whatever killed it; kernels watch theirs in the same way."""
+    """End this process soon after its parent is gone, whatever killed it; kernels do the same."""
     parent = os.getppid()
 
     def watch():

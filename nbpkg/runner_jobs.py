@@ -1,4 +1,4 @@
-"""One execution of a chapter as a child process: started with a clean environment, watched, ended with all it started."""
+"""One execution of a chapter as a child process: given a clean environment, watched, ended with all it started."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Job:
         return self.scratch / "record.json"
 
     def start(self) -> None:
-        """Write the job's files and start its process in a session of its own, out of reach of the terminal's Ctrl-C."""
+        """Write the job's files and start its process, in a session that the terminal's Ctrl-C does not reach."""
         self.scratch.mkdir(parents=True)
         parameters = {"PROFILE": self.profile, "SEEDS": self.seeds, "DEVICE": self.device}
         if not self.script:
@@ -115,7 +115,7 @@ class Job:
 
 
 def environment(scratch: Path, script: bool = False) -> dict[str, str]:
-    """The environment of an execution: one thread, this interpreter's own kernel, nothing of the user's Jupyter set-up."""
+    """The environment of an execution: one thread, this interpreter's kernel, nothing of the user's Jupyter."""
     kernel = scratch / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True, exist_ok=True)
     command = [
@@ -144,7 +144,7 @@ def environment(scratch: Path, script: bool = False) -> dict[str, str]:
 
 
 def end(jobs: list[Job], grace: float = 3.0) -> None:
-    """End the jobs' processes and everything that they started, kernels included, first politely and then not."""
+    """End the jobs' processes and all that they started, kernels included, first politely and then not."""
     import psutil
 
     marks = {job.mark for job in jobs if job.process is not None}
@@ -180,6 +180,11 @@ def runs_dir(profile: str) -> Path:
 def state(chapter: Chapter, profile: str) -> dict:
     """The state file of a chapter's last run at `profile`; empty when there is none."""
     return _json(runs_dir(profile) / f"{chapter.name}.state.json")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def keys(chapter: Chapter, profile: str, seeds: list[int], device: str) -> dict[str, str]:
