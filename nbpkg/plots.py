@@ -202,8 +202,8 @@ def intervals(
 ) -> None:
     """One row a method, the first on top: a point at the mean, a bar from low to high, a tick for the paper.
 
-    `means`, `lows` and `highs` are of shape (methods,); a missing interval is NaN or None. The x label is left
-    to the caller.
+    `means`, `lows` and `highs` are of shape (methods,); a missing interval is NaN or None. Set the x label
+    yourself.
     """
     look = styles(names)
     paper, labels = dict(paper or {}), dict(labels or {})
@@ -269,7 +269,7 @@ def unlabelled(fig: Figure) -> list[str]:
 
 
 def png(fig: Figure) -> bytes:
-    """The figure as PNG at `DPI`, with a palette of 256 colours when that is faithful, free of time stamps."""
+    """The figure as PNG at `DPI`, with a palette of 256 colours when that is faithful; no time stamps."""
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -1,0 +1,113 @@
+"""Texts that the site makes when it is built, so that no page repeats by hand what the package knows.
+
+A page asks for one with the directive `{generated} NAME`. Each function takes no argument and returns
+Markdown, with links as a page in `book/` would write them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+from nbpkg import chapters, data, paths
+
+_COUNT = ("None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "All")
+
+
+def chapter_table() -> str:
+    """Every chapter with its paper and its state; the only list of chapters to come in the book."""
+    rows = ["| | Chapter | Paper | State |", "|---|---|---|---|"]
+    for chapter in chapters.CHAPTERS:
+        paper = (
+            f"{chapter.paper} ({chapter.authors}, {chapter.venue})"
+            if chapter.paper
+            else "no paper: what the others use"
+        )
+        state = f"[read it](../notebooks/{chapter.name}.ipynb)" if _on_site(chapter) else "to come"
+        rows.append(f"| {chapter.number} | {chapter.title} | {paper} | {state} |")
+    return "\n".join(rows)
+
+
+def status() -> str:
+    """One sentence on how much of the book there is."""
+    papers = [chapter for chapter in chapters.CHAPTERS if chapter.paper]
+    ready = [chapter for chapter in papers if _on_site(chapter)]
+    names = ", ".join(f"[{c.title}](../notebooks/{c.name}.ipynb)" for c in ready)
+    if not ready:
+        return "None of the ten chapters is published yet."
+    verb = "is" if len(ready) == 1 else "are"
+    return f"{_COUNT[len(ready)]} of the ten chapters {verb} here so far: {names}."
+
+
+def _on_site(chapter: chapters.Chapter) -> bool:
+    toc = paths.root() / "_toc.yml"
+    return f"notebooks/{chapter.name}" in toc.read_text(encoding="utf-8").split()
+
+
+def data_list() -> str:
+    """Public data: what, how large, from where, under which licence, as a definition list."""
+    items = []
+    for item in data.sets():
+        licence = f"[{item.licence}]({item.licence_url})" if item.licence_url else item.licence
+        address = item.source.startswith(("https://", "http://"))
+        source = f"[{_short(item.source)}]({item.source})" if address else item.source
+        count = f"{len(item.files)} files" if len(item.files) > 1 else "one file"
+        size = _size(sum(file.size for file in item.files))
+        lines = [f"{item.title}; {count}, {size}.", f"*Licence:* {licence}.", f"*Source:* {source}."]
+        items.append(f"`{item.name}`\n" + "\n".join(f": {line}" for line in lines))
+    return "\n\n".join(items)
+
+
+def embedded_table() -> str:
+    """Tables that the package carries: name, rows, columns, size."""
+    folder = Path(data.__file__).parent / "embedded"
+    files = sorted(folder.glob("*.csv")) if folder.is_dir() else []
+    if not files:
+        return "No table is embedded yet."
+    rows = ["| File | Rows | Columns | Size |", "|---|--:|---|--:|"]
+    for path in files:
+        with path.open(encoding="utf-8", newline="") as lines:
+            table = csv.reader(line for line in lines if not line.startswith("#"))
+            header = next(table, [])
+            count = sum(1 for _ in table)
+        columns = ", ".join(f"`{name}`" for name in header)
+        rows.append(f"| `{path.name}` | {count:,} | {columns} | {_size(path.stat().st_size)} |")
+    return "\n".join(rows)
+
+
+def scoreboard() -> str:
+    """The claims of all published chapters and their verdicts."""
+    from nbpkg import scoreboard as board
+
+    return board.render_page()
+
+
+def _short(address: str) -> str:
+    parts = address.split("://", 1)[1].split("/")
+    return "/".join(parts[1:3]) if parts[0] == "github.com" else parts[0]
+
+
+def _size(size: int) -> str:
+    """Bytes as text, in kB or MB of 1000."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 0.1):.0f} kB"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "chapters": chapter_table,
+    "status": status,
+    "data": data_list,
+    "embedded": embedded_table,
+    "scoreboard": scoreboard,
+}
+
+
+def sources(name: str) -> list[Path]:
+    """The files whose change makes the text called `name` stale."""
+    root = paths.root()
+    if name == "scoreboard":
+        return sorted((root / "results").glob("*/*.json"))
+    if name in ("data", "embedded"):
+        home = Path(data.__file__).parent
+        return [home / "registry.toml", *sorted((home / "embedded").glob("*.csv"))]
+    return [root / "_toc.yml", Path(chapters.__file__), Path(__file__)]
