@@ -13,26 +13,34 @@ def _is_root(folder: Path) -> bool:
 def root() -> Path:
     """The repository's root, absolute.
 
-    `$NBPKG_ROOT` when set; else the working directory or its nearest parent that holds `_toc.yml` and `notebooks/src`; else the
-    parent of the installed package when it holds them (an editable installation).
+    `$NBPKG_ROOT` when set; else the working directory or its nearest parent that holds `_toc.yml` and
+    `notebooks/src`; else the parent of the installed package when it holds them (an editable installation).
 
-    Raises NbpkgError when there is none: an installed package works without a repository, but not every command does.
+    Raises NbpkgError when there is none: an installed package works without a repository, but not every
+    command does.
     """
     given = os.environ.get("NBPKG_ROOT")
     if given:
         folder = Path(given).expanduser().resolve()
         if not _is_root(folder):
-            raise NbpkgError(f"NBPKG_ROOT={given} is not the book's repository: it holds no _toc.yml with notebooks/src")
+            raise NbpkgError(
+                f"NBPKG_ROOT={given} is not the book's repository: it holds no _toc.yml with notebooks/src"
+            )
         return folder
     here = Path.cwd().resolve()
     for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
         if _is_root(folder):
             return folder
-    raise NbpkgError("no repository of the book around the working directory: change into it or set NBPKG_ROOT")
+    raise NbpkgError(
+        "no repository of the book around the working directory: change into it or set NBPKG_ROOT"
+    )
 
 
 def cache_dir() -> Path:
-    """The folder for downloads and memo pieces, absolute: `$NBPKG_CACHE`, else the user's cache folder. It need not exist."""
+    """The folder for downloads and memo pieces, absolute: `$NBPKG_CACHE`, else the user's cache folder.
+
+    It need not exist.
+    """
     given = os.environ.get("NBPKG_CACHE")
     if given:
         return Path(given).expanduser().resolve()

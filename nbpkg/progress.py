@@ -12,8 +12,9 @@ def _seconds(seconds: float) -> str:
 
 
 def progress(iterable: Iterable, label: str, total: int | None = None, clock=time.perf_counter) -> Iterator:
-    """Yields from `iterable` and prints at each tenth of `total` (default: its length), but not more often than every `PAUSE`
-    seconds, with the time elapsed and left; and once at the end. Without a known length it prints when the elapsed time has doubled.
+    """Yields from `iterable` and prints at each tenth of `total` (default: its length), but not more often
+    than every `PAUSE` seconds, with the time elapsed and left; and once at the end. Without a known length it
+    prints when the elapsed time has doubled.
     """
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
@@ -25,9 +26,9 @@ def progress(iterable: Iterable, label: str, total: int | None = None, clock=tim
         now = clock()
         if total and done < total:
             if done * LINES >= mark * total and now - last >= PAUSE:
-                left = (now - started) / done * (total - done)
-                share = 100 * done // total
-                print(f"{label}  {done}/{total}  {share} %  elapsed {_seconds(now - started)}  about {_seconds(left)} left", flush=True)
+                left = _seconds((now - started) / done * (total - done))
+                so_far = f"{done}/{total}  {100 * done // total} %  elapsed {_seconds(now - started)}"
+                print(f"{label}  {so_far}  about {left} left", flush=True)
                 mark, last = done * LINES // total + 1, now
         elif not total and now - started >= patience:
             print(f"{label}  {done}  elapsed {_seconds(now - started)}", flush=True)

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -36,7 +36,8 @@ def number(value: float) -> str:
 class Metric:
     """One measured number with its 95 % interval, what the paper says, and the values per training seed.
 
-    low and high are None together: without repetitions there is no interval. n counts the repetitions behind the interval.
+    low and high are None together: without repetitions there is no interval. n counts the repetitions behind
+    the interval.
     """
 
     value: float
@@ -59,13 +60,19 @@ class Metric:
             raise ValueError("n must be at least 1")
 
     @classmethod
-    def over_seeds(cls, values: Mapping[int, float], *, paper: float | None = None, unit: str = "") -> "Metric":
-        """Mean over seeds with the 95 % t-interval; n is the number of seeds, the interval None for a single one."""
+    def over_seeds(
+        cls, values: Mapping[int, float], *, paper: float | None = None, unit: str = ""
+    ) -> "Metric":
+        """Mean over seeds with the 95 % t-interval; n is the number of seeds, the interval None for a single
+        one.
+        """
         if not values:
             raise ValueError("a metric over seeds needs at least one value")
         values = {int(seed): float(values[seed]) for seed in sorted(values)}
         if len(values) == 1 or not all(map(math.isfinite, values.values())):
-            return cls(sum(values.values()) / len(values), n=len(values), paper=paper, unit=unit, per_seed=values)
+            return cls(
+                sum(values.values()) / len(values), n=len(values), paper=paper, unit=unit, per_seed=values
+            )
         from nbpkg.stats import t_interval
 
         mean, low, high = t_interval(list(values.values()))
@@ -114,7 +121,10 @@ class Deviation:
 
 @dataclass
 class Record:
-    """One run of one chapter. Times in seconds, memory in MB (10^6 bytes); `seconds` and `cpu_seconds` hold "total" and sections."""
+    """One run of one chapter.
+
+    Times in seconds, memory in MB (10^6 bytes); `seconds` and `cpu_seconds` hold "total" and sections.
+    """
 
     chapter: str
     profile: str
@@ -146,7 +156,10 @@ class Record:
 
     @classmethod
     def from_json(cls, raw: Mapping, where: str = "record") -> "Record":
-        """The inverse of to_json. Raises NbpkgError, naming `where` and the field, for anything that is not a valid record."""
+        """The inverse of to_json.
+
+        Raises NbpkgError, naming `where` and the field, for anything that is not a valid record.
+        """
         validate(raw, where)
         raw = {key: value for key, value in raw.items() if key != "schema"}
         raw["metrics"] = {name: Metric.from_json(metric) for name, metric in raw["metrics"].items()}
@@ -155,7 +168,10 @@ class Record:
         return cls(**raw)
 
     def save(self, path: str | Path) -> Path:
-        """Validates and writes atomically: whoever reads meets the old file or the whole new one. Raises NbpkgError."""
+        """Validates and writes atomically: whoever reads meets the old file or the whole new one.
+
+        Raises NbpkgError.
+        """
         path = Path(path)
         raw = self.to_json()
         validate(raw, path.name)
@@ -171,7 +187,10 @@ class Record:
 
     @classmethod
     def load(cls, path: str | Path) -> "Record":
-        """Reads and validates. Raises NbpkgError naming the file: absent, not JSON, another schema version, nan, a bad field."""
+        """Reads and validates.
+
+        Raises NbpkgError naming the file: absent, not JSON, another schema version, nan, a bad field.
+        """
         path = Path(path)
 
         def refuse(constant):
@@ -196,9 +215,14 @@ def _validator():
 
 
 def validate(raw: object, where: str = "record") -> None:
-    """Checks plain JSON types against the schema and what a schema cannot say. Raises NbpkgError in one line naming the field."""
+    """Checks plain JSON types against the schema and what a schema cannot say.
+
+    Raises NbpkgError in one line naming the field.
+    """
     if isinstance(raw, Mapping) and raw.get("schema") != SCHEMA:
-        raise NbpkgError(f"{where}: record schema {raw.get('schema')!r}, this nbpkg reads {SCHEMA}: run the chapter again")
+        raise NbpkgError(
+            f"{where}: record schema {raw.get('schema')!r}, this nbpkg reads {SCHEMA}: run the chapter again"
+        )
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator().iter_errors(raw))
@@ -212,7 +236,9 @@ def validate(raw: object, where: str = "record") -> None:
             raise NbpkgError(f"{where}: metrics/{name}: low lies above high")
         stray = set(metric.get("per_seed", {})) - {str(seed) for seed in raw["seeds"]}
         if stray:
-            raise NbpkgError(f"{where}: metrics/{name}/per_seed: seed {min(stray)} is none of the record's seeds")
+            raise NbpkgError(
+                f"{where}: metrics/{name}/per_seed: seed {min(stray)} is none of the record's seeds"
+            )
     ids = [claim["id"] for claim in raw["claims"]]
     for claim in raw["claims"]:
         if ids.count(claim["id"]) > 1:
@@ -231,71 +257,3 @@ def _check_numbers(raw, where: str, place: str) -> None:
     elif isinstance(raw, list):
         for index, value in enumerate(raw):
             _check_numbers(value, where, f"{place}/{index}")
-
-
-def merge(records: Sequence[Record]) -> Record:
-    """One record over the seeds of several runs of the same code.
-
-    Per-seed values are united and intervals computed anew. A metric without per-seed values is kept when all records agree on it,
-    counts as its seed's value when each record has a single seed, and is dropped otherwise. Claims of which a metric changed or
-    vanished are dropped: a verdict comes from the chapter's rule, and the chapter computes it anew. Seconds add up; memory is
-    the largest.
-
-    Raises NbpkgError when chapter, profile, source or package differ, or when two records hold the same seed.
-    """
-    if not records:
-        raise NbpkgError("nothing to merge")
-    first = records[0]
-    for other in records[1:]:
-        for name in ("chapter", "profile", "source_sha256", "package_sha256"):
-            if getattr(other, name) != getattr(first, name):
-                raise NbpkgError(f"cannot merge records of {first.chapter}: {name} differs")
-    seeds = [seed for record in records for seed in record.seeds]
-    if len(set(seeds)) < len(seeds):
-        raise NbpkgError(f"cannot merge records of {first.chapter}: seed {max(seeds, key=seeds.count)} stands in two of them")
-    metrics = {}
-    for name in dict.fromkeys(name for record in records for name in record.metrics):
-        merged = _merge_metric([(record, record.metrics.get(name)) for record in records])
-        if merged is not None:
-            metrics[name] = merged
-
-    def unchanged(claim):
-        return all(name in metrics and all(r.metrics.get(name) == metrics[name] for r in records) for name in claim.metrics)
-
-    def summed(kind):
-        names = dict.fromkeys(name for record in records for name in getattr(record, kind))
-        return {name: sum(getattr(record, kind).get(name, 0.0) for record in records) for name in names}
-
-    gpu = [record.peak_gpu_memory_mb for record in records if record.peak_gpu_memory_mb is not None]
-    return Record(
-        chapter=first.chapter,
-        profile=first.profile,
-        seeds=sorted(seeds),
-        device=" + ".join(dict.fromkeys(record.device for record in records)),
-        threads=max(record.threads for record in records),
-        source_sha256=first.source_sha256,
-        package_sha256=first.package_sha256,
-        versions=dict(first.versions),
-        data={name: digest for record in records for name, digest in record.data.items()},
-        seconds=summed("seconds"),
-        cpu_seconds=summed("cpu_seconds"),
-        peak_memory_mb=max(record.peak_memory_mb for record in records),
-        peak_gpu_memory_mb=max(gpu) if gpu else None,
-        metrics=metrics,
-        claims=[claim for claim in first.claims if unchanged(claim)],
-        deviations=list(first.deviations),
-        memo=[piece for record in records for piece in record.memo],
-    )
-
-
-def _merge_metric(parts: list[tuple[Record, Metric | None]]) -> Metric | None:
-    present = [(record, metric) for record, metric in parts if metric is not None]
-    first = present[0][1]
-    if len(present) == len(parts) and all(metric == first and not metric.per_seed for _, metric in present):
-        return first
-    values: dict[int, float] = {}
-    for record, metric in present:
-        if not metric.per_seed and len(record.seeds) != 1:
-            return None
-        values |= metric.per_seed or {record.seeds[0]: metric.value}
-    return Metric.over_seeds(values, paper=first.paper, unit=first.unit)

@@ -57,7 +57,8 @@ def rankdata(values) -> np.ndarray:
 def pearson(a, b) -> np.ndarray | float:
     """Pearson's correlation along the last axis, leading axes broadcast; (..., n), (..., n) -> (...).
 
-    nan where an input is constant, holds nan, or n < 2: a constant has no correlation, and saying 0 would flatter it.
+    nan where an input is constant, holds nan, or n < 2: a constant has no correlation, and saying 0 would
+    flatter it.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape[-1:] != b.shape[-1:] or a.ndim == 0:
@@ -76,8 +77,8 @@ def pearson(a, b) -> np.ndarray | float:
 def spearman(a, b) -> np.ndarray | float:
     """Spearman's rank correlation along the last axis, ties by average rank; (..., n), (..., n) -> (...).
 
-    Leading axes broadcast, and each input is ranked before it is broadcast, so one truth against many predictions is ranked once.
-    nan where an input is constant, holds nan, or n < 2.
+    Leading axes broadcast, and each input is ranked before it is broadcast, so one truth against many
+    predictions is ranked once. nan where an input is constant, holds nan, or n < 2.
     """
     return pearson(rankdata(a), rankdata(b))
 
@@ -102,9 +103,11 @@ def kendall_tau_b(a, b) -> np.ndarray | float:
 
 
 def t_interval(values, axis: int = -1, level: float = 0.95) -> Interval:
-    """Mean and Student's t confidence interval over `axis`, for independent repetitions such as training seeds.
+    """Mean and Student's t confidence interval over `axis`, for independent repetitions such as training
+    seeds.
 
-    With a single value the ends are nan: one run says nothing about spread. Equal values give an interval of width zero.
+    With a single value the ends are nan: one run says nothing about spread. Equal values give an interval of
+    width zero.
     """
     from scipy.special import stdtrit
 
@@ -161,8 +164,9 @@ def _flat(values) -> np.ndarray:
 def bootstrap_interval(values, seed: int, n: int = 10_000, clusters=None, level: float = 0.95) -> Interval:
     """Mean of `values` (any shape, taken flat) with a percentile bootstrap interval from `n` resamples.
 
-    clusters: labels of the same shape (for example the training seed of each value); they are resampled first, then the members inside.
-    A single value gives nan ends. With fewer than about five clusters the interval is too narrow; report n of clusters with it.
+    clusters: labels of the same shape (for example the training seed of each value); they are resampled
+    first, then the members inside. A single value gives nan ends. With fewer than about five clusters the
+    interval is too narrow; report n of clusters with it.
     """
     values = _flat(values)
     mean = float(values.mean())
@@ -174,12 +178,15 @@ def bootstrap_interval(values, seed: int, n: int = 10_000, clusters=None, level:
     return Interval(mean, float(low), float(high))
 
 
-def paired_bootstrap(a, b, clusters=None, seed: int = 0, n: int = 10_000, level: float = 0.95) -> PairedResult:
+def paired_bootstrap(
+    a, b, clusters=None, seed: int = 0, n: int = 10_000, level: float = 0.95
+) -> PairedResult:
     """Is the mean of a - b different from zero? Bootstrap over pairs (any equal shapes, taken flat).
 
-    clusters: labels of the same shape, for example seeds: resampled first, then the pairs inside (hierarchical), because pairs that
-    share a trained network are not independent. p is two-sided, twice the smaller share of resampled means on either side of zero
-    (the resamples exactly at zero count on both sides), so it agrees with the interval; its smallest value is 2 / (n + 1).
+    clusters: labels of the same shape, for example seeds: resampled first, then the pairs inside
+    (hierarchical), because pairs that share a trained network are not independent. p is two-sided, twice the
+    smaller share of resampled means on either side of zero (the resamples exactly at zero count on both
+    sides), so it agrees with the interval; its smallest value is 2 / (n + 1).
     """
     a, b = _flat(a), _flat(b)
     if a.shape != b.shape:
@@ -192,7 +199,9 @@ def paired_bootstrap(a, b, clusters=None, seed: int = 0, n: int = 10_000, level:
     means = _resampled_means(_groups(difference, clusters), seed, n)
     low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     tail = min(np.sum(means <= 0), np.sum(means >= 0))
-    return PairedResult(mean, float(low), float(high), float(min(1.0, 2 * (tail + 1) / (n + 1))), difference.size)
+    return PairedResult(
+        mean, float(low), float(high), float(min(1.0, 2 * (tail + 1) / (n + 1))), difference.size
+    )
 
 
 def wilcoxon(a, b) -> float:

@@ -1,8 +1,9 @@
 """Memo pieces on disk: nested results of a computation, written whole or not at all.
 
-An entry is a folder with `entry.json` (the structure, the key, how long it took, checksums) and, when there are arrays,
-`arrays.safetensors`. It is written under a temporary name and renamed, so a process that is killed leaves nothing that could be
-read, and of two concurrent writers one wins with a whole entry. Nothing is unpickled.
+An entry is a folder with `entry.json` (the structure, the key, how long it took, checksums) and, when there
+are arrays, `arrays.safetensors`. It is written under a temporary name and renamed, so a process that is
+killed leaves nothing that could be read, and of two concurrent writers one wins with a whole entry. Nothing
+is unpickled.
 """
 
 import hashlib
@@ -22,6 +23,9 @@ import numpy as np
 from nbpkg.errors import NbpkgError
 
 FORMAT = 1
+# What safetensors keeps as it is; other dtypes (complex, str, dates, foreign byte order) are kept as raw
+# bytes.
+_NATURAL = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 _STALE = 24 * 3600.0  # seconds after which the leftovers of a killed writer are cleared away
 
 
@@ -31,7 +35,7 @@ class CorruptEntry(Exception):
 
 @dataclass(frozen=True)
 class Piece:
-    """A stored result with the wall and CPU seconds, and the peak memory in MB, of the process that made it."""
+    """A stored result with the wall and CPU seconds that it took, and the peak memory in MB of its process."""
 
     value: Any
     seconds: float
@@ -44,8 +48,23 @@ def entry_path(base: Path, chapter: str, name: str, key: str) -> Path:
     return base / chapter / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', name)[:60]}-{key[:16]}"
 
 
+def _freeze_array(array: np.ndarray, kind: str, arrays: dict, place: str) -> dict:
+    import torch
+
+    if array.dtype.kind not in "biufcmMUS" or array.dtype.itemsize == 0:
+        raise NbpkgError(f"{place}: an array of dtype {array.dtype} cannot be stored; give numbers or str")
+    meta = {"$": kind, "v": str(len(arrays)), "dtype": array.dtype.str, "shape": list(array.shape)}
+    flat = np.array(array).reshape(-1)  # a copy: safetensors refuses tensors that share memory
+    if array.dtype.name not in _NATURAL or not array.dtype.isnative:
+        meta["raw"] = True
+        flat = np.frombuffer(bytearray(flat.tobytes()), dtype=np.uint8)
+    arrays[meta["v"]] = torch.from_numpy(flat)
+    return meta
+
+
 def freeze(value: Any, arrays: dict, place: str = "result") -> Any:
-    """`value` as JSON types, its arrays and tensors put into `arrays` as torch tensors on the CPU under running numbers.
+    """`value` as JSON types, its arrays and tensors put into `arrays` as torch tensors on the CPU under
+    running numbers.
 
     Raises NbpkgError naming the place for a type that cannot be stored.
     """
@@ -56,19 +75,9 @@ def freeze(value: Any, arrays: dict, place: str = "result") -> Any:
     if type(value) is float:
         return value if math.isfinite(value) else {"$": "float", "v": repr(value)}
     if isinstance(value, (np.ndarray, np.generic)):
-        scalar = isinstance(value, np.generic)
-        array = np.array(value)  # a copy of the whole: safetensors refuses tensors that share memory
-        if array.dtype.kind not in "biufcmMUS" or array.dtype == np.longdouble:
-            raise NbpkgError(f"{place}: an array of dtype {array.dtype} cannot be stored; give numbers or str")
-        meta = {"$": "scalar" if scalar else "numpy", "v": str(len(arrays)), "dtype": array.dtype.str}
-        meta["shape"] = list(array.shape)
-        if array.dtype.kind in "biuf" and array.dtype.isnative:
-            tensor = torch.from_numpy(np.ascontiguousarray(array).reshape(-1))
-        else:
-            tensor = torch.frombuffer(bytearray(array.tobytes()), dtype=torch.uint8) if array.nbytes else torch.zeros(0)
-            meta["raw"] = True
-        arrays[meta["v"]] = tensor
-        return meta
+        return _freeze_array(
+            np.asarray(value), "scalar" if isinstance(value, np.generic) else "numpy", arrays, place
+        )
     if isinstance(value, torch.Tensor):
         if value.layout is not torch.strided or value.is_quantized:
             raise NbpkgError(f"{place}: a sparse or quantised tensor cannot be stored; make it dense")
@@ -84,12 +93,19 @@ def freeze(value: Any, arrays: dict, place: str = "result") -> Any:
     if type(value) in (list, tuple):
         items = [freeze(item, arrays, f"{place}[{index}]") for index, item in enumerate(value)]
         return items if type(value) is list else {"$": "tuple", "v": items}
-    hint = "its state_dict()" if isinstance(value, torch.nn.Module) else "numbers, str, arrays, tensors or nested dict/list/tuple"
+    hint = (
+        "its state_dict()"
+        if isinstance(value, torch.nn.Module)
+        else "numbers, str, arrays, tensors or nested dict/list/tuple"
+    )
     raise NbpkgError(f"{place}: a {type(value).__name__} cannot be stored; return {hint} instead")
 
 
 def thaw(tree: Any, arrays: dict) -> Any:
-    """The inverse of freeze. Dicts come back as dict whatever kind they were, tensors on the CPU without gradients."""
+    """The inverse of freeze.
+
+    Dicts come back as dict whatever kind they were, tensors on the CPU without gradients.
+    """
     if isinstance(tree, list):
         return [thaw(item, arrays) for item in tree]
     if not isinstance(tree, dict):
@@ -124,15 +140,18 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write(folder: Path, key: str, tree: Any, arrays: dict, *, seconds: float, cpu_seconds: float, peak_memory_mb: float) -> None:
-    """Stores what freeze gave under `folder`. An entry that is already there and whole is left alone. Raises OSError."""
+def write(folder: Path, key: str, piece: Piece, arrays: dict) -> None:
+    """Stores a piece whose value is what freeze gave, with its arrays. An entry that is there and whole is
+    left alone.
+
+    Raises OSError when the disk is full or may not be written.
+    """
     from safetensors.torch import save
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(folder.parent)
     temporary = folder.parent / f".tmp-{uuid.uuid4().hex}"
-    entry = {"format": FORMAT, "key": key, "value": tree, "arrays": None}
-    entry |= {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_memory_mb": peak_memory_mb}
+    entry = {"format": FORMAT, "key": key, "arrays": None, **vars(piece)}
     try:
         temporary.mkdir()
         if arrays:
@@ -140,7 +159,9 @@ def write(folder: Path, key: str, tree: Any, arrays: dict, *, seconds: float, cp
             entry["arrays"] = hashlib.sha256(content).hexdigest()
             _write_synced(temporary / "arrays.safetensors", content)
         check = hashlib.sha256(_canonical(entry)).hexdigest()
-        _write_synced(temporary / "entry.json", json.dumps({"check": check, "entry": entry}, allow_nan=False).encode())
+        _write_synced(
+            temporary / "entry.json", json.dumps({"check": check, "entry": entry}, allow_nan=False).encode()
+        )
         _put_in_place(temporary, folder, key)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -178,7 +199,10 @@ def _clear_leftovers(parent: Path) -> None:
 
 
 def read(folder: Path, key: str) -> Piece | None:
-    """The piece under `folder`, None when there is none. Raises CorruptEntry when it is damaged or belongs to another key."""
+    """The piece under `folder`, None when there is none.
+
+    Raises CorruptEntry when it is damaged or belongs to another key.
+    """
     try:
         text = (folder / "entry.json").read_bytes()
     except FileNotFoundError:

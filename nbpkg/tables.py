@@ -7,7 +7,9 @@ from nbpkg.record import Metric, Record, number
 
 def cell(text: object) -> str:
     """`text` fit for a cell of a Markdown table: pipes escaped, line ends as breaks."""
-    return str(text).replace("\\|", "|").replace("|", "\\|").strip().replace("\r\n", "\n").replace("\n", "<br>")
+    return (
+        str(text).replace("\\|", "|").replace("|", "\\|").strip().replace("\r\n", "\n").replace("\n", "<br>")
+    )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -45,7 +47,9 @@ def claims(record: Record) -> str:
 
 def deviations(record: Record) -> str:
     """The numbered deviations and their expected effects."""
-    return table(("no.", "deviation", "expected effect"), [(d.number, d.text, d.effect) for d in record.deviations])
+    return table(
+        ("no.", "deviation", "expected effect"), [(d.number, d.text, d.effect) for d in record.deviations]
+    )
 
 
 def metrics(record: Record, names: Iterable[str]) -> str:
@@ -72,8 +76,15 @@ def run_card(record: Record) -> str:
         ("device", record.device),
         ("threads", record.threads),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
-        ("data", "\n".join(f"{name} `{digest[:19]}…`" for name, digest in record.data.items()) or "embedded or none"),
-        ("time in all", f"{duration(record.seconds['total'])}, {duration(record.cpu_seconds['total'])} of CPU"),
+        (
+            "data",
+            "\n".join(f"{name} `{digest[:19]}…`" for name, digest in record.data.items())
+            or "embedded or none",
+        ),
+        (
+            "time in all",
+            f"{duration(record.seconds['total'])}, {duration(record.cpu_seconds['total'])} of CPU",
+        ),
     ]
     rows += [
         (f"time: {name}", f"{duration(seconds)}, {duration(record.cpu_seconds.get(name, 0.0))} of CPU")
@@ -87,5 +98,10 @@ def run_card(record: Record) -> str:
     if record.memo:
         spent = duration(sum(piece["seconds"] for piece in cached))
         text = f"{len(cached)} of {len(record.memo)}"
-        rows.append(("pieces from the cache", text + (f"; they took {spent} when made, counted above" if cached else "")))
+        rows.append(
+            (
+                "pieces from the cache",
+                text + (f"; they took {spent} when made, counted above" if cached else ""),
+            )
+        )
     return table(("run card", ""), rows)

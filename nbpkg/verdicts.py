@@ -1,7 +1,7 @@
 """Ready-made rules that turn metrics into a verdict; a chapter passes them to `Session.claim`.
 
-A rule is a function from {name: Metric} to (verdict, note). The rules about one metric ask where its 95 % interval lies against
-the region that the claim asserts:
+A rule is a function from {name: Metric} to (verdict, note). The rules about one metric ask where its 95 %
+interval lies against the region that the claim asserts:
 
 | metric | verdict |
 |---|---|
@@ -12,8 +12,8 @@ the region that the claim asserts:
 | no interval (a single seed), the value lies in the region | partly |
 | no interval, the value lies outside | not reproduced |
 
-So one run alone can neither settle a claim nor refute it. A number that has no chance in it (a count, a closed form) is given the
-interval low = high = value by the chapter.
+So one run alone can neither settle a claim nor refute it. A number that has no chance in it (a count, a
+closed form) is given the interval low = high = value by the chapter.
 """
 
 from collections.abc import Callable, Mapping
@@ -98,8 +98,9 @@ def all_of(*rules: Rule) -> Rule:
 
 
 def each_of(*rules: Rule) -> Rule:
-    """A claim about several cases, of which some may fail: reproduced (contradicted) when all cases are, not reproduced when no case
-    is reproduced or partly so, not tested when no case was tested, partly otherwise."""
+    """A claim about several cases, of which some may fail: reproduced (contradicted) when all cases are, not
+    reproduced when no case is reproduced or partly so, not tested when no case was tested, partly otherwise.
+    """
 
     def rule(metrics):
         verdicts, note = _run(rules, metrics)

@@ -1,0 +1,91 @@
+"""What a run ran on: device, threads, memory, versions."""
+
+import os
+import platform
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import nbpkg
+from nbpkg.errors import NbpkgError
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def device(name: Any):
+    """The torch.device of "auto" (CUDA where there is one, else CPU), "cpu" or "cuda"; NbpkgError for others
+    and absent CUDA.
+    """
+    import torch
+
+    if name not in DEVICES:
+        raise NbpkgError(f"DEVICE {name!r} is none of {', '.join(DEVICES)}")
+    available = name != "cpu" and torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise NbpkgError("DEVICE cuda: torch finds no CUDA device here; use auto or cpu")
+    return torch.device("cuda" if available else "cpu")
+
+
+def device_name(device) -> str:
+    """The kind of a torch.device with the model of the processor, such as "cpu (AMD EPYC)"."""
+    if device.type == "cuda":
+        import torch
+
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    name = platform.processor() or platform.machine() or "unknown"
+    with suppress(OSError, TypeError):  # not Linux, or an architecture that names no model
+        name = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1].strip()
+    return f"cpu ({name})"
+
+
+def set_threads() -> int:
+    """Sets torch's threads to `$NBPKG_THREADS`, or 1, and returns it.
+
+    Raises NbpkgError for what is no number of threads.
+    """
+    import torch
+
+    text = os.environ.get("NBPKG_THREADS") or "1"
+    if not (text.isascii() and text.isdecimal() and int(text) >= 1):
+        raise NbpkgError(f"NBPKG_THREADS={text} is not a number of threads")
+    torch.set_num_threads(int(text))
+    return int(text)
+
+
+def peak_memory_mb() -> float:
+    """The peak resident memory of this process in MB (10^6 bytes)."""
+    with suppress(OSError, TypeError):
+        # Linux counts this from the start of the program, whereas getrusage carries the parent's peak over.
+        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
+    import psutil
+
+    peak = getattr(psutil.Process().memory_info(), "peak_wset", 0)  # Windows
+    if not peak:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak / 1e6
+
+
+def peak_gpu_memory_mb(device) -> float | None:
+    """The most GPU memory that torch's tensors took at a time, in MB (10^6 bytes); None on a CPU."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) / 1e6
+
+
+def versions() -> dict[str, str]:
+    """The versions of python, torch, numpy and nbpkg."""
+    import numpy
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "nbpkg": nbpkg.__version__,
+    }
