@@ -11,6 +11,7 @@ from networks trained on all of them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,15 +113,28 @@ class Table:
         Raises NbpkgError for a number that the table does not have.
         """
         own = np.asarray(benchmark_index)
-        if own.dtype.kind not in "iu":
-            raise NbpkgError(f"architecture numbers of {self.name} must be integers, not {own.dtype}")
         inverse = np.full(space.N_CELLS, -1)
         inverse[self.benchmark_index[self.rows]] = self.rows
-        inside = (own >= 0) & (own < space.N_CELLS)
-        number = np.where(inside, inverse[np.where(inside, own, 0)], -1)
+        inside = (own >= 0) & (own < space.N_CELLS) & (own.dtype.kind in "iu")
+        number = np.where(inside, inverse[np.where(inside, own, 0).astype(int)], -1)
         if (number < 0).any():
             raise NbpkgError(f"{self.name} has no architecture number {own[number < 0].flat[0]}")
         return int(number) if number.ndim == 0 else number
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as Parquet for ``read_parquet``: the quick form of the slow official file."""
+        import pyarrow
+        from pyarrow import parquet
+
+        columns = {"index": self.benchmark_index[self.rows], "arch": space.decode(self.ops)}
+        for (dataset, split, epochs), values in sorted(self._accuracies.items()):
+            columns[f"{dataset}_{split}_{epochs}"] = values[self.rows]
+        names = {key: name for name, key in _COSTS.items()}
+        for key, values in sorted(self._costs.items()):
+            columns[names.get(key, f"train_seconds_{key[-1]}")] = values[self.rows]
+        partial = Path(path).with_name(Path(path).name + ".part")
+        parquet.write_table(pyarrow.table(columns), partial)
+        os.replace(partial, path)
 
     def _find(self, values: Mapping, key: tuple, what: str) -> np.ndarray:
         if key in values:
@@ -130,8 +144,7 @@ class Table:
 
 
 def load(name: str | Path | None = None) -> Table:
-    """The table called ``name``: a registered file ("nb201/nats_bench.csv"), or a path to a file of one's
-    own.
+    """The table called ``name``: a registered file ("nb201/nats_bench.csv"), or a path to one's own.
 
     Files that end in .csv and .parquet are light tables, .pth is the official benchmark. Without a name it
     is the joined table "nb201/nb201.parquet" where it is at hand, else "nb201/nats_bench.csv", which holds
@@ -184,7 +197,9 @@ def read_parquet(path: str | Path) -> Table:
 def read_official(path: str | Path) -> Table:
     """Read the official NAS-Bench-201 ``.pth``, also one that holds a part of the cells.
 
-    Raises NbpkgError that names the file if it is truncated, is no such file, or would have to run code.
+    Reading without running code takes about a third of a second an architecture, more than an hour for all of
+    them, and the file of several gigabytes must fit in memory: ``save`` the result and load that. Raises
+    NbpkgError that names the file if it is truncated, is no such file, or would have to run code.
     """
     from nbpkg.nb201.official import read
 
