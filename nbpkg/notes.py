@@ -1,6 +1,4 @@
-"""What a session notes on the way and shows in the notebook: metrics, claims, deviations, data, and their
-tables.
-"""
+"""What a session notes and shows: metrics, claims, deviations, data, and their tables."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -88,8 +86,7 @@ class Notes:
     def claim(
         self, id: str, statement: str, *, metrics: Iterable[str], test: str, rule: Rule, note: str = ""
     ) -> Claim:
-        """Judges a claim of the paper by `rule`, see `nbpkg.verdicts`; `test` says in words what the rule
-        does.
+        """Judges a claim of the paper by `rule` (see `nbpkg.verdicts`); `test` says in words what that does.
 
         rule: from {name: Metric} to a verdict or (verdict, note). It runs here and again in `finish`, should
         a metric be replaced. Raises ValueError for a metric that is not recorded, an id that is taken, a
@@ -110,11 +107,9 @@ class Notes:
         verdict, computed = result if isinstance(result, tuple) else (result, "")
         return replaced(claim, verdict=verdict, note="; ".join(part for part in (note, computed) if part))
 
-    def deviation(self, text: str, effect: str) -> Deviation:
+    def deviation(self, text: str, effect: str) -> None:
         """Records a departure from the paper's set-up with its expected effect; numbered in order."""
-        deviation = Deviation(len(self._deviations) + 1, text, effect)
-        self._deviations.append(deviation)
-        return deviation
+        self._deviations.append(Deviation(len(self._deviations) + 1, text, effect))
 
     # ---------------------------------------------------------------- what is shown
 

@@ -1,4 +1,4 @@
-"""The session of a chapter: profile, seeds, device, time, memory, stored pieces, and the record in the end."""
+"""The session of a chapter: profile, seeds, device, time, memory, stored pieces, and at last the record."""
 
 import hashlib
 import json
@@ -67,9 +67,7 @@ class Session(Notes):
 
     @contextmanager
     def _timed(self) -> Iterator[_Account]:
-        """An account of the block's seconds, complete when it ends; pieces from the cache count as when they
-        were made.
-        """
+        """The block's seconds, complete when it ends, pieces from the cache as when they were made."""
         account = _Account()
         wall, cpu = time.perf_counter(), time.process_time()
         self._accounts.append(account)
@@ -86,15 +84,12 @@ class Session(Notes):
 
         For sizes only, never for the method.
         """
-        return {"smoke": smoke, "standard": standard, "paper": standard if paper is _UNSET else paper}[
-            self.profile
-        ]
+        sizes = {"smoke": smoke, "standard": standard, "paper": standard if paper is _UNSET else paper}
+        return sizes[self.profile]
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Times the block, wall and CPU seconds, summed by name; pieces from the cache count as when they
-        were made.
-        """
+        """Times the block, summed by name, in wall and CPU seconds; cached pieces as when they were made."""
         if name == "total":
             raise ValueError('"total" is the sum of everything; call the section something else')
         if name in self._open:  # inside itself: the outer one counts
@@ -151,24 +146,17 @@ class Session(Notes):
         try:
             store.write(folder, key, store.Piece(tree, account.wall, account.cpu, peak), arrays)
         except OSError as error:
-            print(
-                f"memo {name}: could not be stored ({error.strerror or error}); going on without", flush=True
-            )
+            why = error.strerror or error
+            print(f"memo {name}: could not be stored ({why}); going on without", flush=True)
         self._note(name, seed, account.wall, from_cache=False)
         return store.thaw(tree, arrays)
 
     def _note(self, name: str, seed: int | None, seconds: float, *, from_cache: bool) -> None:
-        piece = {
-            "name": self._prefix + name,
-            "seed": seed,
-            "seconds": round(seconds, 3),
-            "from_cache": from_cache,
-        }
-        self._pieces.append(piece)
+        piece = {"name": self._prefix + name, "seed": seed, "seconds": round(seconds, 3)}
+        self._pieces.append({**piece, "from_cache": from_cache})
 
     def artifact(self, chapter: str, name: str) -> Any:
-        """A trained piece of another chapter at this profile, from the cache or made now by that chapter's
-        own method.
+        """A trained piece of another chapter at this profile: stored already, or made now by its own method.
 
         The chapter's method cells define `make_artifact_<name>(session)`, which gets a session of that
         chapter with this one's profile, seeds and device and keeps its pieces with `session.memo`. Raises
@@ -177,9 +165,8 @@ class Session(Notes):
         chapter = chapters.get(chapter).name
         make = getattr(chapters.load(chapter), f"make_artifact_{name}", None)
         if make is None:
-            raise NbpkgError(
-                f"chapter {chapter} makes no artefact {name}: its method cells define no make_artifact_{name}"
-            )
+            why = f"its method cells define no make_artifact_{name}"
+            raise NbpkgError(f"chapter {chapter} makes no artefact {name}: {why}")
         other = Session(chapter, self.profile, self.seeds, self.device.type)
         # Its pieces and data are this chapter's too: they are in its time, its memory and its record.
         other._accounts, other._pieces, other._data = self._accounts, self._pieces, self._data

@@ -35,7 +35,7 @@ class CorruptEntry(Exception):
 
 @dataclass(frozen=True)
 class Piece:
-    """A stored result with the wall and CPU seconds that it took, and the peak memory in MB of its process."""
+    """A stored result, the wall and CPU seconds that it took, and the peak memory in MB of its process."""
 
     value: Any
     seconds: float
