@@ -204,12 +204,12 @@ def live_edges(ops) -> np.ndarray:
     present = check_ops(ops) != NONE
     reached, leads = np.zeros((2, *present.shape[:-1], N_NODES), bool)
     reached[..., 0] = leads[..., -1] = True
-    # EDGES is sorted by the node that an edge enters: one pass forward settles what the input reaches. Going
-    # back, the edges must be taken by the node they leave, the last first.
+    # EDGES is sorted by the node that an edge enters, so that one pass in its order settles what the input
+    # reaches, and one pass back settles what leads to the output.
     for k, (a, b) in enumerate(EDGES):
         reached[..., b] |= reached[..., a] & present[..., k]
-    for a, b in sorted(EDGES, reverse=True):
-        leads[..., a] |= leads[..., b] & present[..., EDGES.index((a, b))]
+    for k, (a, b) in reversed(list(enumerate(EDGES))):
+        leads[..., a] |= leads[..., b] & present[..., k]
     tails, heads = np.array(EDGES).T
     return present & reached[..., tails] & leads[..., heads]
 
