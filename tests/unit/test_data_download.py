@@ -100,13 +100,21 @@ def test_a_later_run_resumes_what_an_earlier_one_left(toy, monkeypatch):
     resumed_at(second, HALF)
 
 
-@pytest.mark.parametrize("reply", ["ignores_range", "other_version"])
-def test_a_server_that_does_not_continue_means_a_full_download(toy, reply):
-    toy.server.script = ["dies", reply]
+def test_a_server_that_ignores_range_is_read_from_the_start(toy):
+    toy.server.script = ["dies", "ignores_range"]
     toy.succeeds()
-    first, second = toy.server.seen[:2]
+    first, second = toy.server.seen
     assert first is None
     resumed_at(second, HALF)
+
+
+def test_a_server_that_continues_another_version_means_a_new_download(toy):
+    toy.server.script = ["dies", "other_version"]
+    toy.succeeds()
+    first, second, third = toy.server.seen
+    assert (first, third) == (None, None)
+    resumed_at(second, HALF)
+    assert "continued at another place" in toy.lines[-2]
 
 
 def test_a_wrong_partial_is_thrown_away(toy):

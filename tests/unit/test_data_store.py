@@ -66,6 +66,8 @@ def test_a_corrupt_copy_is_refused_by_name(toy, wrong, tier):
     if len(wrong) == len(GOOD):
         assert hashlib.sha256(wrong).hexdigest()[:12] in str(caught.value)
         assert hashlib.sha256(GOOD).hexdigest()[:12] in str(caught.value)
+    else:
+        assert f"{len(wrong)} bytes instead of {len(GOOD)}" in str(caught.value)
     assert [state.status for state in data.verify("toy")] == ["corrupt"]
     with pytest.raises(NbpkgError, match=r"toy/a\.bin"):
         data.available("toy")
