@@ -236,7 +236,9 @@ def points(
 def letter(axes: Iterable[Axes], start: str = "a") -> None:
     """Put (a), (b), ... before the titles of panels, for captions to point at."""
     for offset, ax in enumerate(np.ravel(np.asarray(list(axes), dtype=object))):
-        ax.set_title(f"({chr(ord(start) + offset)}) {ax.get_title(loc='left')}".rstrip(), loc="left")
+        title = ax.get_title(loc="left") or ax.get_title(loc="center")
+        ax.set_title("", loc="center")
+        ax.set_title(f"({chr(ord(start) + offset)}) {title}".rstrip(), loc="left")
 
 
 def _is_number(text: str) -> bool:
