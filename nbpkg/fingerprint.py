@@ -14,13 +14,10 @@ dicts, lists and sets with a lower-case name and names that a function rebinds b
 left out.
 """
 
-import ast
 import dataclasses
 import enum
 import functools
 import hashlib
-import importlib
-import importlib.util
 import struct
 import sys
 import types
@@ -169,7 +166,7 @@ class _Walk:
         node = source.function_node(function)
         uses = source.Uses(node)
         names = source.global_names(code) - _MODULE_NOISE - self._state_of(function)
-        reachable = {name: scope[name] for name in names if name in scope} | self._local_imports(
+        reachable = {name: scope[name] for name in names if name in scope} | source.bound_by_imports(
             uses.imports, scope
         )
         parts = ["function", source.normalised(node)]
@@ -211,26 +208,6 @@ class _Walk:
         }
         tree = source.file_tree(function.__code__.co_filename, scope)
         return state | source.rebound_globals(tree)
-
-    @staticmethod
-    def _local_imports(statements: list[ast.Import | ast.ImportFrom], scope: dict) -> dict[str, Any]:
-        """What import statements inside a function bind, as far as it belongs to nbpkg."""
-        bound = {}
-        for statement in statements:
-            for alias in statement.names:
-                if isinstance(statement, ast.Import):
-                    if alias.name.partition(".")[0] == "nbpkg":
-                        module = importlib.import_module(alias.name)
-                        bound[alias.asname or "nbpkg"] = module if alias.asname else sys.modules["nbpkg"]
-                    continue
-                name = "." * statement.level + (statement.module or "")
-                name = importlib.util.resolve_name(name, scope.get("__package__") or "")
-                if name.partition(".")[0] == "nbpkg":
-                    module = importlib.import_module(name)
-                    if not hasattr(module, alias.name):
-                        importlib.import_module(f"{name}.{alias.name}")
-                    bound[alias.asname or alias.name] = getattr(module, alias.name)
-        return bound
 
     def _module(self, module: types.ModuleType) -> Parts:
         if not own_module(module):

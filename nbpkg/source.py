@@ -9,10 +9,14 @@ import __future__
 import ast
 import copy
 import dis
+import importlib
+import importlib.util
 import linecache
 import sys
 import types
+from contextlib import suppress
 from functools import lru_cache
+from typing import Any
 
 from nbpkg.errors import NbpkgError
 
@@ -243,3 +247,30 @@ def global_names(code: types.CodeType) -> set[str]:
 def rebound_globals(tree: ast.Module) -> frozenset[str]:
     """The names that some function of the file declares `global`: its state rather than its constants."""
     return frozenset(name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names)
+
+
+def bound_by_imports(statements: list[ast.Import | ast.ImportFrom], scope: dict) -> dict[str, Any]:
+    """What import statements in a function with the globals `scope` bind, as far as it belongs to nbpkg."""
+    bound = {}
+    for statement in statements:
+        for alias in statement.names:
+            # An optional package may be absent; the code that needs it could not have run then.
+            with suppress(ImportError):
+                bound |= _bound(statement, alias, scope)
+    return bound
+
+
+def _bound(statement: ast.Import | ast.ImportFrom, alias: ast.alias, scope: dict) -> dict[str, Any]:
+    if isinstance(statement, ast.Import):
+        if alias.name.partition(".")[0] != "nbpkg":
+            return {}
+        module = importlib.import_module(alias.name)
+        return {alias.asname: module} if alias.asname else {"nbpkg": sys.modules["nbpkg"]}
+    name = "." * statement.level + (statement.module or "")
+    name = importlib.util.resolve_name(name, scope.get("__package__") or "")
+    if name.partition(".")[0] != "nbpkg":
+        return {}
+    module = importlib.import_module(name)
+    if not hasattr(module, alias.name):
+        importlib.import_module(f"{name}.{alias.name}")
+    return {alias.asname or alias.name: getattr(module, alias.name)}

@@ -67,8 +67,19 @@ def test_nested_plain_values_come_back_the_same(tmp_path_factory, value):
 
 def test_arrays_and_tensors_of_every_kind_come_back_the_same(tmp_path):
     rng = np.random.default_rng(0)
-    numbers = "bool uint8 int8 uint16 int32 uint64 float16 float32 float64 complex64".split()
-    dtypes = "bool uint8 int64 float16 bfloat16 float32 complex64".split()
+    numbers = [
+        "bool",
+        "uint8",
+        "int8",
+        "uint16",
+        "int32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "complex64",
+    ]
+    dtypes = ["bool", "uint8", "int64", "float16", "bfloat16", "float32", "complex64"]
     value = {
         **{f"np {name}": rng.integers(0, 2, (3, 4)).astype(name) for name in numbers},
         **{f"torch {name}": torch.ones(2, 3).to(getattr(torch, name)) for name in dtypes},
