@@ -90,7 +90,7 @@ def _short(address: str) -> str:
 
 def _size(size: int) -> str:
     """Bytes as text, in kB or MB of 1000."""
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(size / 1e3, 0.1):.0f} kB"
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 PAGES: dict[str, Callable[[], str]] = {

@@ -19,7 +19,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
     """The folder of the freshly built site; the build itself fails on any warning."""
-    return site.build("published", strict=True, out=tmp_path_factory.mktemp("site") / "html")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("NBPKG_REPOSITORY", raising=False)
+        return site.build("published", strict=True, out=tmp_path_factory.mktemp("site") / "html")
 
 
 @pytest.fixture(scope="session")

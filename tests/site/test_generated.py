@@ -1,0 +1,72 @@
+"""The texts made at build time: they say what the registry, the list of chapters and the contents say."""
+
+import csv
+
+import pytest
+
+from nbpkg import chapters, data, paths, site, site_tables
+
+
+def test_every_generated_text_is_used_by_a_page():
+    pages = "".join(path.read_text("utf-8") for path in (paths.root() / "book").glob("*.md"))
+    for name in site_tables.PAGES:
+        assert pages.count(f"```{{generated}} {name}\n") == 1, name
+
+
+def test_data_sets_are_all_named_with_licence_and_source():
+    text = site_tables.data_list()
+    for item in data.sets():
+        assert f"`{item.name}`\n" in text and item.title in text
+        assert (item.licence_url or item.licence) in text
+    assert text.count("*Licence:*") == text.count("*Source:*") == len(data.sets())
+
+
+def test_only_chapters_on_the_site_are_linked():
+    table = site_tables.chapter_table().splitlines()[2:]
+    ready = set(site.toc_chapters(paths.root()))
+    assert len(table) == len(chapters.CHAPTERS) == 11
+    for row, chapter in zip(table, chapters.CHAPTERS, strict=True):
+        assert chapter.title in row
+        assert (f"notebooks/{chapter.name}.ipynb" in row) == (chapter.name in ready)
+        assert row.endswith("to come |") == (chapter.name not in ready)
+
+
+def test_chapters_in_the_contents_stand_in_their_part_and_order():
+    toc = site._yaml().safe_load((paths.root() / "_toc.yml").read_text("utf-8"))
+    names = site.toc_chapters(paths.root())
+    assert names == sorted(names)
+    for part in toc["parts"]:
+        for entry in part["chapters"]:
+            if entry["file"].startswith("notebooks/"):
+                assert chapters.get(entry["file"].split("/")[1]).part == part["caption"]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 kB"), (400, "0 kB"), (999_000, "999 kB"), (1_000_000, "1.0 MB"), (31_663, "32 kB")],
+)
+def test_sizes(size, text):
+    assert site_tables._size(size) == text
+
+
+def test_embedded_tables_are_counted(tmp_path, monkeypatch):
+    home = tmp_path / "data"
+    (home / "embedded").mkdir(parents=True)
+    monkeypatch.setattr(data, "__file__", str(home / "__init__.py"))
+    assert site_tables.embedded_table() == "No table is embedded yet."
+    with (home / "embedded" / "latency.csv").open("w", newline="") as lines:
+        lines.write("# measured on two machines\n")
+        csv.writer(lines).writerows([["cell", "ms"], ["a", 1], ["b", 2]])
+    assert "| `latency.csv` | 2 | `cell`, `ms` | 0 kB |" in site_tables.embedded_table()
+
+
+def test_bibliography_has_the_paper_of_every_chapter():
+    text = (
+        (paths.root() / "book" / "references.bib")
+        .read_text("utf-8")
+        .replace("{", "")
+        .replace("}", "")
+        .lower()
+    )
+    for chapter in chapters.CHAPTERS:
+        assert chapter.paper.lower() in text, chapter.name
