@@ -164,7 +164,7 @@ def parse(text: str, where: str = "the twin") -> list[Cell]:
     if any(line.strip() for line in lines[start : marks[0] if marks else len(lines)]):
         raise NbpkgError(f"{where}: text stands before the first cell marker '# %%'")
     cells = []
-    for mark, end in zip(marks, [*marks[1:], len(lines)], strict=True):
+    for mark, end in zip(marks, [*marks[1:], len(lines)], strict=bool(marks)):
         rest = _MARKER.match(lines[mark])["rest"].strip()
         kind = _KIND.search(rest)
         metadata = _metadata(rest, f"{where}, line {mark + 1}")

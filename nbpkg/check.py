@@ -52,8 +52,6 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
     runner.check_parameters(chapter)
     twin = notebook.from_twin(chapter)
     for cell in notebook.code_cells(twin):
-        if re.search(r"^\s*[%!]", cell.source, re.MULTILINE) and not _is_python(cell.source):
-            yield f"a magic or shell line in {notebook.headline(cell.source)!r}: the twin must run as a script"
         if _WIDGET_CODE.search(cell.source):
             yield f"widgets in {notebook.headline(cell.source)!r}: print plain text instead"
     if not chapter.notebook.is_file():
@@ -68,14 +66,6 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
     size = chapter.notebook.stat().st_size
     if size > hygiene.SIZE_LIMIT:
         yield f"the notebook has {size / 1e6:.1f} MB, more than {hygiene.SIZE_LIMIT / 1e6:.1f}"
-
-
-def _is_python(source: str) -> bool:
-    try:
-        compile(source, "cell", "exec")
-    except SyntaxError:
-        return False
-    return True
 
 
 def published_problems(chapter: Chapter, published) -> Iterator[str]:

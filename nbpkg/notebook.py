@@ -54,6 +54,10 @@ def from_twin(chapter: Chapter):
         used[stem] = used.get(stem, 0) + 1
         identity = stem if used[stem] == 1 else f"{stem}-{used[stem]}"
         notebook.cells.append(make(cell.source, metadata=metadata, id=identity))
+    if code_sha256(notebook) != chapters.code_sha256(chapter.name):
+        raise NbpkgError(
+            f"{chapter.name}: a magic, a shell line or a cell marker inside a string: the twin must run as a script"
+        )
     notebook.metadata[SYNCED] = fingerprint(notebook)
     return notebook
 

@@ -78,7 +78,9 @@ class Book:
         (root / "_toc.yml").write_text("format: jb-book\nroot: README\n")
         (root / "README.md").write_text("# Book\n\n<!-- scoreboard:start -->\n<!-- scoreboard:end -->\n")
 
-    def write(self, name: str = "03_help", middle: str = "", method: str = METHOD, finish: str = FINISH) -> Path:
+    def write(
+        self, name: str = "03_help", middle: str = "", method: str = METHOD, finish: str = FINISH
+    ) -> Path:
         path = self.root / "notebooks" / "src" / f"{name}.py"
         path.write_text(HEADER + method + middle + finish.format(name=name))
         return path
@@ -105,3 +107,67 @@ def book(tmp_path, monkeypatch) -> Book:
     monkeypatch.setenv("NBPKG_ROOT", str(made.root))
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "cache"))
     return made
+
+
+@pytest.fixture
+def published(book):
+    """The book with 03_help published at profile standard, without having been executed: `finished_run` stands in."""
+    from nbpkg import publish
+
+    finished_run(book)
+    publish.publish(["03_help"])
+    return book
+
+
+def finished_run(
+    book: Book, profile: str = "standard", name: str = "03_help", outputs=None, record=None
+) -> None:
+    """Lay down what a finished run leaves; `outputs` maps a code cell's number to a list of outputs, `record` replaces its fields."""
+    import nbformat
+
+    from nbpkg import chapters, notebook, runner_jobs
+    from nbpkg.record import Claim, Metric, Record
+
+    chapter = chapters.get(name)
+    keys = runner_jobs.keys(chapter, profile, [0, 1, 2], "auto")
+    executed = notebook.from_twin(chapter)
+    for number, cell in enumerate(notebook.code_cells(executed)):
+        cell.execution_count = number + 2  # the injected cell took a number
+        cell.outputs = [nbformat.from_dict(output) for output in (outputs or {}).get(number, [])]
+    injected = nbformat.v4.new_code_cell('PROFILE = "standard"', metadata={"tags": [notebook.INJECTED]})
+    executed.cells.insert(2, injected)
+    executed.metadata["papermill"] = {"input_path": "input.ipynb"}
+    folder = runner_jobs.runs_dir(profile)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.ipynb").write_text(notebook.text_of(executed))
+    fields = {
+        "chapter": name,
+        "profile": profile,
+        "seeds": [0, 1, 2],
+        "device": "cpu (test)",
+        "threads": 1,
+        "source_sha256": keys["source_sha256"],
+        "package_sha256": keys["package_sha256"],
+        "versions": {"python": "3", "nbpkg": "0"},
+        "seconds": {"total": 90.0},
+        "cpu_seconds": {"total": 80.0},
+        "metrics": {
+            "sum": Metric(3.0, 2.5, 3.5, 3, paper=3.1, unit="ms"),
+            "rest": Metric(0.5, paper=0.4),
+        },
+        "claims": [
+            Claim("adds", "It adds | well.", ("sum",), "a t-interval", "reproduced"),
+            Claim("rests", "It rests.", ("sum", "rest"), "by eye", "contradicted", "one run"),
+        ],
+    }
+    path = Record(**{**fields, **(record or {})}).save(folder / f"{name}.json")
+    state = {
+        "status": "done",
+        "mode": "notebook",
+        "profile": profile,
+        "seeds": [0, 1, 2],
+        "seconds": 90.0,
+        "record_sha256": runner_jobs.file_sha256(path),
+        **keys,
+    }
+    (folder / f"{name}.state.json").write_text(json.dumps(state))
