@@ -173,7 +173,7 @@ def _put_in_place(temporary: Path, folder: Path, key: str) -> None:
             os.rename(temporary, folder)
             return
         except OSError:
-            if not folder.exists():
+            if not os.path.lexists(folder):
                 raise
         try:
             if read(folder, key) is not None:
@@ -205,8 +205,8 @@ def read(folder: Path, key: str) -> Piece | None:
     """
     try:
         text = (folder / "entry.json").read_bytes()
-    except FileNotFoundError:
-        if folder.exists():
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.lexists(folder):
             raise CorruptEntry("entry.json is missing") from None
         return None
     except OSError as error:

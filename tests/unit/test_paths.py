@@ -29,7 +29,9 @@ def test_root_prefers_the_environment(book, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["nowhere", "."])
-def test_a_wrong_root_in_the_environment_is_an_error_rather_than_another_root(book, tmp_path, monkeypatch, place):
+def test_a_wrong_root_in_the_environment_is_an_error_rather_than_another_root(
+    book, tmp_path, monkeypatch, place
+):
     monkeypatch.setenv("NBPKG_ROOT", str(tmp_path / place))
     monkeypatch.chdir(book)
     with pytest.raises(NbpkgError, match="NBPKG_ROOT"):

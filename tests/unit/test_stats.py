@@ -10,7 +10,9 @@ from hypothesis.extra.numpy import arrays
 from nbpkg import stats
 
 # Few distinct values, so that ties are common.
-TIED = arrays(np.float64, st.tuples(st.integers(1, 3), st.integers(2, 12)), elements=st.integers(-2, 3).map(float))
+TIED = arrays(
+    np.float64, st.tuples(st.integers(1, 3), st.integers(2, 12)), elements=st.integers(-2, 3).map(float)
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,7 +125,9 @@ def test_bootstrap_equals_the_exact_distribution_of_a_tiny_sample():
 def test_bootstrap_equals_scipy_on_a_larger_sample():
     values = np.random.default_rng(3).exponential(size=60)
     mean, low, high = stats.bootstrap_interval(values, seed=1)
-    other = scipy.stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000, rng=5).confidence_interval
+    other = scipy.stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=10_000, rng=5
+    ).confidence_interval
     assert mean == pytest.approx(values.mean())
     np.testing.assert_allclose((low, high), other, atol=0.02)
     assert stats.bootstrap_interval(values, seed=1) == (mean, low, high)
@@ -183,7 +187,9 @@ def test_paired_bootstrap_is_antisymmetric():
 
 def test_p_values_under_no_difference_are_uniform_enough():
     rng = np.random.default_rng(7)
-    ps = np.array([stats.paired_bootstrap(rng.normal(size=50), np.zeros(50), n=400, seed=i).p for i in range(400)])
+    ps = np.array(
+        [stats.paired_bootstrap(rng.normal(size=50), np.zeros(50), n=400, seed=i).p for i in range(400)]
+    )
     assert np.mean(ps < 0.1) == pytest.approx(0.1, abs=0.05)
     assert np.mean(ps < 0.5) == pytest.approx(0.5, abs=0.09)
 
