@@ -145,30 +145,31 @@ def slow(seed):
 
 
 def test_cached_pieces_count_as_when_they_were_made():
+    made = {}
     for from_cache in (False, True):
-        started = time.perf_counter()
         s = opened()
         with s.section("train"), s.section("inner"):
             s.memo("slow", slow, seed=1)
         with s.section("other"):
             pass
-        elapsed = time.perf_counter() - started
         record = s.record()
-        assert (elapsed < 0.3) == from_cache
-        assert record.memo == [
-            {"name": "slow", "seed": 1, "seconds": record.memo[0]["seconds"], "from_cache": from_cache}
-        ]
-        for seconds in (
-            record.memo[0]["seconds"],
-            *(record.seconds[name] for name in ("train", "inner", "total")),
-        ):
-            assert 0.4 <= seconds < 0.7
-        assert record.seconds["other"] < 0.1
+        [piece] = record.memo
+        assert piece == {"name": "slow", "seed": 1, "seconds": piece["seconds"], "from_cache": from_cache}
+        made[from_cache] = piece["seconds"]
+        assert (
+            0.4
+            <= piece["seconds"]
+            <= record.seconds["inner"]
+            <= record.seconds["train"]
+            <= record.seconds["total"]
+        )
+        assert record.seconds["other"] < 0.4
+    assert made[True] == made[False]
 
 
 def test_a_piece_made_of_cached_pieces_counts_them():
     opened().memo("slow", slow, seed=1)
-    s = opened()
+    s, started = opened(), time.perf_counter()
 
     def outer(seed):
         return s.memo("slow", slow, seed=1)
@@ -178,7 +179,10 @@ def test_a_piece_made_of_cached_pieces_counts_them():
         ("slow", True),
         ("outer", True),
     ]
-    assert 0.4 <= s.record().seconds["total"] < 0.8  # once, not twice
+    made = s.record().memo[0]["seconds"]
+    assert (
+        made <= s.record().seconds["total"] < made + time.perf_counter() - started + 0.01
+    )  # once, not twice
 
 
 # ------------------------------------------------------------------ killed and changed
