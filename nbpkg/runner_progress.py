@@ -63,7 +63,7 @@ def time_left(
         return now + later * pace
     if earlier_total:
         return max(earlier_total - elapsed, 0.0)
-    if done:
+    if done and 4 * done >= total:  # cells differ too much to go by the first few
         return spent / done * (total - done)
     return None
 

@@ -6,7 +6,7 @@ import time
 
 import nbformat
 import pytest
-from conftest import finished_run
+from books import finished_run
 
 from nbpkg import chapters, hygiene, notebook, publish
 from nbpkg.check import check, text_files
@@ -27,7 +27,7 @@ INNOCENT = [
     "~/" + "work/book",
     "./" + "work/x",
     "the home" + "/root folder",
-    "$HOME" + "/tmp/x",
+    "$HOME/" + "tmp/x",
 ]
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import finished_run
+from books import finished_run
 
 from nbpkg import cli, notebook
 from nbpkg.chapters import CHAPTERS, get

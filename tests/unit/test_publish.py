@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from conftest import finished_run
+from books import finished_run
 
 from nbpkg import chapters, notebook, publish, runner
 from nbpkg.check import check

@@ -1,7 +1,7 @@
 """The scoreboard follows the records, and nothing else."""
 
 import pytest
-from conftest import finished_run
+from books import finished_run
 
 from nbpkg import publish, scoreboard
 from nbpkg.errors import NbpkgError

@@ -1,0 +1,201 @@
+"""What the documents say is what there is: commands, the lock, the two environments, the Makefile's promises."""
+
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import typer
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from nbpkg import cli
+from nbpkg.paths import root
+
+ROOT = root()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not on this machine")
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def pins(name="requirements.lock"):
+    lines = [line.strip() for line in (ROOT / name).read_text().splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def targets():
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def commands(text, word):
+    """Every `word ...` that stands in a code block or between back quotes."""
+    blocks = re.findall(r"```(?:bash|console|sh)?\n(.*?)```", text, re.DOTALL)
+    lines = [part for block in blocks for line in block.splitlines() for part in re.split(r"&&|;|\|", line)]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    found = [line.split("#")[0].strip().removeprefix("$ ") for line in lines]
+    return [line for line in found if re.match(rf"{word}\s+[a-z-]", line)]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_make_command_has_a_target(path):
+    for line in commands(path.read_text(), "make"):
+        named = [word for word in shlex.split(line)[1:] if "=" not in word]
+        assert set(named) <= targets(), line
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_nbpkg_command_and_option_exists(path):
+    for line in commands(path.read_text(), "nbpkg"):
+        command, words = typer.main.get_command(cli.app), shlex.split(line)[1:]
+        while words and hasattr(command, "commands"):
+            assert words[0] in command.commands or words[0] == "load", line
+            command = command.commands[words.pop(0)]
+        options = {option for parameter in command.params for option in parameter.opts}
+        for word in words:
+            assert not word.startswith("--") or word.split("=")[0] in options, line
+
+
+def test_readme_names_the_two_commands_and_ci_runs_them():
+    named = commands((ROOT / "README.md").read_text(), "make")
+    assert {"make book", "make test"} <= set(named)
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "make test" in script and "make site STRICT=1" in script
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
+
+
+def test_the_workflow_runs_what_readme_says():
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        workflow = yaml.safe_load(path.read_text())
+        steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+        made = [word for run in steps for word in re.findall(r"\bmake ([a-z]+)", run)]
+        assert set(made) <= targets() and "test" in made
+
+
+def test_the_lock_pins_everything_exactly_once():
+    found = pins()
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in found)
+    names = [canonicalize_name(pin.name) for pin in found]
+    assert len(set(names)) == len(names) and "nbpkg" not in names and names == sorted(names)
+
+
+@pytest.mark.parametrize("extra", ["", "book", "test", "measure"])
+def test_the_lock_satisfies_pyproject(extra):
+    wanted = project()["optional-dependencies"][extra] if extra else project()["dependencies"]
+    locked = {canonicalize_name(pin.name): pin for pin in pins() + pins("requirements-measure.lock")}
+    for requirement in map(Requirement, wanted):
+        pin = locked[canonicalize_name(requirement.name)]
+        version = next(iter(pin.specifier)).version
+        assert requirement.specifier.contains(version, prereleases=True), (str(requirement), version)
+
+
+def test_the_build_backend_is_in_the_lock():
+    backend = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    locked = {canonicalize_name(pin.name) for pin in pins()}
+    assert {canonicalize_name(Requirement(line).name) for line in backend} <= locked
+
+
+def test_environment_yml_is_python_and_the_lock():
+    made = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, last = made["dependencies"]
+    assert last == {"pip": ["-r requirements.lock", "-e ."]} and "pip" in conda
+    python = Requirement(next(line for line in conda if line.startswith("python")))
+    assert str(python.specifier) == project()["requires-python"]
+    assert made["name"] == project()["name"]
+
+
+STUB = """\
+#!{python}
+import os, pathlib, shutil, sys
+arguments = sys.argv[1:]
+if arguments[0] == "-c":
+    sys.exit(int(os.environ.get("STUB_OLD", "0")))
+with open(os.environ["STUB_LOG"], "a") as log:
+    log.write(" ".join(arguments) + "\\n")
+if arguments[:2] == ["-m", "venv"]:
+    assert "--clear" in arguments
+    shutil.rmtree(".venv", ignore_errors=True)
+    pathlib.Path(".venv/bin").mkdir(parents=True)
+    shutil.copy(__file__, ".venv/bin/python")
+if arguments[:2] == ["-m", "pip"]:
+    sys.exit(int(os.environ.get("STUB_PIP", "0")))
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder with the Makefile and an interpreter that only notes what it is asked to do."""
+    folder = tmp_path / "my book"
+    folder.mkdir()
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    stub = tmp_path / "python stub"
+    stub.write_text(STUB.format(python=sys.executable))
+    stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
+    log = tmp_path / "log"
+
+    def make(target="venv", **env):
+        log.write_text("")
+        done = subprocess.run(
+            ["make", "-C", folder, "-s", target, f"PYTHON={stub}"],
+            env={**os.environ, "STUB_LOG": str(log), "MAKEFLAGS": "", **env},
+            capture_output=True,
+            text=True,
+        )
+        return done, [line.removeprefix("-m ") for line in log.read_text().splitlines()]
+
+    make.folder = folder
+    return make
+
+
+def modules(steps):
+    return [step.split()[0] for step in steps]
+
+
+@needs_make
+def test_the_environment_is_made_once_also_in_a_folder_with_a_space(clone):
+    done, steps = clone()
+    assert done.returncode == 0 and modules(steps) == ["venv", "pip", "pip"], done.stderr
+    assert clone()[1] == []
+
+
+@needs_make
+def test_an_interrupted_installation_starts_afresh(clone):
+    done, _ = clone(STUB_PIP="1")
+    assert done.returncode != 0
+    assert modules(clone()[1]) == ["venv", "pip", "pip"]
+    assert clone()[1] == []
+
+
+@needs_make
+def test_a_changed_lock_is_installed_over_the_old_one(clone):
+    clone()
+    with open(clone.folder / "requirements.lock", "a") as lock:
+        lock.write("# more\n")
+    assert modules(clone()[1]) == ["pip", "pip"]
+
+
+@needs_make
+def test_an_old_python_is_refused_in_one_line(clone):
+    done, steps = clone(STUB_OLD="1")
+    assert done.returncode != 0 and steps == []
+    assert "Python 3.11 or newer is needed" in done.stderr
+
+
+@needs_make
+def test_book_runs_then_builds_and_site_run_shows_the_run(clone):
+    clone()
+    runs, site = "nbpkg.cli run --profile smoke", "nbpkg.cli site --from {} --profile smoke"
+    assert clone("book")[1] == [runs, site.format("published")]
+    assert clone("book", SITE="run", JOBS="2")[1] == [f"{runs} --jobs 2", site.format("run")]
+    assert clone("site", STRICT="1")[1] == [site.format("published") + " --strict"]
+    assert [step.split()[0] for step in clone("lint")[1]] == ["ruff"]
