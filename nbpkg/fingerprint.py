@@ -164,7 +164,7 @@ class _Walk:
             own = function.__module__ == scope["__name__"]
             return [*foreign_name(scope["__name__"], function.__qualname__ if own else code.co_name), *inner]
         node = source.function_node(function)
-        uses = source.Uses(node)
+        uses = source.uses(node)
         names = source.global_names(code) - _MODULE_NOISE - self._state_of(function)
         reachable = {name: scope[name] for name in names if name in scope} | source.bound_by_imports(
             uses.imports, scope

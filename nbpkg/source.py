@@ -57,6 +57,10 @@ def remember_package() -> None:
             remember(module.__file__, vars(module))
 
 
+# By the id of a code object, which is kept alive with it; equal code may stand elsewhere.
+_nodes: dict[int, tuple[types.CodeType, "FunctionNode"]] = {}
+
+
 @lru_cache(maxsize=512)
 def _parse(text: str) -> ast.Module | None:
     try:
@@ -82,11 +86,14 @@ def function_node(function: types.FunctionType) -> FunctionNode:
     one that runs.
     """
     code = function.__code__
+    if id(code) in _nodes:
+        return _nodes[id(code)][1]
     tree = None
     for afresh in (False, True):  # a second look, for a module that was reloaded
         tree = file_tree(code.co_filename, function.__globals__, afresh)
         node = tree and _find(tree, function)
         if node is not None:
+            _nodes[id(code)] = code, node
             return node
     name = "a lambda" if code.co_name == "<lambda>" else function.__qualname__
     if tree is None:
@@ -234,13 +241,20 @@ class Uses(ast.NodeVisitor):
     visit_ImportFrom = visit_Import
 
 
-def global_names(code: types.CodeType) -> set[str]:
+@lru_cache(maxsize=4096)
+def uses(node: ast.AST) -> Uses:
+    """What the text of a function mentions."""
+    return Uses(node)
+
+
+@lru_cache(maxsize=4096)
+def global_names(code: types.CodeType) -> frozenset[str]:
     """Every name that `code` or a function inside it looks up in its globals."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname in _LOOKUPS}
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
             names |= global_names(const)
-    return names
+    return frozenset(names)
 
 
 @lru_cache(maxsize=512)
