@@ -1,0 +1,206 @@
+"""Latency tables of whole search spaces on many devices, as HELP and its baselines need them.
+
+Three spaces share one form, `LatencySpace`:
+
+- `nb201`: the 15,625 cells of NAS-Bench-201, 19 devices of the HELP authors' tables (public data);
+- `fbnet`: 5,000 networks of the FBNet space, 16 devices of the same tables (public data);
+- `embedded`: cells of NAS-Bench-201 timed by this project on settings of one machine (ships with nbpkg).
+
+Splits and reference architectures of the public spaces are those of the authors' code (github HayeonLee/HELP, commit
+45f70eb).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nbpkg import data
+from nbpkg.data import fbnet, read
+from nbpkg.errors import NbpkgError
+from nbpkg.nb201 import costs, space
+
+_TRAIN = (
+    "1080ti_1", "1080ti_32", "1080ti_{large}", "silver_4114", "silver_4210r", "samsung_a50", "pixel3",
+    "essential_ph_1", "samsung_s7",
+)  # fmt: skip
+_VALID = ("titanx_1", "titanx_32", "titanx_{large}", "gold_6240")
+_PUBLIC = {
+    "nb201": ("help-nasbench201", "help/nasbench201", "256", 15_625, 900),
+    "fbnet": ("help-fbnet", "help/fbnet", "64", 5_000, 4_000),
+}
+_TEST = {
+    "nb201": ("titan_rtx_256", "gold_6226", "fpga", "pixel2", "raspi4", "eyeriss"),
+    "fbnet": ("fpga", "raspi4", "eyeriss"),
+}
+N_QUERY = 1_000
+
+
+@dataclass(frozen=True)
+class LatencySpace:
+    """Every architecture of a search space, with its latency on every device.
+
+    `ops` int64 (n, positions): the operation at each position of each architecture, in `range(n_ops)`.
+    `latency` maps a device to float64 (n,), in milliseconds. `reference` (10,) indexes the architectures whose
+    latencies describe a device. `train`, `valid` and `test` name devices. The first `n_support` architectures may be
+    measured on a new device; the `n_query` after them are what is predicted. `flops` and `params` float64 (n,).
+    """
+
+    name: str
+    kind: str  # "cell" (six edges of a fixed graph) or "chain" (a sequence of layers)
+    ops: np.ndarray
+    n_ops: int
+    latency: dict[str, np.ndarray]
+    reference: np.ndarray
+    train: tuple[str, ...]
+    valid: tuple[str, ...]
+    test: tuple[str, ...]
+    n_support: int
+    n_query: int
+    flops: np.ndarray
+    params: np.ndarray
+    data_set: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    def counts(self) -> np.ndarray:
+        """How often each operation occurs in each architecture, float64 (n, n_ops)."""
+        return self.one_hot().sum(1)
+
+    def one_hot(self) -> np.ndarray:
+        """Float64 (n, positions, n_ops)."""
+        return (self.ops[..., None] == np.arange(self.n_ops)).astype(np.float64)
+
+    def cost_features(self) -> np.ndarray:
+        """What an architecture costs by its description alone, float64 (n, features), in natural units.
+
+        Cells: operations of each kind that lie on a live path. Chains: multiply-adds of point-wise, 3x3 and 5x5
+        depth-wise convolutions, parameters, output values and layers.
+        """
+        if self.kind == "cell":
+            live = space.live_edges(self.ops)
+            return np.stack([((self.ops == op) & live).sum(1) for op in range(1, self.n_ops)], 1).astype(float)
+        chosen = fbnet.block_costs()[np.arange(self.ops.shape[1]), self.ops]
+        kernel_5 = self.ops >= self.n_ops // 2
+        spatial = [(chosen[..., 1] * (kernel_5 == five)).sum(1) for five in (False, True)]
+        present = (self.ops < fbnet.SKIP).sum(1)
+        return np.stack([chosen[..., 0].sum(1), *spatial, chosen[..., 2].sum(1), chosen[..., 3].sum(1), present], 1)
+
+    def pools(self, devices) -> Pools:
+        """Support and query pools of these devices, trimmed and scaled as HELP does (paper's code, `loader.py`)."""
+        parts = [_pool(self, device) for device in devices]
+        return Pools(tuple(devices), *(np.stack(part) for part in zip(*parts, strict=True)))
+
+    def relabel(self, **changes) -> LatencySpace:
+        """A copy with some fields changed, for ablations such as fewer training devices."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Per device (leading axis d): what may be measured, what is predicted, and the description of the device.
+
+    `support` int64 (d, s) and `query` int64 (d, q) are architecture indices; `support_y` and `query_y` are the scaled
+    latencies, mapped so that the support pool spans 0.05 to 0.95; `low` and `high` (d,) are the pool's extremes in ms;
+    `embedding` (d, 10) holds the reference latencies scaled to 0..1 among themselves.
+    """
+
+    devices: tuple[str, ...]
+    support: np.ndarray
+    query: np.ndarray
+    support_y: np.ndarray
+    query_y: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    embedding: np.ndarray
+
+
+def _trim(latency: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Indices in [start, stop) without the fastest and the slowest tenth on this device."""
+    order = start + np.argsort(latency[start:stop], kind="stable")
+    cut = len(order) // 10
+    return order[cut : len(order) - cut]
+
+
+def _pool(space_: LatencySpace, device: str):
+    if device not in space_.latency:
+        raise NbpkgError(f"no device {device!r} in {space_.name}; it has {', '.join(sorted(space_.latency))}")
+    latency, n = space_.latency[device], space_.n_support
+    support, query = _trim(latency, 0, n), _trim(latency, n, n + space_.n_query)
+    low, high = latency[support].min(), latency[support].max()
+
+    def scaled(index):
+        return 0.05 + 0.9 * (latency[index] - low) / (high - low)
+
+    return support, query, scaled(support), scaled(query), low, high, unit_scale(latency[space_.reference])
+
+
+def unit_scale(latency: np.ndarray) -> np.ndarray:
+    """Scale the last axis to 0..1 by its own extremes; all-equal values give zeros. Shape is kept."""
+    low, high = latency.min(-1, keepdims=True), latency.max(-1, keepdims=True)
+    return (latency - low) / np.where(high > low, high - low, 1.0)
+
+
+def load(name: str) -> LatencySpace:
+    """The space `nb201`, `fbnet` (public data, see `nbpkg data fetch`) or `embedded` (no download).
+
+    Raises NbpkgError for another name, for absent data and for files that do not hold what they should.
+    """
+    if name == "embedded":
+        return _embedded()
+    if name not in _PUBLIC:
+        raise NbpkgError(f"unknown latency space {name!r}; known: nb201, fbnet, embedded")
+    return _public(name)
+
+
+def _public(name: str) -> LatencySpace:
+    data_set, folder, large, n, n_support = _PUBLIC[name]
+    train = tuple(device.format(large=large) for device in _TRAIN)
+    valid = tuple(device.format(large=large) for device in _VALID)
+    latency = {
+        device: read.read_torch_list(data.path(f"{folder}/latency/{device}.pt"), length=n)
+        for device in (*train, *valid, *_TEST[name])
+    }
+    reference = read.read_torch_indices(data.path(f"{folder}/hardware_embedding_index.pt"), length=10, high=n)
+    if name == "nb201":
+        index = read.read_arch_index(data.path(f"{folder}/str_arch2idx.pt"), length=n)
+        ops = space.encode(sorted(index, key=index.get)).astype(np.int64)
+        params, flops = costs.costs(ops)
+        kind, n_ops = "cell", len(space.OPS)
+    else:
+        ops = read.read_torch_rows(data.path(f"{folder}/arch.pt"), shape=(n, 22), low=0, high=fbnet.SKIP)
+        params, flops = fbnet.costs(ops)
+        kind, n_ops = "chain", fbnet.SKIP + 1
+    return LatencySpace(
+        name, kind, ops, n_ops, latency, reference, train, valid, _TEST[name], n_support, N_QUERY,
+        np.asarray(flops, np.float64), np.asarray(params, np.float64), data_set,
+    )  # fmt: skip
+
+
+# Settings of one machine, measured by this project, act as devices. Whole kinds are held out for the test: another convolution
+# library (`native`), 8-bit integers, and a runtime at a batch that training devices do not use.
+_EMBEDDED = {
+    "train": ("torch_b1", "torch_b8", "torch_last_b1", "torch_last_b8", "torch_bf16_b1", "onnx_b1", "torch_b8_t2"),
+    "valid": ("torch_f64_b1", "onnx_b32_t2"),
+    "test": ("onnx_b32", "native_b2", "onnx_int8_b1", "onnx_int8_b8"),
+}
+_EMBEDDED_SUPPORT, _EMBEDDED_REFERENCE_SEED, _EMBEDDED_C, _EMBEDDED_N = 400, 3, 16, 1
+
+
+def _embedded() -> LatencySpace:
+    from nbpkg.data import measure
+
+    strings, medians, _ = measure.read_embedded()
+    ops = space.encode(strings).astype(np.int64)
+    lacking = [d for devices in _EMBEDDED.values() for d in devices if d not in medians]
+    if lacking or len(ops) <= _EMBEDDED_SUPPORT:
+        raise NbpkgError(f"the embedded latency table lacks {lacking or 'cells'}; `nbpkg data measure-latency` makes it")
+    params, flops = costs.costs(ops, C=_EMBEDDED_C, N=_EMBEDDED_N)
+    reference = np.random.default_rng(_EMBEDDED_REFERENCE_SEED).choice(_EMBEDDED_SUPPORT, 10, replace=False)
+    return LatencySpace(
+        "embedded", "cell", ops, len(space.OPS), {d: medians[d] for part in _EMBEDDED.values() for d in part},
+        reference, *_EMBEDDED.values(), _EMBEDDED_SUPPORT, len(ops) - _EMBEDDED_SUPPORT,
+        np.asarray(flops, np.float64), np.asarray(params, np.float64),
+    )  # fmt: skip
