@@ -13,7 +13,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
-export PYTHONWARNINGS ?= ignore::SyntaxWarning
 
 .DEFAULT_GOAL := book
 .PHONY: book test site lint check venv browser clean

@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbpkg import chapters, hygiene, notebook, runner, scoreboard
+from nbpkg import chapters, hygiene, notebook, scoreboard
 from nbpkg.chapters import Chapter
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import root
 from nbpkg.record import Record
+from nbpkg.runner_checks import check_parameters
 
 TEXT = {
     *(".py", ".md", ".toml", ".yml", ".yaml", ".json", ".ipynb", ".txt", ".cfg", ".ini", ".lock", ".csv"),
@@ -23,7 +24,7 @@ _WIDGET_CODE = re.compile(r"\b(ipywidgets|tqdm\.(?:notebook|auto)|rich\.jupyter)
 
 
 def check() -> tuple[list[str], list[str]]:
-    """Look at the whole book; returns the problems, which must be mended, and the remarks, which may stand."""
+    """Look at the whole book; returns the problems, to be mended, and the remarks, which may stand."""
     problems: list[str] = []
     remarks: list[str] = []
     for chapter in chapters.existing():
@@ -49,7 +50,7 @@ def _guarded(lines: Iterator[str]) -> list[str]:
 
 def chapter_problems(chapter: Chapter) -> Iterator[str]:
     """Twin against notebook, outputs against code, figures, size, and what a chapter's code may not use."""
-    runner.check_parameters(chapter)
+    check_parameters(chapter)
     twin = notebook.from_twin(chapter)
     for cell in notebook.code_cells(twin):
         if _WIDGET_CODE.search(cell.source):
@@ -81,7 +82,7 @@ def published_problems(chapter: Chapter, published) -> Iterator[str]:
         yield f"the code has changed since the outputs were made: run at {said['profile']} and publish again"
     path = root() / "results" / said["profile"] / f"{chapter.name}.json"
     if not path.is_file():
-        yield f"the outputs come from a {said['profile']} run whose record is not in results/{said['profile']}/"
+        yield f"the outputs come from a run whose record is not in results/{said['profile']}/"
         return
     record = Record.load(path)
     for field in ("seeds", "device", "versions", "data", "source_sha256", "package_sha256"):
@@ -136,7 +137,7 @@ def scoreboard_problems() -> Iterator[str]:
 
 
 def path_problems() -> Iterator[str]:
-    """Text files that name a folder of somebody's machine. Notebooks' outputs are looked at with the chapters."""
+    """Text files that name a folder of one machine. Notebooks' outputs are looked at with the chapters."""
     for path in text_files():
         try:
             text = path.read_text(encoding="utf-8")
@@ -151,7 +152,7 @@ def path_problems() -> Iterator[str]:
 
 
 def text_files() -> list[Path]:
-    """The repository's own text files: what git tracks or would, or, without git, all outside the build folders."""
+    """The repository's text files: what git tracks or would; without git, all outside the build folders."""
     home = root()
     command = ["git", "-C", str(home), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = None

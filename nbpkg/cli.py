@@ -251,7 +251,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, 1 after a finding or a failure, 2 for a wrong use, 130 when stopped."""
+    """Run the command line: 0, 1 after a finding or a failure, 2 for a wrong use, 130 when stopped."""
     try:
         command = typer.main.get_command(app)
         result = command.main(

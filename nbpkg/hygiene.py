@@ -1,4 +1,4 @@
-"""What must not be in a published file: traces of a machine, errors and warnings, widgets, pictures without words."""
+"""What must not be published: traces of a machine, errors and warnings, widgets, pictures without words."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def output_text(output) -> str:
 
 
 def figure_faults(notebook) -> list[str]:
-    """One line for each cell that shows a picture, or names a figure, without a caption and a telling alt text."""
+    """One line for each cell that shows a picture, or names a figure, without caption or telling alt text."""
     found = []
     for number, cell in enumerate(code_cells(notebook), start=1):
         settings = cell.metadata.get("mystnb", {})
@@ -76,7 +76,7 @@ def figure_faults(notebook) -> list[str]:
 
 
 def sentence_faults(cells) -> list[str]:
-    """One line for each Markdown cell that has two sentences on one line; diffs read better with one a line."""
+    """One line for each line of Markdown with two sentences; diffs read better with one a line."""
     found = []
     for cell in cells:
         if cell.kind != "markdown":

@@ -34,7 +34,7 @@ def atomic_write(path: Path, text: str) -> None:
 
 
 def from_twin(chapter: Chapter):
-    """The notebook of a chapter without outputs, as jupytext reads the twin. Raises NbpkgError without a twin."""
+    """A chapter's notebook without outputs, as jupytext reads the twin. Raises NbpkgError without a twin."""
     import jupytext
     import nbformat
 
@@ -56,14 +56,14 @@ def from_twin(chapter: Chapter):
         notebook.cells.append(make(cell.source, metadata=metadata, id=identity))
     if code_sha256(notebook) != chapters.code_sha256(chapter.name):
         raise NbpkgError(
-            f"{chapter.name}: a magic, a shell line or a cell marker inside a string: the twin must run as a script"
+            f"{chapter.name}: a magic, a shell line or a cell marker in a string: a twin must run as a script"
         )
     notebook.metadata[SYNCED] = fingerprint(notebook)
     return notebook
 
 
 def fingerprint(notebook) -> str:
-    """The hash of what a twin and its notebook share: kinds, sources, tags and figure metadata; no outputs."""
+    """The hash of what twin and notebook share: kinds, sources, tags and figure metadata; no outputs."""
     shared = [
         [
             cell.cell_type,

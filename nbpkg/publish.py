@@ -17,8 +17,8 @@ from nbpkg.record import Record
 def publish(names: Sequence[str], profile: str = "standard") -> list[str]:
     """Publish the runs of the chapters called `names` at `profile`; returns a line of what was done for each.
 
-    Raises NbpkgError, and changes nothing, when one of them has no run that may be published: missing, failed, stale, at
-    profile smoke, run as a script, with a record or outputs that are at fault, or larger than 1.5 MB.
+    Raises NbpkgError, and changes nothing, when one has no run that may be published: missing, failed, stale,
+    at profile smoke, run as a script, with a record or outputs that are at fault, or larger than 1.5 MB.
     """
     if profile not in chapters.PROFILES:
         raise NbpkgError(f"no profile is called {profile!r}; there are {', '.join(chapters.PROFILES)}")
@@ -40,7 +40,7 @@ def publish(names: Sequence[str], profile: str = "standard") -> list[str]:
 
 
 def prepare(chapter: Chapter, profile: str) -> tuple[str, str]:
-    """The texts of the notebook and of the record to publish. Raises NbpkgError, saying why, when there are none."""
+    """The texts of the notebook and the record to publish. Raises NbpkgError, saying why there are none."""
     folder, name = runner_jobs.runs_dir(profile), chapter.name
     again = f"run `nbpkg run {name} --profile {profile}` again"
     state = runner_jobs.state(chapter, profile)
@@ -101,13 +101,14 @@ def prepare(chapter: Chapter, profile: str) -> tuple[str, str]:
     size = len(text.encode())
     if size > hygiene.SIZE_LIMIT:
         raise NbpkgError(
-            f"{name} would be {size / 1e6:.1f} MB, more than {hygiene.SIZE_LIMIT / 1e6:.1f}: make its figures smaller"
+            f"{name} would be {size / 1e6:.1f} MB, more than {hygiene.SIZE_LIMIT / 1e6:.1f}: "
+            "make its figures smaller"
         )
     return text, record_text
 
 
 def replace_all(files: dict[Path, str]) -> None:
-    """Write all of `files` or none: everything is written beside its place before the first file is replaced."""
+    """Write all of `files` or none: all is written beside its place before the first file is replaced."""
     with ExitStack() as stack:
         ready = []
         for path, text in files.items():

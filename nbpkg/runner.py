@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import json
 import os
@@ -19,6 +18,7 @@ from nbpkg import chapters, notebook, runner_jobs
 from nbpkg.chapters import Chapter
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import root
+from nbpkg.runner_checks import check_options, check_parameters, usable_cores
 from nbpkg.runner_jobs import Job, runs_dir, state
 from nbpkg.runner_progress import Reporter, clock
 
@@ -56,9 +56,8 @@ def run(
 ) -> list[Outcome]:
     """Run the chapters called `names` (all that are written when empty) and leave their results under runs/.
 
-    `jobs` executions go on at once (the number of usable cores when None); with more than one seed each seed is
-    first run alone to fill the memo store. `cell_timeout` is in seconds. A chapter that fails does not stop the
-    others.
+    `jobs` executions go on at once (None: the number of usable cores). With several seeds and jobs each seed
+    is first run alone to fill the memo store. `cell_timeout` is in seconds. A failed chapter stops no other.
     Raises NbpkgError for an unknown chapter, profile, device or seed list, or a wrong parameters cell.
     KeyboardInterrupt (also on SIGTERM) ends every process first and leaves no half-written file.
     """
@@ -84,44 +83,6 @@ def run(
     with _interruptible():
         _loop(work, jobs, outcomes, echo)
     return [outcomes[chapter.name] for chapter in wanted]
-
-
-def check_options(profile: str, seeds: Sequence[int], device: str) -> list[int]:
-    """The seeds as a list. Raises NbpkgError for an unknown profile or device, or seeds that make no list."""
-    if profile not in chapters.PROFILES:
-        raise NbpkgError(f"no profile is called {profile!r}; there are {', '.join(chapters.PROFILES)}")
-    if device not in chapters.DEVICES:
-        raise NbpkgError(f"no device is called {device!r}; there are {', '.join(chapters.DEVICES)}")
-    seeds = list(seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or any(type(seed) is not int or seed < 0 for seed in seeds):
-        raise NbpkgError(f"seeds must be different whole numbers from 0, for example 0,1,2; not {seeds}")
-    return seeds
-
-
-def check_parameters(chapter: Chapter) -> None:
-    """Raises NbpkgError unless the chapter has one parameters cell that sets exactly PROFILE, SEEDS and DEVICE.
-
-    papermill only warns of a parameter that the notebook does not know; the chapter would run with its own.
-    """
-    found = [cell for cell in chapters.cells(chapter.name) if "parameters" in cell.tags]
-    if len(found) != 1:
-        raise NbpkgError(f"{chapter.name}: there must be one cell tagged parameters, not {len(found)}")
-    names = []
-    for statement in ast.parse(found[0].source).body:
-        if not isinstance(statement, ast.Assign):
-            raise NbpkgError(f"{chapter.name}: the parameters cell may only set parameters")
-        names += [target.id for target in statement.targets if isinstance(target, ast.Name)]
-    if sorted(names) != sorted(chapters.PARAMETERS):
-        known = ", ".join(chapters.PARAMETERS)
-        raise NbpkgError(
-            f"{chapter.name}: the parameters cell must set {known}, not {', '.join(names) or 'nothing'}"
-        )
-
-
-def usable_cores() -> int:
-    """The number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @dataclass
@@ -216,7 +177,7 @@ def _files(work: _Work) -> dict[str, Path]:
 
 
 def _adopt(work: _Work, job: Job, result: dict, echo) -> Outcome:
-    """Put a finished execution's files in place; the state comes last, so that it speaks only of what is there."""
+    """Put a finished execution's files in place; the state comes last, so it speaks only of what is there."""
     record = json.loads(job.record.read_text(encoding="utf-8"))
     wanted = {"chapter": work.chapter.name, "profile": work.profile, "seeds": work.seeds}
     for name, value in wanted.items():

@@ -1,4 +1,4 @@
-"""One execution of a chapter as a child process: given a clean environment, watched, ended with all it started."""
+"""One execution of a chapter as a child process: its environment, its files, its end with all it started."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Job:
         return self.scratch / "record.json"
 
     def start(self) -> None:
-        """Write the job's files and start its process, in a session that the terminal's Ctrl-C does not reach."""
+        """Write the job's files and start its process, out of reach of the terminal's Ctrl-C."""
         self.scratch.mkdir(parents=True)
         parameters = {"PROFILE": self.profile, "SEEDS": self.seeds, "DEVICE": self.device}
         if not self.script:
@@ -115,7 +115,7 @@ class Job:
 
 
 def environment(scratch: Path, script: bool = False) -> dict[str, str]:
-    """The environment of an execution: one thread, this interpreter's kernel, nothing of the user's Jupyter."""
+    """An execution's environment: one thread, this interpreter's kernel, nothing of the user's Jupyter."""
     kernel = scratch / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True, exist_ok=True)
     command = [

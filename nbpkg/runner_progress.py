@@ -50,8 +50,8 @@ def time_left(
 ) -> float | None:
     """Seconds until an execution ends, or None while nothing is known.
 
-    `seconds` are those of the `done` cells now, `earlier` those of all cells in a run before; where that run has as
-    many cells, what is left of it is scaled by how much slower or faster this one has been.
+    `seconds` are those of the `done` cells now, `earlier` those of all cells in a run before; where that run
+    has as many cells, what is left of it is scaled by how much slower or faster this one has been.
     """
     spent = sum(seconds)
     current = max(elapsed - spent, 0.0)

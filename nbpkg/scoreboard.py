@@ -48,7 +48,7 @@ def render_readme() -> str:
 
 
 def render_page() -> str:
-    """The scoreboard page's tables, as Markdown with links from `book/`: every claim of every published chapter."""
+    """The scoreboard page, as Markdown with links from `book/`: every claim of every published chapter."""
     found = records()
     if not found:
         return "No chapter is published yet."
@@ -104,7 +104,7 @@ def _row(cells: list[str]) -> str:
 
 
 def block(text: str) -> tuple[int, int]:
-    """Where the scoreboard stands in README's text, between its two marks. Raises NbpkgError without the marks."""
+    """Where the scoreboard stands in README's text, between its marks. Raises NbpkgError without them."""
     start, end = text.find(START), text.find(END)
     if start < 0 or end < start or text.count(START) != 1 or text.count(END) != 1:
         raise NbpkgError(f"README.md must hold {START} and {END} once, in this order")

@@ -100,7 +100,7 @@ class Book:
 def finished_run(
     book: Book, profile: str = "standard", name: str = "03_help", outputs=None, record=None
 ) -> None:
-    """Lay down what a finished run leaves; `outputs` maps a code cell's number to a list of outputs, `record` replaces its fields."""
+    """Lay down what a finished run leaves: `outputs` by the code cell's number, `record` replaces fields."""
     import nbformat
 
     from nbpkg import chapters, notebook, runner_jobs

@@ -18,7 +18,7 @@ def book(tmp_path, monkeypatch) -> Book:
 
 @pytest.fixture
 def published(book):
-    """The book with 03_help published at profile standard, without having been executed: `finished_run` stands in."""
+    """The book with 03_help published at standard; `finished_run` stands in for the execution."""
     from nbpkg import publish
 
     finished_run(book)

@@ -1,8 +1,8 @@
 """Reference metrics of smoke runs, with the tolerances within which another machine must reach them.
 
-`python tests/references.py 03_help` writes `tests/reference/smoke/03_help.json` from the run under `runs/smoke/`. Tolerances that
-stand there already are kept: a list of {"pattern", "abs", "rel"} or {"pattern", "ignore": true, "why"}, first match wins, patterns as
-in file names.
+`python tests/references.py 03_help` writes `tests/reference/smoke/03_help.json` from the run in `runs/smoke`.
+Tolerances that stand there already are kept: a list of {"pattern", "abs", "rel"} or
+{"pattern", "ignore", "why"}; patterns are as in file names, and the first that matches counts.
 """
 
 from __future__ import annotations

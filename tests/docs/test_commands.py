@@ -1,4 +1,4 @@
-"""What the documents say is what there is: commands, the lock, the two environments, the Makefile's promises."""
+"""What the documents say is what there is: commands, lock, environments, the Makefile's promises."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Every chapter, executed at smoke: its record, its outputs, and the same again through nbval and as a plain script."""
+"""Every chapter, executed at smoke: record, outputs, and the same again through nbval and as a script."""
 
 import json
 import shutil

@@ -31,6 +31,10 @@ INNOCENT = [
 ]
 
 
+def move(book, old, new):
+    (book.root / "results/standard" / old).rename(book.root / "results/standard" / new)
+
+
 def edit_published(book, change):
     path = book.root / "notebooks/03_help.ipynb"
     made = nbformat.read(path, as_version=4)
@@ -66,7 +70,7 @@ def test_an_unpublished_chapter_is_only_a_remark(book):
         (lambda b: (b.root / "notebooks/src/11_more.py").write_text(""), "is no chapter"),
         (lambda b: (b.root / "results/standard/03_help.json").unlink(), "record is not in results/standard/"),
         (lambda b: (b.root / "results/standard/03_help.json").write_text("{}"), "record schema"),
-        (lambda b: (b.root / "results/standard/03_help.json").rename(b.root / "results/standard/05_tans.json"), "is the record of"),
+        (lambda b: move(b, "03_help.json", "05_tans.json"), "is the record of"),
         (lambda b: (b.root / "README.md").unlink(), "no README.md"),
         (lambda b: b.edit("add(3)", "import ipywidgets"), "widgets in"),
         (lambda b: b.write(middle="\n# %%\n# !ls\n"), "a magic, a shell line"),

@@ -168,11 +168,12 @@ sys.exit(main(["run", "help", "--jobs", "1"]))
 
 
 def start(book, tmp_path):
-    """`nbpkg run` in a process of its own, returned once its chapter sleeps in a cell; with the ids of all processes."""
+    """`nbpkg run` in a process of its own, once its chapter sleeps in a cell; with the processes' ids."""
     note = tmp_path / "pids"
     cell = "import subprocess, time\n"
     cell += 'helper = subprocess.Popen(["sleep", "120"], start_new_session=True)\n'
-    cell += f'open({str(note)!r}, "w").write(f"{{os.getpid()}} {{os.getppid()}} {{helper.pid}}\\n")\ntime.sleep(120)\n'
+    cell += 'ids = f"{os.getpid()} {os.getppid()} {helper.pid}\\n"\n'
+    cell += f'open({str(note)!r}, "w").write(ids)\ntime.sleep(120)\n'
     book.write(middle=f"\n# %%\n{cell}")
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
