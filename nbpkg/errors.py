@@ -4,5 +4,6 @@
 class NbpkgError(Exception):
     """A mistake or a missing thing that the user can mend.
 
-    The message is one line that names what is wrong and what to do about it; the command line prints it and exits with 2.
+    The message is one line that names what is wrong and what to do about it; the command line prints it and
+    exits with 2.
     """

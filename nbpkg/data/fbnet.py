@@ -1,7 +1,7 @@
 """The FBNet macro-architecture at CIFAR size: what one choice of block costs at each of the 22 layers.
 
-Stages, widths and strides are FBNet's own (Wu et al. 2019, table 1) in the CIFAR form that HW-NAS-Bench measured: 32 x 32 input,
-stem of 16 channels, header of 1,504, 100 classes.
+Stages, widths and strides are FBNet's own (Wu et al. 2019, table 1) in the CIFAR form that HW-NAS-Bench measured:
+32 x 32 input, stem of 16 channels, header of 1,504, 100 classes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ LAYERS = (1, 4, 4, 4, 4, 4, 1)
 CHANNELS = (16, 24, 32, 64, 112, 184, 352)
 STRIDES = (1, 1, 2, 2, 1, 2, 1)
 STEM, HEADER, CLASSES, RESOLUTION = 16, 1_504, 100, 32
-BLOCKS = tuple((kernel, expansion, groups) for kernel in (3, 5) for expansion, groups in ((1, 1), (1, 2), (3, 1), (6, 1)))
+BLOCKS = tuple(
+    (kernel, expansion, groups) for kernel in (3, 5) for expansion, groups in ((1, 1), (1, 2), (3, 1), (6, 1))
+)
 SKIP = len(BLOCKS)  # 8
 COSTS = ("pointwise", "depthwise", "parameters", "activations")
 
@@ -23,7 +25,12 @@ def _block(c_in: int, c_out: int, size: int, stride: int, choice: int) -> tuple[
     if choice == SKIP:
         if c_in == c_out and stride == 1:
             return 0.0, 0.0, 0.0, 0.0
-        return c_in * c_out * out**2, 0.0, c_in * c_out, c_out * out**2  # a skip that changes shape is a 1x1 convolution
+        return (
+            c_in * c_out * out**2,
+            0.0,
+            c_in * c_out,
+            c_out * out**2,
+        )  # a skip that changes shape is a 1x1 convolution
     kernel, expansion, groups = BLOCKS[choice]
     middle = expansion * c_in
     expand, project = c_in * middle / groups, middle * c_out / groups

@@ -6,8 +6,8 @@ Three spaces share one form, `LatencySpace`:
 - `fbnet`: 5,000 networks of the FBNet space, 16 devices of the same tables (public data);
 - `embedded`: cells of NAS-Bench-201 timed by this project on settings of one machine (ships with nbpkg).
 
-Splits and reference architectures of the public spaces are those of the authors' code (github HayeonLee/HELP, commit
-45f70eb).
+Splits and reference architectures of the public spaces are those of the authors' code (github HayeonLee/HELP,
+commit 45f70eb).
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ class LatencySpace:
     """Every architecture of a search space, with its latency on every device.
 
     `ops` int64 (n, positions): the operation at each position of each architecture, in `range(n_ops)`.
-    `latency` maps a device to float64 (n,), in milliseconds. `reference` (10,) indexes the architectures whose
-    latencies describe a device. `train`, `valid` and `test` name devices. The first `n_support` architectures may be
-    measured on a new device; the `n_query` after them are what is predicted. `flops` and `params` float64 (n,).
+    `latency` maps a device to float64 (n,), in milliseconds. `reference` (10,) indexes the architectures
+    whose latencies describe a device. `train`, `valid` and `test` name devices. The first `n_support`
+    architectures may be measured on a new device; the `n_query` after them are what is predicted. `flops` and
+    `params` are float64 (n,).
     """
 
     name: str
@@ -81,15 +82,17 @@ class LatencySpace:
         """
         if self.kind == "cell":
             live = space.live_edges(self.ops)
-            return np.stack([((self.ops == op) & live).sum(1) for op in range(1, self.n_ops)], 1).astype(float)
+            used = [((self.ops == op) & live).sum(1) for op in range(1, self.n_ops)]
+            return np.stack(used, 1).astype(np.float64)
         chosen = fbnet.block_costs()[np.arange(self.ops.shape[1]), self.ops]
         kernel_5 = self.ops >= self.n_ops // 2
         spatial = [(chosen[..., 1] * (kernel_5 == five)).sum(1) for five in (False, True)]
         present = (self.ops < fbnet.SKIP).sum(1)
-        return np.stack([chosen[..., 0].sum(1), *spatial, chosen[..., 2].sum(1), chosen[..., 3].sum(1), present], 1)
+        pointwise, parameters, activations = (chosen[..., i].sum(1) for i in (0, 2, 3))
+        return np.stack([pointwise, *spatial, parameters, activations, present], 1)
 
     def pools(self, devices) -> Pools:
-        """Support and query pools of these devices, trimmed and scaled as HELP does (paper's code, `loader.py`)."""
+        """Support and query pools of these devices, trimmed and scaled as in the authors' `loader.py`."""
         parts = [_pool(self, device) for device in devices]
         return Pools(tuple(devices), *(np.stack(part) for part in zip(*parts, strict=True)))
 
@@ -100,11 +103,11 @@ class LatencySpace:
 
 @dataclass(frozen=True)
 class Pools:
-    """Per device (leading axis d): what may be measured, what is predicted, and the description of the device.
+    """Per device (leading axis d): what may be measured, what is predicted, how the device is described.
 
-    `support` int64 (d, s) and `query` int64 (d, q) are architecture indices; `support_y` and `query_y` are the scaled
-    latencies, mapped so that the support pool spans 0.05 to 0.95; `low` and `high` (d,) are the pool's extremes in ms;
-    `embedding` (d, 10) holds the reference latencies scaled to 0..1 among themselves.
+    `support` int64 (d, s) and `query` int64 (d, q) are architecture indices; `support_y` and `query_y` are the
+    scaled latencies, mapped so that the support pool spans 0.05 to 0.95; `low` and `high` (d,) are the pool's
+    extremes in ms; `embedding` (d, 10) holds the reference latencies scaled to 0..1 among themselves.
     """
 
     devices: tuple[str, ...]
@@ -179,10 +182,18 @@ def _public(name: str) -> LatencySpace:
     )  # fmt: skip
 
 
-# Settings of one machine, measured by this project, act as devices. Whole kinds are held out for the test: another convolution
-# library (`native`), 8-bit integers, and a runtime at a batch that training devices do not use.
+# Settings of one machine, measured by this project, act as devices. Whole kinds are held out for the test:
+# another convolution library (`native`), 8-bit integers, and a runtime at a batch that no training device uses.
 _EMBEDDED = {
-    "train": ("torch_b1", "torch_b8", "torch_last_b1", "torch_last_b8", "torch_bf16_b1", "onnx_b1", "torch_b8_t2"),
+    "train": (
+        "torch_b1",
+        "torch_b8",
+        "torch_last_b1",
+        "torch_last_b8",
+        "torch_bf16_b1",
+        "onnx_b1",
+        "torch_b8_t2",
+    ),
     "valid": ("torch_f64_b1", "onnx_b32_t2"),
     "test": ("onnx_b32", "native_b2", "onnx_int8_b1", "onnx_int8_b8"),
 }
@@ -196,7 +207,9 @@ def _embedded() -> LatencySpace:
     ops = space.encode(strings).astype(np.int64)
     lacking = [d for devices in _EMBEDDED.values() for d in devices if d not in medians]
     if lacking or len(ops) <= _EMBEDDED_SUPPORT:
-        raise NbpkgError(f"the embedded latency table lacks {lacking or 'cells'}; `nbpkg data measure-latency` makes it")
+        raise NbpkgError(
+            f"the embedded latency table lacks {lacking or 'cells'}; `nbpkg data measure-latency` makes it"
+        )
     params, flops = costs.costs(ops, C=_EMBEDDED_C, N=_EMBEDDED_N)
     reference = np.random.default_rng(_EMBEDDED_REFERENCE_SEED).choice(_EMBEDDED_SUPPORT, 10, replace=False)
     return LatencySpace(

@@ -562,8 +562,8 @@ def meta_train(seed, space, episodes, rate, every, device="cpu", steps=2, embedd
 rows = []
 for space in SPACES:
     for device in space.test:
-        l = space.latency[device]
-        rows.append(f"| {space.name} | {device} | {l.min():.3g} | {np.median(l):.3g} | {l.max():.3g} | {len(np.unique(l))} of {len(l)} |")
+        ms = space.latency[device]
+        rows.append(f"| {space.name} | {device} | {ms.min():.3g} | {np.median(ms):.3g} | {ms.max():.3g} | {len(np.unique(ms))} of {len(ms)} |")
 s.say("| space | test device | least (ms) | median (ms) | most (ms) | distinct values |\n|---|---|---|---|---|---|\n" + "\n".join(rows))
 
 # %% [markdown]
