@@ -1,7 +1,7 @@
 """The FBNet macro-architecture at CIFAR size: what one choice of block costs at each of the 22 layers.
 
-Stages, widths and strides are FBNet's own (Wu et al. 2019, table 1) in the CIFAR form that HW-NAS-Bench measured:
-32 x 32 input, stem of 16 channels, header of 1,504, 100 classes.
+Stages, widths and strides are FBNet's own (Wu et al. 2019, table 1) in the CIFAR form that HW-NAS-Bench
+measured: 32 x 32 input, stem of 16 channels, header of 1,504, 100 classes.
 """
 
 from __future__ import annotations

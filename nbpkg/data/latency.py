@@ -77,8 +77,8 @@ class LatencySpace:
     def cost_features(self) -> np.ndarray:
         """What an architecture costs by its description alone, float64 (n, features), in natural units.
 
-        Cells: operations of each kind that lie on a live path. Chains: multiply-adds of point-wise, 3x3 and 5x5
-        depth-wise convolutions, parameters, output values and layers.
+        Cells: operations of each kind that lie on a live path. Chains: multiply-adds of point-wise, 3x3 and
+        5x5 depth-wise convolutions, parameters, output values and layers.
         """
         if self.kind == "cell":
             live = space.live_edges(self.ops)
@@ -105,9 +105,9 @@ class LatencySpace:
 class Pools:
     """Per device (leading axis d): what may be measured, what is predicted, how the device is described.
 
-    `support` int64 (d, s) and `query` int64 (d, q) are architecture indices; `support_y` and `query_y` are the
-    scaled latencies, mapped so that the support pool spans 0.05 to 0.95; `low` and `high` (d,) are the pool's
-    extremes in ms; `embedding` (d, 10) holds the reference latencies scaled to 0..1 among themselves.
+    `support` int64 (d, s) and `query` int64 (d, q) are architecture indices; `support_y` and `query_y` are
+    the scaled latencies, mapped so that the support pool spans 0.05 to 0.95; `low` and `high` (d,) are the
+    pool's extremes in ms; `embedding` (d, 10) holds the reference latencies scaled to 0..1 among themselves.
     """
 
     devices: tuple[str, ...]
@@ -183,7 +183,7 @@ def _public(name: str) -> LatencySpace:
 
 
 # Settings of one machine, measured by this project, act as devices. Whole kinds are held out for the test:
-# another convolution library (`native`), 8-bit integers, and a runtime at a batch that no training device uses.
+# another convolution library (`native`), 8-bit integers, a runtime at a batch that no training device uses.
 _EMBEDDED = {
     "train": (
         "torch_b1",
