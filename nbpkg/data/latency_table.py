@@ -1,0 +1,134 @@
+"""The measured latency table: a CSV of medians and spreads, and beside it a JSON on how it was made."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from nbpkg.errors import NbpkgError
+from nbpkg.nb201 import space
+
+EMBEDDED = Path(__file__).with_name("embedded") / "latency.csv"
+
+
+def summarise(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and inter-quartile range over all calls: (cells, rounds, repeats) -> two arrays (cells,)."""
+    low, middle, high = np.percentile(times.reshape(len(times), -1), [25, 50, 75], axis=1)
+    return middle, high - low
+
+
+def reliability(times: np.ndarray) -> float:
+    """Spearman correlation over cells between the medians of every other round and those of the rest."""
+    halves = [summarise(times[:, start::2])[0] for start in (0, 1)]
+    return float(spearmanr(*halves).statistic)
+
+
+def write_table(
+    output: Path, cells: Sequence[str], times: Mapping[str, np.ndarray], provenance: Mapping[str, object]
+) -> None:
+    """Write `output` (cell, then every setting's median and inter-quartile range in ms) and its JSON.
+
+    times: milliseconds (cells, rounds, repeats) by setting. provenance: what the JSON says beside the date,
+    the processor and what is computed here; `provenance["settings"]` has a dictionary for every setting.
+    """
+    summary = {name: summarise(values) for name, values in times.items()}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["cell", *(name + suffix for name in summary for suffix in ("", "_iqr"))])
+    columns = [column for pair in summary.values() for column in pair]
+    for row, cell in enumerate(cells):
+        writer.writerow([cell, *(f"{column[row]:.4g}" for column in columns)])
+    settings = {
+        name: {
+            **dict(provenance["settings"][name]),
+            "timed_calls_per_cell": int(values[0].size),
+            "reliability": round(reliability(values), 4),
+        }
+        for name, values in times.items()
+    }
+    medians = np.stack([median for median, _ in summary.values()])
+    described = {
+        "what": "latency in ms of NAS-Bench-201 cells as real networks: median and inter-quartile range",
+        "sha256": hashlib.sha256(text.getvalue().encode()).hexdigest(),
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        **provenance,
+        "cells": len(cells),
+        "settings": settings,
+        "spearman": [[round(float(spearmanr(a, b).statistic), 3) for b in medians] for a in medians],
+    }
+    write_atomically(output, text.getvalue())
+    # One line for each row of the matrix keeps the file readable.
+    lines = json.dumps(described, indent=1)
+    for row in described["spearman"]:
+        lines = lines.replace(json.dumps(row, indent=1).replace("\n", "\n  "), json.dumps(row))
+    write_atomically(output.with_suffix(".json"), lines + "\n")
+
+
+def read_embedded(
+    path: str | Path = EMBEDDED,
+) -> tuple[list[str], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The measured table: architecture strings; medians in ms and inter-quartile ranges in ms by setting.
+
+    Arrays have shape (cells,). Raises NbpkgError naming the file when it is absent or truncated, or holds
+    anything but distinct cells with finite, positive medians and finite ranges.
+    """
+    path = Path(path)
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        names = header[1::2]
+        if not names or header != ["cell", *(name + end for name in names for end in ("", "_iqr"))]:
+            raise ValueError("its columns must be: cell, then every setting and its _iqr")
+        if not rows or any(len(row) != len(header) for row in rows):
+            raise ValueError("its rows must be as long as its header")
+        cells = [row[0] for row in rows]
+        space.encode(cells)
+        if len(set(cells)) < len(cells):
+            raise ValueError("a cell occurs twice")
+        values = np.array([row[1:] for row in rows], dtype=np.float64).T
+        medians, ranges = values[::2], values[1::2]
+        if not np.isfinite(values).all() or (medians <= 0).any() or (ranges < 0).any():
+            raise ValueError("latencies must be finite and positive")
+    except (OSError, ValueError, NbpkgError) as error:
+        reason = "absent" if isinstance(error, FileNotFoundError) else error
+        raise NbpkgError(
+            f"latency table {path.name}: {reason}; restore it or run `nbpkg data measure-latency`"
+        ) from None
+    return cells, dict(zip(names, medians, strict=True)), dict(zip(names, ranges, strict=True))
+
+
+def read_provenance(path: str | Path = EMBEDDED) -> dict:
+    """How the table at `path` was made, from the JSON beside it. NbpkgError if that is absent or damaged."""
+    path = Path(path).with_suffix(".json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise NbpkgError(f"{path.name}: absent or damaged; `nbpkg data measure-latency` writes it") from None
+
+
+def processor() -> str:
+    """Name of the processor, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The file is either as it was or complete."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
