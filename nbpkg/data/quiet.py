@@ -23,8 +23,8 @@ def usable_cpus() -> list[int]:
 def quiet(threads: int) -> Iterator[Callable[[], object]]:
     """`threads` threads on as many of the last cores, the others kept busy, no garbage collection by itself.
 
-    Gives the function that collects garbage, for between the measurements. What can be set depends on the system;
-    what was set is as before afterwards.
+    Gives the function that collects garbage, for between the measurements. What can be set depends on the
+    system; what was set is as before afterwards.
     """
     cpus, torch_threads, collecting = usable_cpus(), torch.get_num_threads(), gc.isenabled()
     # More threads than cores would wait for each other, at a priority that nothing interrupts.
