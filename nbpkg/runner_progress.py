@@ -18,7 +18,9 @@ class Reporter:
 
     def __init__(self, job: Job, earlier: dict, echo: Callable[[str], None]):
         self.job, self.echo, self.last = job, echo, time.monotonic()
-        # A warm run is one seed of several: the whole chapter's earlier times say nothing about it.
+        # A warm run is one seed of several, and a failed run ended early: such times would mislead.
+        if job.warm or earlier.get("status") != "done":
+            earlier = {}
         self.cells = [] if job.warm else earlier.get("cell_seconds", [])
         self.total = None if job.warm else earlier.get("seconds") or published_seconds(job)
         seeds = ",".join(map(str, job.seeds))
@@ -64,7 +66,7 @@ def time_left(
     if earlier_total:
         return max(earlier_total - elapsed, 0.0)
     if done and 4 * done >= total:  # cells differ too much to go by the first few
-        return spent / done * (total - done)
+        return max(spent / done * (total - done) - current, 0.0)
     return None
 
 
