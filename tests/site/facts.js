@@ -58,6 +58,11 @@ function siteFacts() {
     loaded: image.complete && image.naturalWidth > 0,
     src: image.getAttribute("src"),
   }));
+  const numbered = [...article.querySelectorAll("div.math")].filter((node) => node.querySelector(":scope > .eqno"));
+  const colliding = numbered.filter((node) => {
+    const formula = node.querySelector("mjx-container").getBoundingClientRect();
+    return formula.right > node.querySelector(".eqno").getBoundingClientRect().left + 1;
+  }).map((node) => node.id);
   const wide = document.documentElement.scrollWidth;
   return {
     title: document.title,
@@ -77,6 +82,10 @@ function siteFacts() {
     broken: [...document.querySelectorAll("mjx-merror, [data-mml-node='merror']")].map((node) => node.textContent),
     raw: (prose.textContent.match(/\$\$|\\\(|\\\[|\\begin\{/g) || []).length,
     fonts: [...document.fonts].filter((font) => font.status === "error").map((font) => font.family),
+    numbered: numbered.length,
+    colliding,
+    cramped: [...article.querySelectorAll("mjx-container[display='true']")]
+      .filter((node) => node.scrollWidth > node.clientWidth + 1).map((node) => node.parentElement.id),
     blocks: article.querySelectorAll("div.highlight pre").length,
     buttons: article.querySelectorAll("button.copybtn").length,
   };

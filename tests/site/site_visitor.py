@@ -43,7 +43,7 @@ class Visitor:
     def __init__(self, browser, base: str):
         self.base, self.seen, self.current = base, {}, Visit()
         self.context = browser.new_context()
-        self.context.set_default_timeout(60_000)
+        self.context.set_default_timeout(120_000)
         self.context.route("**/*", self._judge)
         self.page = self.context.new_page()
         self.page.on("console", self._hear)

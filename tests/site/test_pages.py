@@ -26,8 +26,20 @@ def test_every_formula_is_typeset(visitor, name):
         assert facts["broken"] == [] and facts["fonts"] == [] and facts["raw"] == 0 and facts["flat"] == 0
 
 
+@each_page
+def test_equation_numbers_stand_clear_of_the_formulae(from_disk, name):
+    for view, facts in from_disk.visit(name).views.items():
+        assert facts["colliding"] == [], view
+
+
+@each_page
+def test_formulae_fit_a_wide_page(from_disk, name):
+    assert from_disk.visit(name).views["wide"]["cramped"] == [], "break the formula into two lines"
+
+
 def test_some_page_has_formulae(from_disk):
-    assert from_disk.visit("book/notation.html").views["wide"]["formulae"] > 20
+    facts = from_disk.visit("book/notation.html").views["wide"]
+    assert facts["formulae"] > 20 and facts["numbered"] == 1
 
 
 @each_page
