@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nbpkg import data
-from nbpkg.data import fbnet, read
+from nbpkg.data import fbnet, latency_table, read
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs, space
 
@@ -34,6 +34,10 @@ _TEST = {
     "nb201": ("titan_rtx_256", "gold_6226", "fpga", "pixel2", "raspi4", "eyeriss"),
     "fbnet": ("fpga", "raspi4", "eyeriss"),
 }
+_OTHERS = (
+    "2080ti_1", "2080ti_32", "2080ti_{large}", "titanxp_1", "titanxp_32", "titanxp_{large}",
+    "titan_rtx_1", "titan_rtx_32",
+)  # fmt: skip
 N_QUERY = 1_000
 
 
@@ -62,6 +66,7 @@ class LatencySpace:
     flops: np.ndarray
     params: np.ndarray
     data_set: str | None = None
+    others: tuple[str, ...] = ()  # devices of the same tables that the authors' split leaves out
 
     def __len__(self) -> int:
         return len(self.ops)
@@ -162,9 +167,10 @@ def _public(name: str) -> LatencySpace:
     data_set, folder, large, n, n_support = _PUBLIC[name]
     train = tuple(device.format(large=large) for device in _TRAIN)
     valid = tuple(device.format(large=large) for device in _VALID)
+    others = tuple(device.format(large=large) for device in _OTHERS)
     latency = {
         device: read.read_torch_list(data.path(f"{folder}/latency/{device}.pt"), length=n)
-        for device in (*train, *valid, *_TEST[name])
+        for device in (*train, *valid, *_TEST[name], *others)
     }
     reference = read.read_torch_indices(data.path(f"{folder}/hardware_embedding_index.pt"), length=10, high=n)
     if name == "nb201":
@@ -178,7 +184,7 @@ def _public(name: str) -> LatencySpace:
         kind, n_ops = "chain", fbnet.SKIP + 1
     return LatencySpace(
         name, kind, ops, n_ops, latency, reference, train, valid, _TEST[name], n_support, N_QUERY,
-        np.asarray(flops, np.float64), np.asarray(params, np.float64), data_set,
+        np.asarray(flops, np.float64), np.asarray(params, np.float64), data_set, others,
     )  # fmt: skip
 
 
@@ -201,9 +207,7 @@ _EMBEDDED_SUPPORT, _EMBEDDED_REFERENCE_SEED, _EMBEDDED_C, _EMBEDDED_N = 400, 3, 
 
 
 def _embedded() -> LatencySpace:
-    from nbpkg.data import measure
-
-    strings, medians, _ = measure.read_embedded()
+    strings, medians, _ = latency_table.read_embedded()
     ops = space.encode(strings).astype(np.int64)
     lacking = [d for devices in _EMBEDDED.values() for d in devices if d not in medians]
     if lacking or len(ops) <= _EMBEDDED_SUPPORT:

@@ -131,4 +131,6 @@ def test_public_spaces_have_the_authors_sizes():
     )
     assert list(nb201.reference) == [11982, 431, 55, 9, 14451, 8636, 9881, 13479, 6196, 1462]
     assert [len(np.unique(nb201.latency[d])) for d in ("fpga", "eyeriss", "pixel2")] == [84, 38, 42]
-    assert len(set(nb201.train) & {*nb201.valid, *nb201.test}) == 0
+    for loaded in (nb201, chains):
+        names = [*loaded.train, *loaded.valid, *loaded.test, *loaded.others]
+        assert len(set(names)) == len(names) == len(loaded.latency)
