@@ -86,6 +86,7 @@ def sentence_faults(cells) -> list[str]:
             fenced ^= line.lstrip().startswith(("```", ":::"))
             if fenced or line.lstrip().startswith(("|", "#", "<", "$$", "```", ":::")):
                 continue
+            line = re.sub(r"^\s*\d+\. ", "", line)  # the number of a list item ends no sentence
             if re.search(r"[a-z0-9)`*\]][.!?] +[A-Z][a-z]", _without_names(line)):
                 found.append(
                     f"line {cell.line + offset} holds more than one sentence: {headline(line, 50)!r}"

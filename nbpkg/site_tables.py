@@ -6,7 +6,6 @@ Markdown, with links as a page in `book/` would write them.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,20 +59,36 @@ def data_list() -> str:
 
 
 def embedded_table() -> str:
-    """Tables that the package carries: name, rows, columns, size."""
-    folder = Path(data.__file__).parent / "embedded"
-    files = sorted(folder.glob("*.csv")) if folder.is_dir() else []
-    if not files:
-        return "No table is embedded yet."
-    rows = ["| File | Rows | Columns | Size |", "|---|--:|---|--:|"]
-    for path in files:
-        with path.open(encoding="utf-8", newline="") as lines:
-            table = csv.reader(line for line in lines if not line.startswith("#"))
-            header = next(table, [])
-            count = sum(1 for _ in table)
-        columns = ", ".join(f"`{name}`" for name in header)
-        rows.append(f"| `{path.name}` | {count:,} | {columns} | {_size(path.stat().st_size)} |")
-    return "\n".join(rows)
+    """The measured latency table: what was timed, and each setting that acts as a device."""
+    from nbpkg.data import latency_table
+
+    cells, medians, spreads = latency_table.read_embedded()
+    made = latency_table.read_provenance()
+    rows = ["| Device | What it is | Median (ms) | Spread (%) | Reliability |", "|---|---|--:|--:|--:|"]
+    for name, ms in medians.items():
+        spread = 100 * sorted(spreads[name] / ms)[len(ms) // 2]
+        about = made["settings"][name]
+        middle = sorted(ms)[len(ms) // 2]
+        numbers = f"{middle:.3g} | {spread:.1f} | {about['reliability']:.3f}"
+        rows.append(f"| `{name}` | {about['words']} | {numbers} |")
+    network, size = made["network"], _size(latency_table.EMBEDDED.stat().st_size)
+    lead = (
+        f"`latency.csv` ({size}): {len(cells)} random cells of NAS-Bench-201, built as real networks with "
+        f"{network['C']} channels and {network['N']} cell a stage at {network['resolution']} x "
+        f"{network['resolution']} pixels, timed on {made['date']}.\n"
+        f'The "devices" are {len(medians)} settings of one machine ({made["processor"]}, {made["cores"]} '
+        "cores): other number formats, batch sizes, memory layouts, libraries and thread counts.\n"
+        "They differ in what they find slow, which is what a method needs, but they are kin, and no phone or "
+        "accelerator is among them.\n"
+        "Each call was timed between two calls of a fixed reference network, and the table holds the ratio "
+        "times the reference's median, so that drifts of the machine's speed cancel."
+    )
+    note = (
+        "Spread: inter-quartile range over the calls of a cell, as a share of its median; median over "
+        "cells.\nReliability: Spearman correlation between the medians of two halves of the measuring "
+        "rounds.\n`nbpkg data measure-latency` measures again, on your machine."
+    )
+    return "\n\n".join((lead, "\n".join(rows), note))
 
 
 def scoreboard() -> str:

@@ -14,7 +14,7 @@
 # # HELP: latency on a new device from ten measurements
 #
 # **The claim in one sentence.**
-# After measuring about ten architectures on a device that it has never seen, a meta-learned predictor ranks every architecture of a search space by latency on that device almost perfectly {cite:p}`lee2021help`.
+# After measuring about ten architectures on a device that it has never seen, a meta-learned predictor ranks the architectures of a search space by latency on that device, with a rank correlation above 0.9 on average {cite:p}`lee2021help`.
 #
 # | | |
 # |---|---|
@@ -25,7 +25,7 @@
 #
 # The published outputs below come from a `standard` run; the [run card](#run-card) at the end says from which one.
 
-# %% tags=["install"]
+# %% tags=["install", "hide-input"]
 try:
     import nbpkg  # noqa: F401
 except ImportError:
@@ -44,6 +44,7 @@ DEVICE = "auto"  # auto | cpu | cuda
 
 # %% tags=["imports"]
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ from nbpkg import data as files
 from nbpkg.data import latency
 from nbpkg.nb201 import space as cells
 from nbpkg.session import Session
-from nbpkg.stats import spearman
+from nbpkg.stats import rankdata, spearman
 
 # %%
 s = Session("03_help", profile=PROFILE, seeds=SEEDS, device=DEVICE)
@@ -77,9 +78,9 @@ for space in SPACES:
 # Every dot is one architecture.
 # If two devices agreed on what is fast, the dots would lie on a line and there would be nothing to learn.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same architectures on a source device and on three test devices. Ranks, not milliseconds: 0 is the fastest.", "name": "fig-help-devices"}, "image": {"alt": "Three scatter plots of latency ranks. The horizontal axis is the rank on one source device, the vertical axes are ranks on three test devices. The clouds follow the diagonal loosely, with bands and thick spread that differ from device to device."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same architectures on a source device and on three test devices. Ranks, not milliseconds: 0 is the fastest.", "name": "fig-help-devices"}, "image": {"alt": "Three scatter plots of latency ranks. The horizontal axis is the rank on one training device, the vertical axis the rank on a test device, one panel for each of three; every dot is an architecture."}}
 fig, axes = plots.figure(1, 3, width=7.6, height=2.9, sharex=True, sharey=True)
-rank = {d: np.argsort(np.argsort(v)) / (len(v) - 1) for d, v in MAIN.latency.items()}
+rank = {d: (rankdata(v) - 1) / (len(v) - 1) for d, v in MAIN.latency.items()}
 for ax, device in zip(axes, (MAIN.test[0], MAIN.test[-2], MAIN.test[-1]), strict=True):
     plots.points(ax, rank[MAIN.train[0]], rank[device], s=3)
     ax.set(title=device, xlabel=f"rank on {MAIN.train[0]}")
@@ -100,8 +101,17 @@ plots.finish(fig)
 # The first architectures of each table form the *support pool*, from which measurements may be taken; the next thousand form the *query pool*, which is predicted.
 # In both pools the fastest and the slowest tenth on each device are dropped, because some tables hold absurd extremes.
 #
-# Before any learning: count multiply-adds.
+# **The label** of an architecture with latency $\ell$ is scaled by the extremes of the trimmed support pool of its device,
+#
+# $$
+# y = 0.05 + 0.9\, \frac{\ell - \ell_{\min}}{\ell_{\max} - \ell_{\min}},
+# $$ (eq-help-label)
+#
+# so labels of the query pool may fall a little outside of 0.05 to 0.95.
+#
+# Before any learning: count multiply-adds (FLOPs).
 # It costs no measurement at all.
+# For cells the counts equal the benchmark's; for FBNet they are computed from the blocks, at the input size and widths that the tables were measured with.
 
 # %% tags=["nbval-check-output"]
 def query_truth(space, devices):
@@ -123,6 +133,8 @@ for space in SPACES:
 # ## By hand: one device, one weight
 #
 # Meta-learning by gradient descent {cite:p}`finn2017maml` looks for a starting point from which one or two gradient steps on a few measurements lead to a good predictor.
+# Two losses do this: the *inner* loss is computed on what was measured and moves the weights, the *outer* loss judges the moved weights and trains the starting point.
+# One round of both, on a few devices drawn at random, is an *episode*.
 # Take the smallest case.
 # Latency is $a x$ for an unknown device constant $a$, the predictor is $w x$, and one architecture with $x = 1$ has been measured.
 # The inner loss is $(w - a)^2$, so one step of size $\alpha$ gives
@@ -132,7 +144,7 @@ for space in SPACES:
 # $$ (eq-help-toy)
 #
 # The outer loss $(w' - a)^2 = (1-2\alpha)^2 (w-a)^2$ is zero for every device at once when $\alpha = 1/2$: the step size, not the starting point, is what all devices share.
-# That is why HELP learns its step sizes.
+# This is the idea behind learned step sizes.
 # The derivative of $w'$ by $w$ needs the second derivative of the inner loss; leaving it out (*first order*) would give 1 in place of $1 - 2\alpha$.
 
 # %% tags=["nbval-check-output"]
@@ -154,9 +166,10 @@ print(f"w' = {w_new:.2f},  dw'/dw = {by_w:.2f},  dw'/dalpha = {by_alpha:.2f}")
 # | $\alpha$ | `alpha` | as `theta` | one step size for every weight |
 # | $\phi$ | `phi` | dict | the modulator, which bends $\theta$ to the device |
 # | $z$ | `z` | (tasks, 603) | what the modulator says about one device |
-# | $y$ | `y` | (tasks, k) | latency, scaled to 0.05..0.95 over the device's pool |
+# | $y$ | `y` | (tasks, k) | labels, equation [](#eq-help-label) |
+# | $V_3$ | `V3`, `V3u` | (100, 200) each | rows of $V_3$ that meet the architecture $g$ and the device $u$ |
 #
-# A *task* is one device.
+# A *task* $\tau$ is one device.
 # Everything below carries a leading axis of tasks, because all tasks of an episode are computed at once.
 #
 # ### A device is ten latencies
@@ -169,7 +182,7 @@ print(f"w' = {w_new:.2f},  dw'/dw = {by_w:.2f},  dw'/dalpha = {by_alpha:.2f}")
 #
 # The scaling throws the device's speed away and keeps its *taste*: which references it finds slow.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Hardware embeddings. A row is a device, a column a reference architecture; brighter is slower. Test devices are marked with a star.", "name": "fig-help-embeddings"}, "image": {"alt": "Heat map with one row for each device and ten columns for the reference architectures. Devices of one family have nearly equal rows; the rows of the dedicated accelerators differ from all others."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Hardware embeddings. A row is a device, a column a reference architecture; brighter is slower. Test devices are marked with a star.", "name": "fig-help-embeddings"}, "image": {"alt": "Heat map with one row for each training, validation and test device and ten columns for the reference architectures; a colour bar gives the scaled latency from 0 to 1."}}
 devices = [*MAIN.train, *MAIN.valid, *MAIN.test]
 fig, ax = plots.figure(width=7.2, height=4.6)
 image = ax.imshow(MAIN.pools(devices).embedding, aspect="auto", interpolation="nearest")
@@ -216,10 +229,10 @@ def encode_plainly(theta, ops):
     return h[:, 8]
 
 # %% [markdown]
-# ### The same numbers for less than half of the work
+# ### The same result for less work
 #
 # An episode encodes 210 cells for each of 8 devices, and each device has weights of its own.
-# Three facts save most of the arithmetic, and none changes a number.
+# Three facts save most of the arithmetic, and none changes the result by more than rounding.
 #
 # - The input node looks the same in every cell.
 #   The nodes of the edges 0-1, 0-2 and 0-3 see only the input and their own operation: five states.
@@ -228,7 +241,7 @@ def encode_plainly(theta, ops):
 # - Only the edge 2-3, the output and the global node differ from cell to cell: three rows in place of nine.
 # - The last layer is read at the global node alone, so the rows are summed *before* the multiplication by $W_4$.
 #
-# What a cell gathers from the shared states is a fixed 0/1/2 matrix `gather`; among its own three rows each also gathers those before it.
+# What a cell gathers from the shared states is a matrix of small counts, `gather`, fixed for each cell; among its own three rows each also gathers those before it.
 
 # %% tags=["method"]
 N_SHARED = 31  # 1 input + 5 first operations + 25 pairs
@@ -272,6 +285,7 @@ def linear(x, weight, bias):
 
 def encode_cells(theta, batch):
     """Equation (eq-help-gcn) for stacked tasks, over shared states: -> (tasks, m, 100)."""
+    # Rows: the 31 shared states, then m of the edge 2-3, m outputs, m global nodes.
     gathered, self_loops, gather = batch
     m = gather.shape[1] // 3
     for layer in "123":
@@ -286,7 +300,7 @@ def encode_cells(theta, batch):
 
 
 # %% [markdown]
-# FBNet {cite:p}`wu2019fbnet` is a chain of 22 layers with nine choices each, the ninth being no layer at all.
+# FBNet {cite:p}`wu2019fbnet` is a chain of 22 layers with nine choices each, the ninth being a skip.
 # HELP encodes a layer by kernel size and expansion, and the chain by two ordinary layers.
 
 # %% tags=["method"]
@@ -318,7 +332,7 @@ ENCODERS = {"cell": (CellGraphs, encode_cells), "chain": (Chains, encode_chains)
 # Architecture $g$ and device $h$ meet in a small head:
 #
 # $$
-# f_\theta(g, h) = V_5\, r\bigl(V_4\, r(V_3 [g; u] + v_3) + v_4\bigr) + v_5, \qquad u = r\bigl(U_2\, r(U_1 h + c_1) + c_2\bigr), \qquad r = \operatorname{relu}.
+# f_\theta(g, h) = r\bigl(r([g, u] V_3 + v_3) V_4 + v_4\bigr) V_5 + v_5, \qquad u = r\bigl(r(h U_1 + c_1) U_2 + c_2\bigr), \qquad r = \operatorname{relu}.
 # $$ (eq-help-head)
 #
 # The device's half of $V_3$ is multiplied once per task and not once per architecture.
@@ -380,17 +394,20 @@ assert sizes == {"cell": 123_001, "chain": 115_201}
 # ### The modulator: a starting point for each device
 #
 # One starting point for all devices is a compromise.
-# A small network reads $h$ and returns a Gaussian over 603 numbers $z$, which scale the weights of the head and shift its biases a little:
+# A small network reads $h$ and returns a Gaussian $q$ over 603 numbers $z$, which scale the weights of the head and shift its biases a little:
 #
 # $$
 # q_\phi(z \mid h) = \mathcal{N}\bigl(\mu_\phi(h), \operatorname{diag} \sigma_\phi^2(h)\bigr), \qquad
-# V_k \leftarrow V_k \odot (1 + 0.01\, z_k), \qquad v_k \leftarrow v_k + 0.01\, z_{b,k}.
+# V_j \leftarrow V_j \odot (1 + 0.01\, z_j), \qquad v_j \leftarrow v_j + 0.01\, z_{b,j}, \qquad j = 3, 4, 5.
 # $$ (eq-help-modulator)
 #
-# A penalty keeps $q$ near the standard normal:
+# $z_3$ and $z_4$ scale the 200 output units of their layers, $z_5$ the 200 inputs of the last, and $z_{b,j}$ is one number for a whole bias vector: $3 \cdot 200 + 3 = 603$.
+# $\sigma$ is a softplus of the network's second half.
+# Training draws $z = \mu + \sigma \odot \varepsilon$ with standard normal $\varepsilon$, so that gradients reach $\phi$; the test uses $z = \mu$.
+# The noise, and a penalty that keeps $q$ near the standard normal, stop the modulator from memorising nine devices:
 #
 # $$
-# \operatorname{KL}\bigl(q \,\|\, \mathcal{N}(0, I)\bigr) = \tfrac12 \sum_i \left(\sigma_i^2 + \mu_i^2 - 1\right) - \log \sigma_i .
+# \operatorname{KL}\bigl(q \,\|\, \mathcal{N}(0, I)\bigr) = \sum_i \Bigl[ \tfrac12 \left(\sigma_i^2 + \mu_i^2 - 1\right) - \log \sigma_i \Bigr].
 # $$ (eq-help-kl)
 
 # %% tags=["method"]
@@ -426,11 +443,12 @@ def modulate(theta, z):
 # Starting from the modulated weights, HELP takes two steps on the squared error of the measured architectures, with one learned step size per weight {cite:p}`li2017metasgd`:
 #
 # $$
-# \theta_t \leftarrow \theta_t - \alpha \odot \nabla_{\theta_t} \frac{1}{k} \sum_{i=1}^{k} \bigl(f_{\theta_t}(g_i, h_t) - y_i\bigr)^2 .
+# \theta_\tau^{(s+1)} = \theta_\tau^{(s)} - \alpha \odot \nabla \frac{1}{k} \sum_{i=1}^{k} \bigl(f_{\theta_\tau^{(s)}}(g_i, h_\tau) - y_i\bigr)^2, \qquad s = 0, 1, \qquad \theta_\tau^{(0)} = \text{modulated } \theta .
 # $$ (eq-help-inner)
 #
+# All weights move, the encoder's too, so $g_i$ is computed anew in each step.
 # The loss below is a *sum* over tasks.
-# Task $t$'s weights touch task $t$'s loss only, so a single call of `autograd.grad` returns every task's own gradient.
+# The weights of task $\tau$ touch the loss of task $\tau$ only, so a single call of `autograd.grad` returns every task's own gradient.
 
 # %% tags=["method"]
 def adapt(theta, alpha, batch, embedding, y, encode, steps, second_order=False):
@@ -453,7 +471,7 @@ def adapt(theta, alpha, batch, embedding, y, encode, steps, second_order=False):
 # The outer objective is the error *after* adaptation,
 #
 # $$
-# L(\theta, \alpha, \phi) = \frac1B \sum_{t=1}^{B} \operatorname{MSE}_t\bigl(\text{query};\, \theta_t\bigr) + 0.1 \sum_{t=1}^{B} \operatorname{KL}\bigl(q_\phi(z \mid h_t) \,\|\, \mathcal{N}(0, I)\bigr),
+# L(\theta, \alpha, \phi) = \frac1B \sum_{\tau=1}^{B} \operatorname{MSE}\bigl(\text{query of } \tau;\, \theta_\tau^{(2)}\bigr) + 0.1 \sum_{\tau=1}^{B} \operatorname{KL}\bigl(q_\phi(z \mid h_\tau) \,\|\, \mathcal{N}(0, I)\bigr),
 # $$ (eq-help-outer)
 #
 # and Adam follows its gradient through the inner steps into $\theta$, $\alpha$ and $\phi$.
@@ -465,6 +483,7 @@ def episode_loss(model, graphs, pools, generator, encode, steps, tasks=8, k=10, 
     device = torch.randperm(len(support), generator=generator)[:tasks]
     pick = torch.rand(len(device), support.shape[1], generator=generator).argsort(1)[:, : k + q]
     noise = torch.randn(len(device), Z, generator=generator)
+    # Of the picked architectures the first k are measured (support), the other q are judged on (query).
     device, pick, noise = (x.to(support.device) for x in (device, pick, noise))
     index, y, h = support[device].gather(1, pick), support_y[device].gather(1, pick), embeddings[device]
     theta, penalty = stacked(model["theta"], len(device)), 0.0
@@ -556,7 +575,7 @@ def meta_train(seed, space, episodes, rate, every, device="cpu", steps=2, embedd
 #
 # Latency tables are measurements, and they look like it.
 # Ties: some devices report few distinct values.
-# Extremes: the fastest entry of a phone can be absurd, which is why both pools are trimmed.
+# Extremes: the fastest entry of a table can be absurd, which is why both pools are trimmed.
 
 # %% tags=["hide-input"]
 rows = []
@@ -568,7 +587,7 @@ s.say("| space | test device | least (ms) | median (ms) | most (ms) | distinct v
 
 # %% [markdown]
 # How much of a table is simple?
-# For each device, fit the five operation counts (nine for FBNet) by least squares to *all* architectures, and see how much of the variance they explain.
+# For each test device, fit the operation counts (five for cells, nine for FBNet) by least squares to its whole trimmed query pool, and see how much of the variance they explain.
 # Where this is near one, latency is a price list with a handful of entries, and ten measurements have an easy task.
 
 # %%
@@ -591,12 +610,13 @@ for space in SPACES:
 #
 # ## Training
 #
-# Five meta-learners on each space, on equal episodes: HELP, HELP without the embedding in the head, HELP without the modulator, Meta-SGD and MAML.
+# Five meta-learners on each space, on equal episodes: HELP, HELP without the embedding in the head (the modulator still reads it), HELP without the modulator, Meta-SGD and MAML.
+# MAML keeps the authors' fixed inner step of 0.001.
 
 # %%
 VARIANTS = {
     "HELP": {},
-    "no embedding": {"embedding": False},
+    "no embedding in head": {"embedding": False},
     "no modulator": {"modulated": False},
     "Meta-SGD": {"embedding": False, "modulated": False},
     "MAML": {"embedding": False, "modulated": False, "learned_steps": False},
@@ -613,7 +633,7 @@ with s.section("meta-train"):
             f"{space.name}-{name.replace(' ', '-')}", meta_train, seed=seed, space=space, device=s.device.type, **config, **VARIANTS[name]
         )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Validation during meta-training: mean Spearman over the validation devices, five draws each, one line for each seed. The best point of a line is the model that is kept.", "name": "fig-help-training"}, "image": {"alt": "Lines of validation rank correlation against episodes, one panel for each search space. HELP rises quickly and levels off; MAML stays below or rises more slowly."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Validation during meta-training: mean Spearman over the validation devices, five draws each, one line for each seed. The best point of a line is the model that is kept.", "name": "fig-help-training"}, "image": {"alt": "Lines of validation rank correlation against episodes, one panel for each search space and one line for each method and seed."}}
 fig, axes = plots.figure(1, len(SPACES), width=7.4, height=3.2, squeeze=False)
 look = plots.styles(VARIANTS)
 for ax, space in zip(axes[0], SPACES, strict=True):
@@ -638,20 +658,23 @@ for space in SPACES:
 # %% [markdown]
 # ## Ours against the paper
 #
-# The published protocol, on the test devices: the ten references describe the device, ten random architectures are measured and adapted to, the rest of the query pool is ranked.
-# Every training seed meets its own draws of the ten, so the seeds' means are independent and their t-interval covers training *and* draw.
+# The published protocol, on the test devices: the ten references describe the device, ten random architectures are measured and adapted to, the query pool is ranked.
+# Every training seed meets its own draws of the ten, so the seeds' means are independent and their t-interval covers training *and* draw, on these devices.
 #
 # ### Baselines
 #
-# All of them get the same draws.
+# *Ridge* and *source mix* get HELP's ten adaptation draws, the nearest device uses the ten references, and the networks, being costly, get fewer draws.
 # *Nearest device* uses the table of the training device whose reference latencies correlate best.
 # *Source mix* fits a non-negative combination of the nine training tables.
 # *Ridge* regresses latency on operation counts; a second ridge starts from what the training devices pay for each operation.
-# With measured features $X$, centred, and latencies $y$,
+# With measured features $X$ and latencies $y$, both centred,
 #
 # $$
-# \hat w = w_0 + \left(X^\top X + \lambda I\right)^{-1} X^\top (y - X w_0) .
+# \hat w = w_0 + \left(X^\top X + \lambda I\right)^{-1} X^\top (y - X w_0), \qquad \hat y_* = \bar y + (x_* - \bar x)^\top \hat w .
 # $$ (eq-help-ridge)
+#
+# The plain ridge has $w_0 = 0$; the other has $w_0 = s\, \bar w$, the training devices' mean weights times a fitted scale $s$.
+# The penalty $\lambda$ is chosen on the validation devices, for each set of features and each kind of measured set.
 
 # %% tags=["method"]
 def source_tables(space):
@@ -702,6 +725,7 @@ def nearest_device(space, tables, device, query):
 # %% [markdown]
 # The per-device predictor is a graph network like HELP's without device and without meta-learning, trained on 10, 100 or all (720 or 3,200) measurements of the target.
 # It stands for BRP-NAS; all networks of a setting train together, stacked.
+# Its learning rate and length were not tuned.
 
 # %% tags=["method"]
 def train_gcn(seed, space, devices, k, draws, steps, device="cpu", batch=64):
@@ -732,18 +756,26 @@ def train_gcn(seed, space, devices, k, draws, steps, device="cpu", batch=64):
 # %% [markdown]
 # ### Beyond the paper: let ten measurements choose the features
 #
-# The data cells showed that some devices are price lists of operations, some of arithmetic, and some resemble another device.
+# Some devices are price lists of operations, some of arithmetic, and some resemble another device.
 # Which one a new device is, its ten measurements can say.
-# Take a Gaussian process whose kernel is a weighted sum over blocks of features $\Phi_b$ (operation counts, analytic costs, FLOPs, the source tables, HELP's own prediction), which is Bayesian ridge regression with one variance per block:
+# Take a Gaussian process whose kernel is a weighted sum over blocks of features $\Phi_b$ (operation counts, analytic costs, FLOPs, the source tables), which is Bayesian ridge regression with one variance per block:
 #
 # $$
-# K_w = \sum_b w_b\, \Phi_b \Phi_b^\top, \qquad
-# \log p(y \mid w, \sigma^2) = -\tfrac12\, y^\top C^{-1} y - \tfrac12 \log \lvert C \rvert + \text{const}, \qquad C = K_w + \sigma^2 I .
+# C_w = \sum_b w_b\, \Phi_b \Phi_b^\top + c\, \mathbf{1}\mathbf{1}^\top + \sigma^2 I, \qquad
+# \log p(y \mid w, \sigma^2) = -\tfrac12\, y^\top C_w^{-1} y - \tfrac12 \log \lvert C_w \rvert + \text{const}.
 # $$ (eq-help-evidence)
 #
-# In place of one choice of $(w, \sigma^2)$ we average the predictions over a fixed grid, each weighted by its evidence.
-# Nothing is trained, and nothing is tuned on any device but by its own ten measurements.
-# One question is left open, whether HELP's prediction is worth a block, and the validation devices decide it.
+# In place of one choice of $(w, \sigma^2)$ we average the predictions $K_{*,w} C_w^{-1} y$ over a fixed grid, each weighted by its evidence $p(y \mid w, \sigma^2)$.
+# The averages are over standardised $y$, and $c$ is large, which makes it an intercept.
+#
+# Two relatives stand beside it.
+# One adds HELP's prediction before any inner step as a block of its own.
+# The other is simpler: a ridge on *one* block, block and penalty taken by leave-one-out error on the ten measurements.
+# The validation devices choose among the three.
+#
+# A caution.
+# The blocks and the grid were designed with these tables in sight, test devices included, so the comparison below favours us to an unknown degree.
+# That is why a [confirmation](#confirmation-on-fresh-devices) follows, on devices and on a machine that were not looked at.
 
 # %% tags=["method"]
 def unit_blocks(space):
@@ -785,20 +817,39 @@ def evidence_ridge(blocks, y, query_blocks, level=100.0):
     return sum((q @ (np.swapaxes(x, -1, -2) @ m[..., None]))[..., 0] for x, q, m in zip(blocks, query_blocks, mixed, strict=True))
 
 
+# %% tags=["method"]
+def leave_one_out_ridge(blocks, y, query_blocks, penalties=(0.003, 0.03, 0.3, 3.0)):
+    """Ridge on the block and with the penalty of least leave-one-out error: like `evidence_ridge`."""
+    y = (y - y.mean(-1, keepdims=True)) / (y.std(-1, keepdims=True) + 1e-12)
+    guesses, errors = [], []
+    for X, Q in zip(blocks, query_blocks, strict=True):
+        for penalty in penalties:
+            C = X @ np.swapaxes(X, -1, -2) + 100.0 + penalty * np.eye(y.shape[-1])
+            inverse = np.linalg.inv(C)
+            solved = (inverse @ y[..., None])[..., 0]
+            residual = solved / np.diagonal(inverse, axis1=-2, axis2=-1)  # closed form of leaving one out
+            guesses.append((Q @ (np.swapaxes(X, -1, -2) @ solved[..., None]))[..., 0])
+            errors.append((residual**2).mean(-1))
+    best = np.argmin(errors, 0)
+    return np.take_along_axis(np.stack(guesses), best[None, ..., None], 0)[0]
+
+
 # %% [markdown]
 # ### The honest count of measurements
 #
 # The published protocol spends **twenty** measurements on a new device: ten references for the embedding and ten more to adapt to.
-# It also scales the labels by the extremes of the whole support pool, which nobody has measured.
-# So a second comparison gives every method the same *measured set*: the references first, then random others, scaled by their own extremes.
+# It also scales the labels by the extremes of the whole support pool, which nobody has measured, and draws from the trimmed pool, for which one must have measured it all.
+# So a second comparison gives every method the same *measured set*: the references first, then random others from the untrimmed pool, scaled by their own extremes.
 # With ten measurements, HELP adapts to the references themselves.
+# Nothing but HELP's training varies between seeds then, so differences at ten measurements get a bootstrap interval over *test devices*.
 
 # %% tags=["method"]
-def measured_sets(space, pools, draws, extra, seed):
-    """References plus `extra` random members of the support pool: indices (devices, draws, 10 + extra)."""
-    picks = np.take_along_axis(pools.support[:, None], draw(pools, draws, extra, seed), -1)
-    reference = np.broadcast_to(space.reference, (*picks.shape[:2], len(space.reference)))
-    return np.concatenate([reference, picks], -1)
+def measured_sets(space, n_devices, draws, extra, seed):
+    """References plus `extra` random others of the untrimmed support pool: indices (devices, draws, 10 + extra)."""
+    others = np.setdiff1d(np.arange(space.n_support), space.reference)
+    order = np.random.default_rng([seed, extra, 1]).random((n_devices, draws, len(others))).argsort(-1)
+    reference = np.broadcast_to(space.reference, (n_devices, draws, len(space.reference)))
+    return np.concatenate([reference, others[order[..., :extra]]], -1)
 
 
 def measure(space, devices, measured):
@@ -815,28 +866,30 @@ def help_from_measured(model, space, pools, graphs, encode, measured, ms, query,
     return few_shot(model, graphs, encode, *batch, steps).cpu().numpy().reshape(*shape, -1)
 
 
-def from_measured(space, devices, pools, blocks, tables, model, tools, measured, query, penalty):
-    """Predictions (devices, draws, q) of every method from the same measured sets."""
-    ms = measure(space, devices, measured)
+def from_measured(space, devices, pools, help_model, tools, measured, query, penalties):
+    """Predictions (devices, draws, q) of every method from the same measured sets; HELP where there is a model."""
+    ms, blocks, q = measure(space, devices, measured), unit_blocks(space), query.shape[-1]
     y = latency.unit_scale(ms)
-    both = np.concatenate([query, measured], -1)
-    by_help = help_from_measured(model, space, pools, *tools, measured, ms, both)
-    q = query.shape[-1]
-    unit = lambda x: (x - x[..., :q].mean(-1, keepdims=True)) / (x[..., :q].std(-1, keepdims=True) + 1e-9)  # noqa: E731
-    opinion = unit(by_help)[..., None]
     seen, asked = [b[measured] for b in blocks.values()], [b[query] for b in blocks.values()]
-    return {
-        "HELP": by_help[..., :q],
-        "ridge on counts": ridge(space.counts(), measured, y, query, penalty),
-        "ridge on costs": ridge(blocks["costs"], measured, y, query, penalty),
-        "source mix": source_mix(tables, measured, y, query),
-        "evidence ridge": evidence_ridge(seen, y, asked),
-        "evidence ridge + HELP": evidence_ridge([*seen, opinion[..., q:, :]], y, [*asked, opinion[..., :q, :]]),
-    }
+    everything = np.concatenate(list(blocks.values()), 1)
+    guesses = {f"ridge on {name}": ridge(blocks[name], measured, y, query, penalties[name]) for name in ("counts", "costs")}
+    guesses["ridge on all"] = ridge(everything, measured, y, query, penalties["all"])
+    prior = prior_of_sources(space, blocks["counts"])
+    guesses["ridge + source prior"] = ridge(blocks["counts"], measured, y, query, penalties["counts"], prior)
+    guesses["source mix"] = source_mix(source_tables(space), measured, y, query)
+    guesses["leave-one-out ridge"] = leave_one_out_ridge(seen, y, asked)
+    guesses["evidence ridge"] = evidence_ridge(seen, y, asked)
+    if help_model is not None:
+        both = np.concatenate([query, measured], -1)
+        guesses["HELP"] = help_from_measured(help_model, space, pools, *tools, measured, ms, query)
+        before = help_from_measured(help_model, space, pools, *tools, measured, ms, both, steps=0)
+        opinion = ((before - before[..., :q].mean(-1, keepdims=True)) / (before[..., :q].std(-1, keepdims=True) + 1e-9))[..., None]
+        guesses["evidence ridge + HELP"] = evidence_ridge([*seen, opinion[..., q:, :]], y, [*asked, opinion[..., :q, :]])
+    return guesses
 
 
 # %%
-PENALTIES = (0.01, 0.1, 1.0, 10.0)
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 EXTRA = s.choose(smoke=(0, 10), standard=(0, 5, 10, 20))
 
 
@@ -844,70 +897,90 @@ def to_device(model):
     return {part: {k: v.to(s.device) for k, v in model[part].items()} for part in ("theta", "alpha", "phi")}
 
 
-def best_penalty(space, draws, seed):
-    """The ridge penalty that ranks the validation devices best, for random and for reference measurements."""
-    pools = space.pools(space.valid)
-    query = np.broadcast_to(pools.query[:, None], (len(space.valid), draws, pools.query.shape[1]))
-    measured = np.take_along_axis(pools.support[:, None], draw(pools, draws, 10, seed), -1)
-    y = latency.unit_scale(measure(space, space.valid, measured))
-    scores = [spearman(ridge(space.counts(), measured, y, query, p), pools.query_y[:, None]).mean() for p in PENALTIES]
-    return PENALTIES[int(np.argmax(scores))]
+def spread_query(pools, draws):
+    """The query pools repeated for every draw, (devices, draws, q), without copying."""
+    return np.broadcast_to(pools.query[:, None], (len(pools.query), draws, pools.query.shape[1]))
 
 
-def evaluate(seed, space, trained, draws, extra, gcn, device):
-    """Every method on the test devices of a space, for one training seed: dict of Spearman arrays (devices, draws)."""
-    devices, out = space.test, {}
-    pools, blocks, tables, penalty = space.pools(devices), unit_blocks(space), source_tables(space), best_penalty(space, draws, seed)
+def choose_penalties(space, measured_of):
+    """Per feature set, the ridge penalty that ranks the validation devices best from sets `measured_of(pools)`."""
+    pools, blocks = space.pools(space.valid), unit_blocks(space)
+    measured = measured_of(pools)
+    y, query = latency.unit_scale(measure(space, space.valid, measured)), spread_query(pools, measured.shape[1])
+    features = {"counts": blocks["counts"], "costs": blocks["costs"], "all": np.concatenate(list(blocks.values()), 1)}
+    quality = lambda x, p: spearman(ridge(x, measured, y, query, p), pools.query_y[:, None]).mean()  # noqa: E731
+    return {name: max(PENALTIES, key=lambda p, x=x: quality(x, p)) for name, x in features.items()}
+
+
+def random_sets(pools, draws, seed):
+    """Ten random members of the trimmed support pools, as in the published protocol: (devices, draws, 10)."""
+    return np.take_along_axis(pools.support[:, None], draw(pools, draws, 10, seed), -1)
+
+
+def published_scores(seed, space, trained, draws, gcn, device):
+    """The published protocol and the baselines beside it: dict of Spearman arrays (devices, draws)."""
+    devices, pools, blocks, out = space.test, space.pools(space.test), unit_blocks(space), {}
     make_graphs, encode = ENCODERS[space.kind]
-    tools, truth = (make_graphs(space.ops, device), encode), pools.query_y[:, None]
-    picks = draw(pools, draws, 10, seed)
-    query = np.broadcast_to(pools.query[:, None], (len(devices), draws, pools.query.shape[1]))
-    flat = lambda r: np.broadcast_to(r, (len(devices), draws)).copy()  # noqa: E731
+    tools, truth, query = (make_graphs(space.ops, device), encode), pools.query_y[:, None], spread_query(pools, draws)
+    flat = lambda r: np.broadcast_to(r[:, None], (len(devices), draws)).copy()  # noqa: E731
     for name, costs in (("FLOPs", space.flops), ("parameters", space.params)):
-        out[name] = flat(spearman(costs[pools.query], pools.query_y)[:, None])
+        out[name] = flat(spearman(costs[pools.query], pools.query_y))
+    tables, counts = source_tables(space), blocks["counts"]
     near = np.stack([nearest_device(space, tables, d, q) for d, q in zip(devices, pools.query, strict=True)])
-    out["nearest device"] = flat(spearman(near, pools.query_y)[:, None])
-    measured = np.take_along_axis(pools.support[:, None], picks, -1)
-    y, counts = latency.unit_scale(measure(space, devices, measured)), space.counts()
+    out["nearest device"] = flat(spearman(near, pools.query_y))
+    measured, penalty = random_sets(pools, draws, seed), choose_penalties(space, lambda p: random_sets(p, draws, seed))["counts"]
+    y = latency.unit_scale(measure(space, devices, measured))
     out["ridge on counts"] = spearman(ridge(counts, measured, y, query, penalty), truth)
     out["ridge + source prior"] = spearman(ridge(counts, measured, y, query, penalty, prior_of_sources(space, counts)), truth)
     out["source mix"] = spearman(source_mix(tables, measured, y, query), truth)
     for name, model in trained.items():
-        out[name] = published_protocol(model, space, pools, *tools, picks)
+        out[name] = published_protocol(model, space, pools, *tools, draw(pools, draws, 10, seed))
+    for name in ("MAML", "Meta-SGD"):  # as many measurements as HELP spends in all
+        out[f"{name}, 20 measured"] = published_protocol(trained[name], space, pools, *tools, draw(pools, draws, 20, seed))
     for steps in (0, 1, 5):
-        out[f"HELP, {steps} steps"] = published_protocol(trained["HELP"], space, pools, *tools, picks, steps)
+        out[f"HELP, {steps} steps"] = published_protocol(trained["HELP"], space, pools, *tools, draw(pools, draws, 10, seed), steps)
     for k, (n, train_steps) in gcn.items():
         out[f"GCN, {k}"] = train_gcn(seed, space, devices, k, n, train_steps, device)
+    return out
+
+
+def measured_scores(seed, space, devices, help_model, draws, extra, device):
+    """Every method from equal measured sets on `devices`: dict of Spearman arrays (devices, draws)."""
+    pools, out = space.pools(devices), {}
+    make_graphs, encode = ENCODERS[space.kind]
+    tools = make_graphs(space.ops, device), encode
+    penalties = choose_penalties(space, lambda p: measured_sets(space, len(p.query), 1, 0, seed))
     for more in extra:
-        sets = measured_sets(space, pools, draws, more, seed)
-        guesses = from_measured(space, devices, pools, blocks, tables, trained["HELP"], tools, sets, query, penalty)
-        out |= {f"{10 + more} measured/{name}": spearman(guess, truth) for name, guess in guesses.items()}
-    valid = space.pools(space.valid)  # what the validation devices say about the two forms of our own method
-    sets = measured_sets(space, valid, draws, 0, seed)
-    asked = np.broadcast_to(valid.query[:, None], (len(space.valid), draws, valid.query.shape[1]))
-    guesses = from_measured(space, space.valid, valid, blocks, tables, trained["HELP"], tools, sets, asked, penalty)
-    return out | {f"validation/{name}": spearman(guess, valid.query_y[:, None]) for name, guess in guesses.items()}
+        repeats = draws if more else 1  # the references alone leave nothing to draw
+        sets = measured_sets(space, len(devices), repeats, more, seed)
+        guesses = from_measured(space, devices, pools, help_model, tools, sets, spread_query(pools, repeats), penalties)
+        out |= {f"{10 + more} measured/{name}": spearman(guess, pools.query_y[:, None]) for name, guess in guesses.items()}
+    return out
 
 
 # %%
 GCN = s.choose(smoke={10: (1, 20)}, standard={10: (5, 200), 100: (2, 400), 10_000: (1, 1200)})
-scores = {}
+scores, validation = {}, {}
 with s.section("evaluate"):
     jobs = [(space, seed) for space in SPACES for seed in s.seeds]
     for space, seed in s.progress(jobs, "evaluate"):
         trained = {name: to_device(models[space.name, name, seed]) for name in VARIANTS}
-        scores[space.name, seed] = s.memo(
-            f"{space.name}-scores", evaluate, seed=seed, space=space, trained=trained, draws=DRAWS, extra=EXTRA, gcn=GCN, device=s.device.type
-        )
+        common = {"seed": seed, "space": space, "device": s.device.type}
+        both = s.memo(f"{space.name}-published", published_scores, trained=trained, draws=DRAWS, gcn=GCN, **common)
+        common["help_model"] = trained["HELP"]
+        both |= s.memo(f"{space.name}-measured", measured_scores, devices=space.test, draws=DRAWS, extra=EXTRA, **common)
+        scores[space.name, seed] = both
+        validation[space.name, seed] = s.memo(f"{space.name}-validation", measured_scores, devices=space.valid, draws=1, extra=(0,), **common)
 
 # %% [markdown]
 # ### The headline
 #
-# Mean over test devices, for each method; the tick is the paper's number where it gives one.
+# Mean over test devices, for each method; the tick is the paper's number where it gives one for the same method.
+# (For BRP-NAS with 900 measurements on cells the authors' README prints 0.789; our graph network on the whole pool is no BRP-NAS.)
 
 # %%
 PAPER = {  # Spearman as printed in the authors' README
-    "nb201": {"HELP": 0.932, "FLOPs": 0.787, "GCN, 10000": 0.789},
+    "nb201": {"HELP": 0.932, "FLOPs": 0.787},
     "fbnet": {"HELP": 0.910, "MAML": 0.736, "Meta-SGD": 0.806},
 }
 PAPER_BY_DEVICE = {
@@ -919,7 +992,7 @@ HEADLINE = [
     *(f"GCN, {k}" for k in GCN), *reversed(VARIANTS),
 ]  # fmt: skip
 TOTAL = {"FLOPs": 0, "parameters": 0, "nearest device": 10, "source mix": 10, "ridge on counts": 10, "ridge + source prior": 10}
-TOTAL |= {"MAML": 10, "Meta-SGD": 10} | dict.fromkeys(("HELP", "no embedding", "no modulator"), 20)
+TOTAL |= {"MAML": 10, "Meta-SGD": 10} | dict.fromkeys(("HELP", "no embedding in head", "no modulator"), 20)
 
 
 def key(name):
@@ -939,7 +1012,7 @@ for space in SPACES:
         s.metric(f"spearman/{space.name}/help/{device}", values, paper=PAPER_BY_DEVICE.get(space.name, {}).get(device))
 metrics = s.record().metrics
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Mean Spearman over the test devices with 95 % t-intervals over training seeds; black ticks are the paper's numbers. The number of measurements on the target is in brackets.", "name": "fig-help-headline"}, "image": {"alt": "Dot plot with one row for each method and one panel for each search space. HELP lies near the paper's tick in both. On the cell space ridge regression on operation counts is beside it; on the chain space the rank by FLOPs alone lies to the right of HELP."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Mean Spearman over the test devices with 95 % t-intervals over training seeds; black ticks are the paper's numbers. The number of measurements on the target is in brackets.", "name": "fig-help-headline"}, "image": {"alt": "Dot plot with one row for each method, from FLOPs at the top to HELP at the bottom, and one panel for each search space. The horizontal axis is the mean Spearman correlation; bars are intervals and black ticks the paper's numbers for FLOPs, MAML, Meta-SGD and HELP."}}
 fig, axes = plots.figure(1, len(SPACES), width=8.4, height=4.6, squeeze=False, sharey=True)
 total = lambda name: TOTAL.get(name) if name in TOTAL else min(int(name.split()[1]), 10**4)  # noqa: E731
 labels = {n: f"{n.replace('10000', 'whole pool')} [{total(n) if total(n) < 10**4 else 'all'}]" for n in HEADLINE}
@@ -960,7 +1033,7 @@ for space in SPACES:
     head = f"| {space.name} | " + " | ".join(space.test) + " | mean | paper |"
     s.say(head + "\n|" + "---|" * (len(space.test) + 3) + "\n" + "\n".join(rows))
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Device by device, at the published protocol. Bars span the worst and the best single draw over all seeds: one draw can say nearly anything about some devices.", "name": "fig-help-by-device"}, "image": {"alt": "Dots with long bars for HELP, ridge regression, source mix and FLOPs on every test device. On several devices the methods overlap; on one accelerator HELP's bar is far longer than any other."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Device by device, at the published protocol. Bars span the worst and the best single draw over all seeds: one draw can say nearly anything about some devices.", "name": "fig-help-by-device"}, "image": {"alt": "For every test device, four dots with vertical bars: FLOPs, source mix, ridge on operation counts and HELP. The vertical axis is the Spearman correlation; the length of a bar is the range over single draws."}}
 SHOWN = ["FLOPs", "source mix", "ridge on counts", "HELP"]
 fig, axes = plots.figure(1, len(SPACES), width=8.4, height=4.2, squeeze=False, width_ratios=[len(x.test) + 1 for x in SPACES])
 look = plots.styles(SHOWN)
@@ -976,13 +1049,20 @@ axes[0, 0].legend(loc="lower left")
 plots.finish(fig)
 
 # %% [markdown]
+# ### Why ours and the paper's differ
+#
+# The authors' README has one number per device, from one set of draws; ours are means over many draws and several trainings.
+# Where a device depends on the draw, as the long bars show, one number can lie far from the mean in either direction.
+# Our schedule is shorter, and our checkpoint is chosen on validation devices alone.
+# Everything else is listed under [deviations](#deviations).
+#
 # ### How many measurements, honestly counted
 #
 # Here every method sees the same measured set, and only that.
 # The horizontal axis counts *all* measurements on the target.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Rank correlation against all measurements spent on the target, references included. Bands are 95 % t-intervals over seeds.", "name": "fig-help-measurements"}, "image": {"alt": "One panel for each search space with a line for each method. All lines rise with the number of measurements. The evidence-averaged ridge lies above HELP at ten measurements in both panels."}}
-METHODS = ["HELP", "ridge on counts", "ridge on costs", "source mix", "evidence ridge", "evidence ridge + HELP"]
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Rank correlation against all measurements spent on the target, references included. Bands are 95 % t-intervals over seeds.", "name": "fig-help-measurements"}, "image": {"alt": "One panel for each search space with a line and a band for each of six methods, and a dotted level for FLOPs. Horizontal axis: ten to thirty measurements, logarithmic. Vertical axis: mean Spearman correlation on the test devices."}}
+METHODS = ["HELP", "ridge on counts", "ridge on costs", "source mix", "leave-one-out ridge", "evidence ridge"]
 fig, axes = plots.figure(1, len(SPACES), width=8.0, height=3.6, squeeze=False)
 for ax, space in zip(axes[0], SPACES, strict=True):
     for name in METHODS:
@@ -998,37 +1078,82 @@ axes[0, 0].legend(fontsize=7.5, loc="lower right")
 plots.finish(fig)
 
 # %%
-CHOICES = ("evidence ridge", "evidence ridge + HELP")
+FORMS = ("leave-one-out ridge", "evidence ridge", "evidence ridge + HELP")
+TRIVIAL = ("ridge on counts", "ridge + source prior", "ridge on costs", "ridge on all", "source mix")
 
 
-def over_spaces(name):
-    """Mean over the spaces, one number for each seed."""
-    return np.mean([per_seed(space, name) for space in SPACES], 0)
+def at_ten(name, table=scores, spaces=tuple(SPACES)):
+    """Mean over seeds and draws at ten measurements, per space: list of arrays (devices,)."""
+    key_ = name if name in ("FLOPs", "parameters", "nearest device") else f"10 measured/{name}"
+    return [np.mean([table[space.name, seed][key_].mean(1) for seed in s.seeds], 0) for space in spaces]
 
 
-by_validation = {name: over_spaces(f"validation/{name}").mean() for name in (*CHOICES, "ridge on counts", "source mix")}
-chosen = max(CHOICES, key=by_validation.get)
-trivial = {name: over_spaces(f"10 measured/{name}") for name in ("ridge on counts", "ridge on costs", "source mix")}
-trivial |= {name: over_spaces(name) for name in ("FLOPs", "parameters", "nearest device")}
-strongest = max(trivial, key=lambda name: trivial[name].mean())
-ours, theirs = over_spaces(f"10 measured/{chosen}"), over_spaces("10 measured/HELP")
-s.metric("ten-measurements/ours", ours)
-s.metric("ten-measurements/help", theirs)
+def mean_of(arrays):
+    return float(np.mean([x.mean() for x in arrays]))
+
+
+def over_devices(a, b, n=10_000):
+    """Mean over spaces of the mean difference over devices, with a 95 % bootstrap interval over devices."""
+    rng, differences = np.random.default_rng(0), [x - y for x, y in zip(a, b, strict=True)]
+    resampled = np.mean([d[rng.integers(len(d), size=(n, len(d)))].mean(1) for d in differences], 0)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return {"value": mean_of(differences), "low": float(low), "high": float(high), "n": sum(map(len, differences))}
+
+
+by_validation = {name: mean_of(at_ten(name, validation)) for name in (*FORMS, *TRIVIAL, "HELP")}
+chosen = max(FORMS, key=by_validation.get)
+trivial = {name: mean_of(at_ten(name)) for name in (*TRIVIAL, "FLOPs", "parameters", "nearest device")}
+strongest = max(trivial, key=trivial.get)
+by_hand = [np.stack([at_ten(n)[i] for n in trivial])[np.argmax([at_ten(n)[i].mean() for n in trivial])] for i in range(len(SPACES))]
+rivals = {"help": at_ten("HELP"), "strongest-trivial": at_ten(strongest), "trivial-in-hindsight": by_hand}
+s.metric("ten-measurements/ours", mean_of(at_ten(chosen)))
+s.metric("ten-measurements/help", mean_of(rivals["help"]))
 s.metric("ten-measurements/strongest-trivial", trivial[strongest])
-s.metric("ten-measurements/ours-minus-help", ours - theirs)
-s.metric("ten-measurements/ours-minus-published-help", ours - over_spaces("HELP"))
-s.metric("ten-measurements/ours-minus-strongest-trivial", ours - trivial[strongest])
-# Harder still: a baseline that may be another one in each space, picked by looking at the test devices.
-candidates = ("10 measured/ridge on counts", "10 measured/ridge on costs", "10 measured/source mix", "FLOPs", "parameters", "nearest device")
-hindsight = np.mean([np.max([per_seed(space, n) for n in candidates], 0) for space in SPACES], 0)
-s.metric("ten-measurements/ours-minus-trivial-in-hindsight", ours - hindsight)
+for name, arrays in rivals.items():
+    s.metric(f"ten-measurements/ours-minus-{name}", **over_devices(at_ten(chosen), arrays))
+rows = [
+    f"| {name}{' (chosen)' if name == chosen else ''} | {by_validation[name]:.3f} | " + " | ".join(f"{x.mean():.3f}" for x in at_ten(name)) + f" | **{mean_of(at_ten(name)):.3f}** |"
+    for name in by_validation
+]
+rows += [f"| {name} | | " + " | ".join(f"{x.mean():.3f}" for x in at_ten(name)) + f" | **{trivial[name]:.3f}** |" for name in ("FLOPs", "parameters", "nearest device")]
 s.say(
-    f"The validation devices choose **{chosen}** ({by_validation[chosen]:.3f} against {min(by_validation[c] for c in CHOICES):.3f} for the other form). "
-    f"On the test devices, at ten measurements in all and averaged over {'both spaces' if len(SPACES) > 1 else 'the space'}, it reaches {ours.mean():.3f}; "
-    f"HELP reaches {theirs.mean():.3f} (with twenty measurements, as published, {over_spaces('HELP').mean():.3f}), "
-    f"and the strongest trivial baseline, {strongest}, {trivial[strongest].mean():.3f}. "
-    f"If one could pick the best trivial baseline for each space after seeing the test, it would reach {hindsight.mean():.3f}."
+    "At ten measurements in all; mean Spearman:\n\n| method | validation devices | " + " | ".join(f"{x.name}, test" for x in SPACES) + " | test, mean of spaces |\n"
+    + "|---|---|" + "---|" * (len(SPACES) + 1) + "\n" + "\n".join(rows)
+)  # fmt: skip
+favourite = max(by_validation, key=by_validation.get)
+s.say(
+    f"Among the three forms the validation devices choose **{chosen}**. It reaches {mean_of(at_ten(chosen)):.3f} on the test devices, HELP {mean_of(rivals['help']):.3f} "
+    f"(with twenty measurements, as published, {np.mean([np.mean(per_seed(x, 'HELP')) for x in SPACES]):.3f}), the strongest single trivial baseline, {strongest}, {trivial[strongest]:.3f}. "
+    f"Picking another trivial baseline for each space after seeing the test would give {mean_of(by_hand):.3f}. "
+    f"Had the validation devices been asked to choose among *all* methods, they would have taken {favourite}, which reaches {mean_of(at_ten(favourite)):.3f} on the test devices."
 )
+
+# %% [markdown]
+# ### Confirmation on fresh devices
+#
+# The authors' tables hold devices that their split never uses, all of them GPUs, and the embedded table holds another machine's settings.
+# Neither was looked at while the regression was designed.
+# The same code, the same grid, ten measurements each.
+
+# %%
+FRESH = [space.relabel(test=space.others) for space in SPACES if space.others]
+FRESH += [] if MAIN.name == "embedded" else [latency.load("embedded")]
+confirmed = {}
+with s.section("confirm"):
+    for space in FRESH:
+        for seed in s.seeds:
+            model = models.get((space.name, "HELP", seed))
+            model = None if model is None else to_device(model)
+            confirmed[space.name, seed] = s.memo(
+                f"{space.name}-fresh", measured_scores, seed=seed, space=space, devices=space.test, help_model=model, draws=1, extra=(0,), device=s.device.type
+            )
+for space in FRESH:
+    names = [n for n in (*FORMS, *TRIVIAL, "HELP") if f"10 measured/{n}" in confirmed[space.name, s.seeds[0]]]
+    values = {n: [float(confirmed[space.name, seed][f"10 measured/{n}"].mean()) for seed in s.seeds] for n in names}
+    for n in names:
+        s.metric(f"fresh/{space.name}/{key(n)}", values[n])
+    ordered = sorted(names, key=lambda n: -np.mean(values[n]))
+    print(f"{space.name}, {len(space.test)} fresh devices: " + ", ".join(f"{n} {np.mean(values[n]):.3f}" for n in ordered))
 
 # %% [markdown]
 # ## What adaptation does
@@ -1036,7 +1161,7 @@ s.say(
 # The ablation that explains the method: take the same trained model and stop it after 0, 1, 2 or 5 inner steps.
 # With no step, all that is known of the device is its embedding.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The device on which adaptation matters most, one draw: predictions before and after the inner steps, against the truth. Colour is the number of average poolings in the cell.", "name": "fig-help-adaptation"}, "image": {"alt": "Three scatter plots of predicted against measured latency for zero, one and two inner steps. Before adaptation the cloud is split into stripes by the number of poolings; the steps pull the stripes together towards the diagonal."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "The device on which adaptation matters most, one draw: predictions before and after the inner steps, against the truth. Colour is the number of average poolings in the cell.", "name": "fig-help-adaptation"}, "image": {"alt": "Three scatter plots of predicted against measured latency on one test device, for zero, one and two inner steps, with the rank correlation in each title. Points are coloured by the number of average poolings in the cell."}}
 seed = s.seeds[0]
 gains = (scores[MAIN.name, seed]["HELP"] - scores[MAIN.name, seed]["HELP, 0 steps"]).mean(1)
 device = MAIN.test[int(np.argmax(gains))]
@@ -1055,17 +1180,15 @@ plots.finish(fig)
 
 # %%
 for space in SPACES:
-    two, help_ten = np.array(per_seed(space, "HELP")), np.array(per_seed(space, "10 measured/HELP"))
+    two = np.array(per_seed(space, "HELP"))
     s.metric(f"adaptation/{space.name}/two-steps-minus-none", two - per_seed(space, "HELP, 0 steps"))
-    s.metric(f"difference/{space.name}/help-minus-maml", two - per_seed(space, "MAML"))
-    s.metric(f"difference/{space.name}/help-minus-meta-sgd", two - per_seed(space, "Meta-SGD"))
-    s.metric(f"difference/{space.name}/help-minus-no-embedding", two - per_seed(space, "no embedding"))
-    s.metric(f"difference/{space.name}/help-minus-no-modulator", two - per_seed(space, "no modulator"))
-    s.metric(f"difference/{space.name}/help-minus-flops", two - per_seed(space, "FLOPs"))
-    s.metric(f"difference/{space.name}/help-minus-ridge", two - per_seed(space, "ridge on counts"))
-    s.metric(f"difference/{space.name}/help-minus-mix", two - per_seed(space, "source mix"))
-    s.metric(f"difference/{space.name}/help-minus-whole-pool-gcn", two - per_seed(space, f"GCN, {max(GCN)}"))
-    s.metric(f"difference/{space.name}/twenty-minus-ten-measurements", two - help_ten)
+    for rival in ("MAML, 20 measured", "Meta-SGD, 20 measured", "MAML", "Meta-SGD", "no modulator", "FLOPs", f"GCN, {max(GCN)}"):
+        s.metric(f"difference/{space.name}/help-minus-{key(rival)}", two - per_seed(space, rival))
+    s.metric(f"difference/{space.name}/embedding", np.subtract(per_seed(space, "no modulator"), per_seed(space, "Meta-SGD")))
+    twenty = np.array(per_seed(space, "20 measured/HELP"))
+    for rival in ("ridge on counts", "source mix"):
+        s.metric(f"difference/{space.name}/twenty-measured-help-minus-{key(rival)}", twenty - per_seed(space, f"20 measured/{rival}"))
+    s.metric(f"difference/{space.name}/help-twenty-minus-ten-measured", twenty - per_seed(space, "10 measured/HELP"))
     stack = np.concatenate([scores[space.name, seed]["HELP"] for seed in s.seeds], 1)
     worst = space.test[int(stack.std(1).argmax())]
     s.metric(f"spread/{space.name}/largest-standard-deviation", float(stack.std(1).max()))
@@ -1112,16 +1235,17 @@ def candidates_for(space):
     return np.array([number[text] for text in strings]), score, accuracy
 
 
-def search_all(seed, space, help_model, index, score, device):
+def search_all(seed, space, help_model, index, score, extra_limits, device):
     """Chosen candidates of every method: dict of (test devices, limits) indices into `index`; and the limits in ms."""
     pools, true = space.pools(space.test), np.stack([space.latency[d][index] for d in space.test])
     limits = np.quantile(true, np.arange(1, 10) / 10, axis=1).T
+    limits = np.concatenate([limits, extra_limits], 1)
     measured = np.broadcast_to(space.reference, (len(space.test), 1, 10))
     ms, query = measure(space, space.test, measured), np.broadcast_to(index, (len(space.test), 1, len(index)))
     make_graphs, encode = ENCODERS[space.kind]
-    both = np.concatenate([query, measured], -1)
-    tools, blocks, tables = (make_graphs(space.ops, device), encode), unit_blocks(space), source_tables(space)
-    guesses = from_measured(space, space.test, pools, blocks, tables, help_model, tools, measured, both, best_penalty(space, 5, seed))
+    both, tools = np.concatenate([query, measured], -1), (make_graphs(space.ops, device), encode)
+    penalties = choose_penalties(space, lambda p: measured_sets(space, len(p.query), 1, 0, seed))
+    guesses = from_measured(space, space.test, pools, help_model, tools, measured, both, penalties)
     guesses["FLOPs"] = space.flops[both]
     chosen = {"oracle": constrained_search(true, score, limits)}
     for name, guess in guesses.items():
@@ -1130,21 +1254,29 @@ def search_all(seed, space, help_model, index, score, device):
     return chosen | {"limits": limits, "true": true}
 
 
+PRINTED = {  # device: (limits in ms, achieved ms, accuracy in %), authors' README
+    "titan_rtx_256": ((18, 21, 25), (17.8, 18.9, 24.2), (69.7, 71.5, 71.8)),
+    "gold_6226": ((8, 11, 14), (8.0, 10.7, 14.3), (67.3, 70.2, 72.1)),
+    "pixel2": ((14, 18, 22), (13, 19, 25), (69.7, 71.8, 73.2)),
+    "eyeriss": ((5, 7, 9), (3.9, 5.1, 9.1), (71.5, 71.8, 73.5)),
+    "fpga": ((4, 5, 6), (3.8, 4.7, 7.4), (70.2, 71.8, 73.5)),
+}
+paper_limits = np.array([PRINTED.get(d, ((0, 0, 0),))[0] for d in MAIN.test], float)
 index, score, accuracy = candidates_for(MAIN)
 with s.section("search"):
     found = {
-        seed: s.memo("search", search_all, seed=seed, space=MAIN, help_model=to_device(models[MAIN.name, "HELP", seed]), index=index, score=score, device=s.device.type)
+        seed: s.memo("search", search_all, seed=seed, space=MAIN, help_model=to_device(models[MAIN.name, "HELP", seed]), index=index, score=score, extra_limits=paper_limits, device=s.device.type)
         for seed in s.seeds
     }
 
 # %% tags=["hide-input"]
-SEARCHERS = ["oracle", "HELP", "ridge on counts", "ridge on costs", "source mix", "evidence ridge", "FLOPs"]
+SEARCHERS = list(dict.fromkeys(["oracle", "HELP", "ridge on counts", "source mix", chosen, "FLOPs"]))
 rows = []
 for name in SEARCHERS:
-    picks = [found[seed][name] for seed in s.seeds]
+    picks = [found[seed][name][:, :9] for seed in s.seeds]
     got = [accuracy[p] for p in picks]
     ms = [np.take_along_axis(found[seed]["true"], p, 1) for seed, p in zip(s.seeds, picks, strict=True)]
-    over = [m / found[seed]["limits"] for seed, m in zip(s.seeds, ms, strict=True)]
+    over = [m / found[seed]["limits"][:, :9] for seed, m in zip(s.seeds, ms, strict=True)]
     a = s.metric(f"search/{MAIN.name}/{key(name)}/accuracy", [x.mean() for x in got], unit="%")
     v = s.metric(f"search/{MAIN.name}/{key(name)}/violations", [100 * (x > 1).mean() for x in over], unit="%")
     e = s.metric(f"search/{MAIN.name}/{key(name)}/mean-excess", [100 * np.maximum(x - 1, 0).mean() for x in over], unit="%")
@@ -1155,37 +1287,39 @@ s.say(
     "| method | accuracy (%) | limits broken (%) | mean excess (%) | accuracy if a broken limit counts as 0 (%) |\n|---|---|---|---|---|\n" + "\n".join(rows)
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against latency on one test device. Dots are the candidates; steps are what each search returns as the limit grows, drawn at the true latency of its choice. Right: accuracy of the choice against the limit.", "name": "fig-help-pareto"}, "image": {"alt": "Left, a scatter of accuracy against latency of all candidates, with markers for the choices of HELP, of ridge regression and of an oracle. Right, accuracy of those choices against the latency limit; HELP's line follows the oracle's with some crossings, which are broken limits."}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Accuracy against latency on one test device. Dots are the candidates; steps are what each search returns as the limit grows, drawn at the true latency of its choice. Right: accuracy of the choice against the limit.", "name": "fig-help-pareto"}, "image": {"alt": "Left, a scatter of accuracy against true latency of all candidates, with markers for the choices of an oracle, of HELP and of ridge regression. Right, a line for each of the three: accuracy of the choice against the latency limit."}}
 where = MAIN.test.index("pixel2") if "pixel2" in MAIN.test else 0
 one = found[s.seeds[0]]
 fig, axes = plots.figure(1, 2, width=8.0, height=3.4, sharey=True)
 plots.points(axes[0], one["true"][where], accuracy, colour=plots.MUTED)
 for name in ("oracle", "HELP", "ridge on counts"):
-    pick = one[name][where]
+    pick = one[name][where][:9]
     how = plots.style("ridge" if name.startswith("ridge") else name)
     axes[0].plot(one["true"][where][pick], accuracy[pick], color=how.colour, marker=how.marker, linestyle="none", label=name)
-    axes[1].plot(one["limits"][where], accuracy[pick], color=how.colour, marker=how.marker, linestyle=how.line, label=name)
+    axes[1].plot(one["limits"][where][:9], accuracy[pick], color=how.colour, marker=how.marker, linestyle=how.line, label=name)
 axes[0].set(title=MAIN.test[where], xlabel="true latency (ms)", ylabel="accuracy (%)", ylim=(np.quantile(accuracy, 0.1), accuracy.max() + 1))
 axes[1].set(title="by limit", xlabel="latency limit (ms)")
 axes[1].legend()
 plots.finish(fig)
 
 # %% [markdown]
-# The paper's table of searches lists achieved latencies beside the limits {cite:p}`lee2021help`.
-# By the numbers printed in the authors' README, the limit is exceeded in these cases:
+# The authors' README lists achieved latencies beside the limits of their searches; here they are next to ours at the same limits, our first seed.
+# (For the third limit of pixel2 the README says 22 ms and a file name 25 ms.)
 
-# %%
-PRINTED = {  # device: (limits in ms, achieved ms, accuracy in %), authors' README
-    "titan_rtx_256": ((18, 21, 25), (17.8, 18.9, 24.2), (69.7, 71.5, 71.8)),
-    "gold_6226": ((8, 11, 14), (8.0, 10.7, 14.3), (67.3, 70.2, 72.1)),
-    "pixel2": ((14, 18, 22), (13, 19, 25), (69.7, 71.8, 73.2)),
-    "eyeriss": ((5, 7, 9), (3.9, 5.1, 9.1), (71.5, 71.8, 73.5)),
-    "fpga": ((4, 5, 6), (3.8, 4.7, 7.4), (70.2, 71.8, 73.5)),
-}
-printed = [(d, limit, ms) for d, (limits, got, _) in PRINTED.items() for limit, ms in zip(limits, got, strict=True)]
-broken = [(d, limit, ms) for d, limit, ms in printed if ms > limit]
-s.metric("search/paper/violations", 100 * len(broken) / len(printed), low=100 * len(broken) / len(printed), high=100 * len(broken) / len(printed), unit="%")
-print(f"{len(broken)} of {len(printed)}: " + "; ".join(f"{d} limit {limit} ms, achieved {ms} ms" for d, limit, ms in broken))
+# %% tags=["hide-input"]
+printed = [(d, i, limit, ms, acc) for d, rows_ in PRINTED.items() for i, (limit, ms, acc) in enumerate(zip(*rows_, strict=True))]
+broken = [row for row in printed if row[3] > row[2]]
+share = 100 * len(broken) / len(printed)
+s.metric("search/paper/violations", share, low=share, high=share, unit="%")
+rows = []
+for device, i, limit, ms, acc in printed:
+    if device in MAIN.test:
+        row = MAIN.test.index(device)
+        cells_ = [f"{one['true'][row, one[n][row, 9 + i]]:.1f} ms, {accuracy[one[n][row, 9 + i]]:.1f} %" for n in ("HELP", chosen, "oracle")]
+        rows.append(f"| {device} | {limit} | {ms} ms, {acc} %{' (over)' if ms > limit else ''} | " + " | ".join(cells_) + " |")
+if rows:
+    s.say(f"| device | limit (ms) | paper | HELP | {chosen} | oracle |\n|---|---|---|---|---|---|\n" + "\n".join(rows))
+s.say(f"Of the paper's {len(printed)} printed searches, {len(broken)} exceed their limit.")
 
 # %% [markdown]
 # ## The claims
@@ -1193,47 +1327,42 @@ print(f"{len(broken)} of {len(printed)}: " + "; ".join(f"{d} limit {limit} ms, a
 # A verdict is computed by the rule in the cell, from the interval over seeds.
 # *Reproduced* needs the whole interval on the claimed side, *contradicted* the whole interval on the other.
 
+# The bar for ranking lies a little under the paper's figure (0.92 and 0.90), because the authors' own checkpoint varies by about 0.015 from one set of draws to another.
+
 # %%
-public = [space.name for space in SPACES]
-MARK = {"nb201": (0.932, 0.926), "fbnet": (0.910, 0.905)}
-for name in public:
-    paper, mark = MARK.get(name, (None, 0.9))
-    s.claim(
-        f"few-shot-{name}", f"Ten adaptation measurements rank an unseen device's architectures ({name})", metrics=[f"spearman/{name}/help/mean"],
-        test=f"mean Spearman at least {mark}" + (f" (paper {paper})" if paper else ""), rule=verdicts.at_least(f"spearman/{name}/help/mean", mark),
-    )  # fmt: skip
-    for other, text in (("maml", "MAML"), ("meta-sgd", "Meta-SGD")):
-        metric = f"difference/{name}/help-minus-{other}"
-        s.claim(f"beats-{other}-{name}", f"HELP ranks better than {text} ({name})", metrics=[metric], test="difference above 0", rule=verdicts.greater(metric))
-    metric = f"difference/{name}/help-minus-no-embedding"
-    s.claim(f"embedding-{name}", f"The hardware embedding helps ({name})", metrics=[metric], test="difference above 0", rule=verdicts.greater(metric))
-    metric = f"difference/{name}/help-minus-no-modulator"
-    s.claim(f"modulator-{name}", f"The modulator helps ({name})", metrics=[metric], test="difference above 0", rule=verdicts.greater(metric))
-    metric = f"difference/{name}/help-minus-whole-pool-gcn"
-    s.claim(
-        f"cheaper-{name}", f"HELP matches a graph network trained on the whole pool of the target ({name})", metrics=[metric],
-        test="difference above -0.01", rule=verdicts.greater(metric, -0.01),
-    )  # fmt: skip
-    rivals = [f"difference/{name}/help-minus-{r}" for r in ("flops", "ridge", "mix")]
-    s.claim(
-        f"beats-trivial-{name}", f"HELP ranks better than FLOPs, a ridge on operation counts and a mix of source tables ({name})", metrics=rivals,
-        test="all three differences above 0", rule=verdicts.all_of(*(verdicts.greater(r) for r in rivals)),
-    )  # fmt: skip
-    metric = f"difference/{name}/twenty-minus-ten-measurements"
-    s.claim(
-        f"ten-is-ten-{name}", f"Ten measurements in all do as well as the published twenty ({name})", metrics=[metric],
-        test="loss at most 0.01", rule=verdicts.at_most(metric, 0.01),
-    )  # fmt: skip
-ours_metrics = ["ten-measurements/ours-minus-help", "ten-measurements/ours-minus-strongest-trivial"]
-s.claim(
-    "ours-at-ten", "Beyond the paper: the evidence-averaged ridge beats HELP and the strongest trivial baseline at ten measurements, mean of the spaces",
-    metrics=ours_metrics, test="both differences above 0", rule=verdicts.all_of(*(verdicts.greater(m) for m in ours_metrics)),
-)  # fmt: skip
-metric = f"search/{MAIN.name}/help/violations"
-s.claim(
-    "search-meets-limits", "A search with HELP's predictions returns architectures that meet the latency limit", metrics=[metric],
-    test="at most 5 % of limits broken", rule=verdicts.at_most(metric, 5.0),
-)  # fmt: skip
+BAR = {"nb201": 0.92, "fbnet": 0.90}
+
+
+def claim(id, statement, test, *rules):
+    """A claim about metrics, each with the rule that judges it."""
+    s.claim(id, statement, metrics=[metric for metric, _ in rules], test=test, rule=verdicts.all_of(*(rule for _, rule in rules)))
+
+
+def above(metric, than=0.0):
+    return metric, verdicts.greater(metric, than)
+
+
+for space in SPACES:
+    n, bar = space.name, BAR.get(space.name, 0.9)
+    d, mean = f"difference/{n}", f"spearman/{n}/help/mean"
+    claim(f"few-shot-{n}", f"HELP ranks the architectures of unseen devices after ten adaptation measurements ({n})", f"mean Spearman at least {bar}", (mean, verdicts.at_least(mean, bar)))
+    claim(f"beats-maml-{n}", f"HELP ranks better than MAML with as many measurements ({n})", "difference above 0", above(f"{d}/help-minus-maml-20-measured"))
+    claim(f"beats-meta-sgd-{n}", f"HELP ranks better than Meta-SGD with as many measurements ({n})", "difference above 0", above(f"{d}/help-minus-meta-sgd-20-measured"))
+    claim(f"embedding-{n}", f"The hardware embedding helps ({n})", "HELP without modulator minus Meta-SGD above 0", above(f"{d}/embedding"))
+    claim(f"modulator-{n}", f"The modulator helps ({n})", "difference above 0", above(f"{d}/help-minus-no-modulator"))
+    claim(f"adaptation-{n}", f"The inner steps help ({n})", "two steps minus none above 0", above(f"adaptation/{n}/two-steps-minus-none"))
+    claim(f"cheaper-{n}", f"HELP does not fall behind a graph network trained on the target's whole pool ({n})", "difference above -0.01", above(f"{d}/help-minus-gcn-{max(GCN)}", -0.01))
+    claim(f"beats-flops-{n}", f"HELP ranks better than FLOPs, which need no measurement ({n})", "difference above 0", above(f"{d}/help-minus-flops"))
+    claim(f"beats-ridge-{n}", f"HELP ranks better than a ridge on operation counts with the same twenty measurements ({n})", "difference above 0", above(f"{d}/twenty-measured-help-minus-ridge-on-counts"))
+    claim(f"beats-mix-{n}", f"HELP ranks better than a mix of source tables with the same twenty measurements ({n})", "difference above 0", above(f"{d}/twenty-measured-help-minus-source-mix"))
+    few = f"{d}/help-twenty-minus-ten-measured"
+    claim(f"ten-is-ten-{n}", f"HELP with ten measurements in all loses little against twenty ({n})", "loss at most 0.01", (few, verdicts.at_most(few, 0.01)))
+violations = f"search/{MAIN.name}/help/violations"
+claim("search-meets-limits", "A search with HELP's predictions returns architectures that meet the latency limit", "at most 5 % of limits broken", (violations, verdicts.at_most(violations, 5.0)))
+ten = "ten-measurements/ours-minus"
+claim("ours-beats-help", f"Beyond the paper: {chosen} beats HELP at ten measurements, mean of the spaces", "difference above 0, bootstrap over test devices", above(f"{ten}-help"))
+claim("ours-beats-trivial", f"Beyond the paper: {chosen} beats the strongest trivial baseline at ten measurements, mean of the spaces", "difference above 0, bootstrap over test devices", above(f"{ten}-strongest-trivial"))
+claim("ours-beats-hindsight", f"Beyond the paper: {chosen} beats even the best trivial baseline of each space, picked after seeing the test", "difference above 0, bootstrap over test devices", above(f"{ten}-trivial-in-hindsight"))
 s.claims_table()
 
 # %% [markdown]
@@ -1245,16 +1374,16 @@ s.claims_table()
 #
 # **The extremes.**
 # Dropping the fastest and slowest tenth hides the cases that a search cares about, the fast ones.
-# It also *lowers* the reported correlation on some devices: without trimming there is more range to rank.
+# It also changes the number that is reported, because the range that is ranked changes; the lines below rank the whole query pool with the same models.
 #
 # **The baseline.**
-# The cell space is nearly linear in operation counts for most devices, so a regression with a handful of coefficients and ten measurements is hard to beat, and the ten references are a better design for it than ten random cells.
-# On the chain space counts describe little, and arithmetic can describe much; how much differs between the validation devices and the test devices, as the lines below show.
-# Whoever chooses features on the validation devices alone carries that difference into the test.
-# Averaging by evidence asks the target itself.
+# Cells may be nearly price lists of operations, chains nearly sums of arithmetic; the shares of variance in [the data](#the-data-looked-at) say how nearly.
+# How far FLOPs alone go differs between validation and test devices, as the lines below show, so whoever chooses features on the validation devices carries that difference into the test.
 #
 # **Kinship.**
-# Some test devices are close relatives of training devices; the accelerators are not, and their tables come from analytical models rather than from a clock {cite:p}`li2021hwnasbench`.
+# A new device is easy when it resembles an old one.
+# The last figure of each line is the best correlation of a test device's references with a training device's.
+# (The accelerators' tables come, as far as we know, from analytical models and not from a clock {cite:p}`li2021hwnasbench`.)
 
 # %% tags=["hide-input"]
 for space in SPACES:
@@ -1264,8 +1393,29 @@ for space in SPACES:
     valid_flops = spearman(space.flops[pools.query], truth).mean()
     s.say(
         f"**{space.name}**: FLOPs, with no measurement, {best_flops:.3f} on the test devices and {valid_flops:.3f} on the validation devices; HELP with twenty, {best_help:.3f}; ridge on counts with ten random cells {ridge_random:.3f}, "
-        f"with the ten references {ridge_refs:.3f}."
+        f"with the ten references {ridge_refs:.3f}. Kinship: "
+        + ", ".join(f"{d} {max(np.corrcoef(space.latency[t][space.reference], space.latency[d][space.reference])[0, 1] for t in space.train):.2f}" for d in space.test)
+        + "."
     )
+
+# %%
+def untrimmed(model, space, seed):
+    """HELP at the published protocol on all of the query architectures: Spearman (devices,)."""
+    pools = space.pools(space.test)
+    whole_pool = np.arange(space.n_support, space.n_support + space.n_query)
+    query = np.tile(np.setdiff1d(whole_pool, space.reference), (len(space.test), 1))  # a reference is no query
+    truth = np.stack([space.latency[d][q] for d, q in zip(space.test, query, strict=True)])
+    whole = replace(pools, query=query, query_y=truth)
+    make_graphs, encode = ENCODERS[space.kind]
+    return published_protocol(model, space, whole, make_graphs(space.ops, s.device), encode, draw(pools, DRAWS, 10, seed)).mean(1)
+
+
+for space in SPACES:
+    all_of_them = np.stack([untrimmed(to_device(models[space.name, "HELP", seed]), space, seed) for seed in s.seeds])
+    trimmed = np.stack([scores[space.name, seed]["HELP"].mean(1) for seed in s.seeds])
+    for device, a, b in zip(space.test, trimmed.T, all_of_them.T, strict=True):
+        s.metric(f"untrimmed/{space.name}/help/{device}", b)
+        print(f"{space.name:9} {device:14} trimmed {a.mean():.3f}   whole query pool {b.mean():.3f}")
 
 # %% [markdown]
 # ## Deviations
@@ -1274,11 +1424,13 @@ for space in SPACES:
 s.deviation("Adam at 3e-4 for 1,000 (cells) and 1,500 (chains) episodes at `standard`, not 1e-4 for 2,000 and 4,000; `paper` has the authors' schedule.", "fewer episodes at a larger step; the headline metric shows whether quality suffers")
 s.deviation("The best episode is chosen on validation devices only, five draws each; the authors' code keeps a checkpoint when training or validation devices improve.", "slightly lower numbers, and none that lean on training devices")
 s.deviation("The KL term sums over the episode's tasks; the authors' code adds the last task's term once per task.", "equal in expectation")
-s.deviation("The mean of z is used at test time, not the last of ten samples.", "none measurable: the modulation is a few percent")
+s.deviation("The mean of z is used at test time, not the last of ten samples.", "small: for the authors' checkpoints averaging changes at most 0.002")
 s.deviation("Architectures of the query pool are scaled by the support pool's extremes.", "none on rank correlation")
-s.deviation("NAS-Bench-201 operation order in the one-hot code is ours; the authors' file with the encoded graphs is not public.", "none: the network learns from scratch")
+s.deviation("NAS-Bench-201 operation order in the one-hot code is ours; the authors' file of encoded graphs was not at hand.", "none: the network learns from scratch")
 s.deviation("OFA, the transformer space HAT and searches on ImageNet are left out.", "two of the paper's four spaces are tested")
 s.deviation("The per-device graph network stands for BRP-NAS; it shares HELP's encoder and loss and not BRP-NAS's ranking model.", "the comparison is with a per-device network of equal form, not with BRP-NAS itself")
+s.deviation("The search takes the best-scored candidate within the limit, at deciles of latency, in milliseconds by a line through ten references; the paper tries three candidates and reports the best true accuracy, at hand-set limits.", "lower accuracy than a search that looks at three true accuracies; its broken limits count")
+s.deviation("At ten measurements in all, the references serve as support set.", "lower on cells, where adaptation matters more")
 s.deviations_table()
 
 # %% [markdown]
@@ -1299,7 +1451,7 @@ def distort(ms):
 def check_distort(function):
     ms = MAIN.latency[MAIN.test[0]]
     out = function(ms)
-    assert np.isclose(spearman(out, ms), 1) and not np.allclose(np.corrcoef(out, ms)[0, 1], 1)
+    assert np.isclose(spearman(out, ms), 1) and not np.allclose(np.corrcoef(out, ms)[0, 1], 1) and (out != ms).all()
     return "Exercise 1: correct"
 
 
@@ -1317,29 +1469,31 @@ print(check_distort(distort_solution))
 # ### Exercise 2 (★☆☆): a faster twin
 #
 # A vendor ships the same device at twice the clock: every latency is halved.
-# Show with code that HELP cannot tell the two apart.
+# Write the embedding of a device from its latencies, and let the check show that HELP cannot tell the two apart.
 
 # %% tags=["exercise"]
-def twin_embedding(ms):
-    """Embedding (10,) of the faster twin of a device with latencies ms (n,)."""
+def embed(ms):
+    """Hardware embedding (10,) of a device with latencies ms (n,), equation (eq-help-embedding)."""
     return None  # your code
 
 
-def check_twin(function):
+def check_embed(function):
     ms = MAIN.latency[MAIN.test[0]]
     assert np.allclose(function(ms), MAIN.pools([MAIN.test[0]]).embedding[0])
+    assert np.allclose(function(ms), function(ms / 2))  # the twin
     return "Exercise 2: correct"
 
 
-if twin_embedding(MAIN.latency[MAIN.test[0]]) is not None:
-    print(check_twin(twin_embedding))
+if embed(MAIN.latency[MAIN.test[0]]) is not None:
+    print(check_embed(embed))
 
 # %% tags=["solution", "hide-input"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-def twin_embedding_solution(ms):
-    return latency.unit_scale(ms[MAIN.reference] / 2)
+def embed_solution(ms):
+    reference = ms[MAIN.reference]
+    return (reference - reference.min()) / np.ptp(reference)
 
 
-print(check_twin(twin_embedding_solution))
+print(check_embed(embed_solution))
 
 # %% [markdown]
 # ### Exercise 3 (★★☆): the gradient without the second order
@@ -1376,29 +1530,31 @@ print(check_slopes(outer_slopes_solution))
 # ### Exercise 4 (★★☆): a safety margin
 #
 # Searches break limits because predictions err.
-# Write `with_margin(predicted, limits, margin)` that shrinks the limits by a share `margin`, and see on the printed lines what a margin costs in accuracy and saves in broken limits.
+# Write `with_margin(predicted, score, limits, margin)` that shrinks the limits by a share `margin`, and see on the printed lines what a margin costs in accuracy and saves in broken limits.
 
 # %% tags=["exercise"]
-def with_margin(predicted, limits, margin):
-    """Candidates chosen for limits (l,) from predicted latencies (c,) with `score` in scope: indices (l,)."""
+def with_margin(predicted, score, limits, margin):
+    """Candidates chosen for limits (l,) from predicted latencies (c,) and scores (c,): indices (l,)."""
     return None  # your code
 
 
 def check_margin(function):
-    true, limits = found[s.seeds[0]]["true"][0], found[s.seeds[0]]["limits"][0]
+    true, limits = found[s.seeds[0]]["true"][0], found[s.seeds[0]]["limits"][0, :9]
     noisy = true * np.exp(0.1 * np.random.default_rng(0).standard_normal(len(true)))
-    broken = [float((true[function(noisy, limits, m)] > limits).mean()) for m in (0.0, 0.1, 0.3)]
+    picks = {m: function(noisy, score, limits, m) for m in (0.0, 0.1, 0.3)}
+    broken = [float((true[p] > limits).mean()) for p in picks.values()]
     assert broken[0] >= broken[1] >= broken[2]
-    assert np.array_equal(function(true, limits, 0.0), constrained_search(true, score, limits))
-    return "Exercise 4: correct; share of broken limits at margins 0, 0.1, 0.3: " + ", ".join(f"{b:.2f}" for b in broken)
+    assert np.array_equal(function(true, score, limits, 0.0), constrained_search(true, score, limits))
+    lines = [f"margin {m}: {b:.0%} of limits broken, mean accuracy {accuracy[p].mean():.1f} %" for (m, p), b in zip(picks.items(), broken, strict=True)]
+    return "Exercise 4: correct\n" + "\n".join(lines)
 
 
-if with_margin(np.ones(3), np.ones(1), 0.0) is not None:
+if with_margin(np.ones(3), np.ones(3), np.ones(1), 0.0) is not None:
     print(check_margin(with_margin))
 
 # %% tags=["solution", "hide-input"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-def with_margin_solution(predicted, limits, margin):
-    return constrained_search(predicted, score[: len(predicted)], limits * (1 - margin))
+def with_margin_solution(predicted, score, limits, margin):
+    return constrained_search(predicted, score, limits * (1 - margin))
 
 
 print(check_margin(with_margin_solution))
