@@ -1,10 +1,10 @@
 """The texts made at build time: they say what the registry, the list of chapters and the contents say."""
 
-import csv
-
+import numpy as np
 import pytest
 
 from nbpkg import chapters, data, paths, site, site_tables
+from nbpkg.data import latency_table
 
 
 def test_every_generated_text_is_used_by_a_page():
@@ -49,15 +49,14 @@ def test_sizes(size, text):
     assert site_tables._size(size) == text
 
 
-def test_embedded_tables_are_counted(tmp_path, monkeypatch):
-    home = tmp_path / "data"
-    (home / "embedded").mkdir(parents=True)
-    monkeypatch.setattr(data, "__file__", str(home / "__init__.py"))
-    assert site_tables.embedded_table() == "No table is embedded yet."
-    with (home / "embedded" / "latency.csv").open("w", newline="") as lines:
-        lines.write("# measured on two machines\n")
-        csv.writer(lines).writerows([["cell", "ms"], ["a", 1], ["b", 2]])
-    assert "| `latency.csv` | 2 | `cell`, `ms` | 0 kB |" in site_tables.embedded_table()
+def test_embedded_table_lists_every_setting_with_its_median():
+    cells, medians, _ = latency_table.read_embedded()
+    text = site_tables.embedded_table()
+    assert f"{len(cells)} random cells" in text and f"{len(medians)} settings of one machine" in text
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert set(rows) == set(medians)
+    for name, ms in medians.items():
+        assert float(rows[name].split("|")[3]) == pytest.approx(np.median(ms), rel=0.02)
 
 
 def test_bibliography_has_the_paper_of_every_chapter():
