@@ -634,6 +634,21 @@ for space in SPACES:
 # Five meta-learners on each space, on equal episodes: HELP, HELP without the embedding in the head (the modulator still reads it), HELP without the modulator, Meta-SGD and MAML.
 # MAML keeps the authors' fixed inner step of 0.001.
 
+# %% tags=["method"]
+def training_plan(session, space):
+    """Length and step of meta-training at the session's profile."""
+    episodes = {"embedded": (40, 40, 40), "nb201": (0, 1000, 2000), "fbnet": (0, 1500, 4000)}[space.name]
+    smoke, standard, paper = zip(episodes, (1e-3, 3e-4, 1e-4), (20, 50, 50), strict=True)
+    return dict(zip(("episodes", "rate", "every"), session.choose(smoke=smoke, standard=standard, paper=paper), strict=True))
+
+
+def make_artifact_predictor(session):
+    """HELP's trained predictor on cells, for other chapters: `Session.artifact("03_help", "predictor")`."""
+    space = latency.load(session.choose(smoke="embedded", standard="nb201"))
+    plan = training_plan(session, space)
+    return session.memo(f"{space.name}-HELP", meta_train, seed=session.seeds[0], space=space, device=session.device.type, **plan)
+
+
 # %%
 VARIANTS = {
     "HELP": {},
@@ -642,16 +657,14 @@ VARIANTS = {
     "Meta-SGD": {"embedding": False, "modulated": False},
     "MAML": {"embedding": False, "modulated": False, "learned_steps": False},
 }
-EPISODES = s.choose(smoke={"embedded": 40}, standard={"nb201": 1000, "fbnet": 1500}, paper={"nb201": 2000, "fbnet": 4000})
-RATE = s.choose(smoke=1e-3, standard=3e-4, paper=1e-4)
 DRAWS = s.choose(smoke=4, standard=20)
 models = {}
 with s.section("meta-train"):
     jobs = [(space, name, seed) for space in SPACES for name in VARIANTS for seed in s.seeds]
     for space, name, seed in s.progress(jobs, "meta-train"):
-        config = {"episodes": EPISODES[space.name], "rate": RATE, "every": s.choose(smoke=20, standard=50)}
+        plan = training_plan(s, space)
         models[space.name, name, seed] = s.memo(
-            f"{space.name}-{name.replace(' ', '-')}", meta_train, seed=seed, space=space, device=s.device.type, **config, **VARIANTS[name]
+            f"{space.name}-{name.replace(' ', '-')}", meta_train, seed=seed, space=space, device=s.device.type, **plan, **VARIANTS[name]
         )
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Validation during meta-training: mean Spearman over the validation devices, five draws each, one line for each seed. The best point of a line is the model that is kept.", "name": "fig-help-training"}, "image": {"alt": "Lines of validation rank correlation against episodes, one panel for each search space and one line for each method and seed."}}
@@ -667,14 +680,22 @@ for ax, space in zip(axes[0], SPACES, strict=True):
 axes[0, -1].legend()
 plots.finish(fig)
 
+# %% [markdown]
+# What did it cost?
+# For comparison, we ran the authors' code on one thread of the same kind of processor: CPU seconds for its whole meta-training, evaluations included, and its number of episodes.
+
 # %%
+AUTHORS_CODE = {"nb201": (396, 2000), "fbnet": (332, 4000)}
 for space in SPACES:
     spent = [models[space.name, "HELP", seed] for seed in s.seeds]
     s.metric(f"meta-train/{space.name}/cpu-seconds", [m["cpu_seconds"] for m in spent], unit="s")
-    per_episode = [m["cpu_seconds"] / EPISODES[space.name] for m in spent]
+    per_episode = [m["cpu_seconds"] / training_plan(s, space)["episodes"] for m in spent]
     s.metric(f"meta-train/{space.name}/cpu-seconds-per-episode", per_episode, unit="s")
     line = s.metric(f"meta-train/{space.name}/kept-episode", [m["episode"] for m in spent])
-    print(f"{space.name}: {np.mean([m['cpu_seconds'] for m in spent]):.0f} CPU seconds a model, kept episode {line.value:.0f} on average")
+    print(f"{space.name}: {np.mean([m['cpu_seconds'] for m in spent]):.0f} CPU seconds a model, {1000 * np.mean(per_episode):.0f} ms an episode; kept episode {line.value:.0f} on average")
+    if space.name in AUTHORS_CODE:
+        seconds, episodes = AUTHORS_CODE[space.name]
+        print(f"  the authors' code: {seconds} CPU seconds, {1000 * seconds / episodes:.0f} ms an episode")
 
 # %% [markdown]
 # ## Ours against the paper
