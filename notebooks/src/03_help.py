@@ -20,7 +20,7 @@
 # |---|---|
 # | You need | PyTorch, gradients of gradients, rank correlation |
 # | To read | 45 minutes |
-# | To run | `smoke`: under a minute, offline; `standard`: about half an hour on two CPU cores, under 2 GB |
+# | To run | `smoke`: under a minute, offline; `standard`: about half an hour on two CPU cores, 2 GB of memory |
 # | Data | `smoke`: latencies that this project measured, shipped with it; `standard`: the HELP authors' tables for [NAS-Bench-201 and FBNet](../book/data.md) |
 #
 # The published outputs below come from a `standard` run; the [run card](#run-card) at the end says from which one.
@@ -1075,6 +1075,17 @@ for space in SPACES:
     head = f"| {space.name} | " + " | ".join(space.test) + " | mean | paper |"
     s.say(head + "\n|" + "---|" * (len(space.test) + 3) + "\n" + "\n".join(rows))
 
+# %% tags=["hide-input"]
+for space in SPACES:
+    value = {name: metrics[f"spearman/{space.name}/{key(name)}/mean"].value for name in HEADLINE}
+    cheap = max((name for name in HEADLINE if total(name) <= 10 and name not in VARIANTS), key=value.get)
+    whole = f"GCN, {max(GCN)}"
+    s.say(
+        f"**{space.name}**: HELP {value['HELP']:.3f} with twenty measurements. The best method without meta-learning and with at most ten is {cheap}, "
+        f"{value[cheap]:.3f} with {total(cheap)}; FLOPs alone reach {value['FLOPs']:.3f}. "
+        f"A graph network trained on the whole pool of the target reaches {value[whole]:.3f}, so the whole pool is worth {value[whole] - value['HELP']:+.3f}."
+    )
+
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Device by device, at the published protocol. Bars span the worst and the best single draw over all seeds: one draw can say nearly anything about some devices.", "name": "fig-help-by-device"}, "image": {"alt": "For every test device, four dots with vertical bars: FLOPs, source mix, ridge on operation counts and HELP. The vertical axis is the Spearman correlation; the length of a bar is the range over single draws."}}
 SHOWN = ["FLOPs", "source mix", "ridge on counts", "HELP"]
 fig, axes = plots.figure(1, len(SPACES), width=8.4, height=4.2, squeeze=False, width_ratios=[len(x.test) + 1 for x in SPACES])
@@ -1083,7 +1094,7 @@ for ax, space in zip(axes[0], SPACES, strict=True):
     for i, name in enumerate(SHOWN):
         stack = np.concatenate([scores[space.name, seed][name] for seed in s.seeds], 1)
         mean, x = stack.mean(1), np.arange(len(space.test)) + 0.18 * (i - 1.5)
-        bars = np.stack([mean - stack.min(1), stack.max(1) - mean])
+        bars = np.maximum(np.stack([mean - stack.min(1), stack.max(1) - mean]), 0)  # rounding can dip below zero
         ax.errorbar(x, mean, yerr=bars, color=look[name].colour, marker=look[name].marker, linestyle="none", capsize=2, label=name)
     ax.set_xticks(range(len(space.test)), space.test, rotation=30, ha="right")
     ax.set(title=space.name, ylabel="Spearman")
