@@ -235,13 +235,31 @@ def test_evidence_ridge_prefers_the_block_that_explains(ch):
     assert spearman(guess, y[query]) > 0.99
 
 
-def test_measured_sets_hold_the_references_and_no_double_draw(ch, toy):
-    pools = toy.pools(toy.test)
-    sets = ch.measured_sets(toy, pools, draws=5, extra=20, seed=0)
-    assert sets.shape == (1, 5, 30) and (sets[..., :10] == toy.reference).all()
-    assert all(len(set(row)) == 20 for row in sets[0, :, 10:])
-    assert np.isin(sets[..., 10:], pools.support).all() and not np.isin(sets[..., 10:], pools.query).any()
-    assert not np.array_equal(sets, ch.measured_sets(toy, pools, 5, 20, seed=1))
+def test_measured_sets_hold_the_references_and_nothing_twice(ch, toy):
+    sets = ch.measured_sets(toy, n_devices=2, draws=5, extra=20, seed=0)
+    assert sets.shape == (2, 5, 30) and (sets[..., :10] == toy.reference).all()
+    assert all(len(set(row)) == 30 for row in sets.reshape(-1, 30))
+    assert sets.max() < toy.n_support
+    assert not np.array_equal(sets, ch.measured_sets(toy, 2, 5, 20, seed=1))
+    assert not np.array_equal(sets[0, 0], sets[1, 0]) and not np.array_equal(sets[0, 0], sets[0, 1])
+
+
+def test_leave_one_out_ridge_against_leaving_out(ch):
+    rng = np.random.default_rng(0)
+    blocks = [rng.standard_normal((40, 3)), rng.standard_normal((40, 2))]
+    measured, query, y = np.arange(8), np.arange(8, 40), rng.standard_normal(8)
+    fast = ch.leave_one_out_ridge([b[measured] for b in blocks], y, [b[query] for b in blocks], (0.1, 1.0))
+    target, best = (y - y.mean()) / y.std(), (np.inf, None)
+    for block, penalty in itertools.product(blocks, (0.1, 1.0)):
+
+        def fit(train, test, block=block, penalty=penalty):
+            kernel = block @ block.T + 100.0
+            C = kernel[np.ix_(train, train)] + penalty * np.eye(len(train))
+            return kernel[np.ix_(test, train)] @ np.linalg.solve(C, target[train])
+
+        errors = [(fit(np.delete(measured, i), [i])[0] - target[i]) ** 2 for i in measured]
+        best = min(best, (np.mean(errors), fit(measured, query)), key=lambda pair: pair[0])
+    assert spearman(fast, best[1]) == pytest.approx(1) and np.corrcoef(fast, best[1])[0, 1] > 1 - 1e-9
 
 
 def test_search_by_brute_force(ch):
