@@ -6,6 +6,7 @@ killed leaves nothing that could be read, and of two concurrent writers one wins
 is unpickled.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -172,8 +173,9 @@ def _put_in_place(temporary: Path, folder: Path, key: str) -> None:
         try:
             os.rename(temporary, folder)
             return
-        except OSError:
-            if not os.path.lexists(folder):
+        except OSError as error:
+            # Something stood there a moment ago; whether it still does, another process decides.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
         try:
             if read(folder, key) is not None:
