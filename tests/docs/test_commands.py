@@ -113,8 +113,10 @@ def test_environment_yml_is_python_and_the_lock():
     assert made["name"] == project()["name"]
 
 
+# The second line is a string to Python, a command to the shell: a first line takes no path with a space.
 STUB = """\
-#!{python}
+#!/bin/sh
+"exec" "{python}" "$0" "$@"
 import os, pathlib, shutil, sys
 arguments = sys.argv[1:]
 if arguments[0] == "-c":
