@@ -4,8 +4,10 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -89,7 +91,7 @@ for space in SPACES:
 # Every dot is one architecture.
 # If two devices agreed on what is fast, the dots would lie on a line and there would be nothing to learn.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The same architectures on a source device and on three test devices. Ranks, not milliseconds: 0 is the fastest.", "name": "fig-help-devices"}, "image": {"alt": "Three scatter plots of latency ranks. The horizontal axis is the rank on one training device, the vertical axis the rank on a test device, one panel for each of three; every dot is an architecture."}}
+# %% mystnb={"figure": {"caption": "The same architectures on a source device and on three test devices. Ranks, not milliseconds: 0 is the fastest.", "name": "fig-help-devices"}, "image": {"alt": "Three scatter plots of latency ranks. The horizontal axis is the rank on one training device, the vertical axis the rank on a test device, one panel for each of three; every dot is an architecture."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 3, width=7.6, height=2.9, sharex=True, sharey=True)
 rank = {d: (rankdata(v) - 1) / (len(v) - 1) for d, v in MAIN.latency.items()}
 for ax, device in zip(axes, (MAIN.test[0], MAIN.test[-2], MAIN.test[-1]), strict=True):
@@ -97,6 +99,7 @@ for ax, device in zip(axes, (MAIN.test[0], MAIN.test[-2], MAIN.test[-1]), strict
     ax.set(title=device, xlabel=f"rank on {MAIN.train[0]}")
 axes[0].set_ylabel("rank on the device")
 plots.finish(fig)
+
 
 # %% [markdown]
 # ## The question, and what a trivial answer gives
@@ -123,7 +126,6 @@ plots.finish(fig)
 # Before any learning: count multiply-adds (FLOPs).
 # It costs no measurement at all.
 # For cells the counts equal the benchmark's; for FBNet they are computed from the blocks, at the input size and widths that the tables were measured with.
-
 
 # %% tags=["nbval-check-output"]
 def query_truth(space, devices):
@@ -198,7 +200,7 @@ print(f"w' = {w_new:.2f},  dw'/dw = {by_w:.2f},  dw'/dalpha = {by_alpha:.2f}")
 #
 # The scaling throws the device's speed away and keeps its *taste*: which references it finds slow.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Hardware embeddings. A row is a device, a column a reference architecture; brighter is slower. Test devices are marked with a star.", "name": "fig-help-embeddings"}, "image": {"alt": "Heat map with one row for each training, validation and test device and ten columns for the reference architectures; a colour bar gives the scaled latency from 0 to 1."}}
+# %% mystnb={"figure": {"caption": "Hardware embeddings. A row is a device, a column a reference architecture; brighter is slower. Test devices are marked with a star.", "name": "fig-help-embeddings"}, "image": {"alt": "Heat map with one row for each training, validation and test device and ten columns for the reference architectures; a colour bar gives the scaled latency from 0 to 1."}} tags=["hide-input"]
 devices = [*MAIN.train, *MAIN.valid, *MAIN.test]
 fig, ax = plots.figure(width=7.2, height=4.6)
 image = ax.imshow(MAIN.pools(devices).embedding, aspect="auto", interpolation="nearest")
@@ -324,7 +326,6 @@ def encode_cells(theta, batch):
 # FBNet {cite:p}`wu2019fbnet` is a chain of 22 layers with nine choices each, the ninth being a skip.
 # HELP encodes a layer by kernel size and expansion, and the chain by two ordinary layers.
 
-
 # %% tags=["method"]
 class Chains:
     """FBNet architectures `ops` (n, 22) as vectors (n, 132): kernel 3, kernel 5, e1, e1 with two groups, e3, e6."""
@@ -430,6 +431,7 @@ if MAIN.kind == "cell":
     shared = seconds_of(lambda: encode_cells(weights, graphs(index)))
     print(f"8 tasks of 210 cells: plain {1000 * plain:.0f} ms, shared states {1000 * shared:.0f} ms")
 
+
 # %% [markdown]
 # ### The modulator: a starting point for each device
 #
@@ -451,7 +453,6 @@ if MAIN.kind == "cell":
 # $$
 # \operatorname{KL}\bigl(q \,\|\, \mathcal{N}(0, I)\bigr) = \sum_i \Bigl[ \tfrac12 \left(\sigma_i^2 + \mu_i^2 - 1\right) - \log \sigma_i \Bigr].
 # $$ (eq-help-kl)
-
 
 # %% tags=["method"]
 def init_modulator(generator):
@@ -495,7 +496,6 @@ def modulate(theta, z):
 # The loss below is a *sum* over tasks.
 # The weights of task $\tau$ touch the loss of task $\tau$ only, so a single call of `autograd.grad` returns every task's own gradient.
 
-
 # %% tags=["method"]
 def adapt(theta, alpha, batch, embedding, y, encode, steps, second_order=False):
     """Equation (eq-help-inner), `steps` times, for stacked weights; y (tasks, k). Steps keep their graph if second order."""
@@ -521,7 +521,6 @@ def adapt(theta, alpha, batch, embedding, y, encode, steps, second_order=False):
 # $$ (eq-help-outer)
 #
 # and Adam follows its gradient through the inner steps into $\theta$, $\alpha$ and $\phi$.
-
 
 # %% tags=["method"]
 def episode_loss(model, graphs, pools, generator, encode, steps, tasks=8, k=10, q=200):
@@ -595,7 +594,6 @@ def published_protocol(model, space, pools, graphs, encode, picks, steps=2):
 # Every 50 episodes the validation devices judge the model, and the best one is kept.
 # (The authors' code looks at training devices too; see the [deviations](#deviations).)
 # The switches give the relatives of HELP: without learned step sizes, modulator and embedding it is MAML; with step sizes alone it is Meta-SGD.
-
 
 # %% tags=["method"]
 def meta_train(
@@ -677,11 +675,11 @@ s.say(
     + "\n".join(rows)
 )
 
+
 # %% [markdown]
 # How much of a table is simple?
 # For each test device, fit the operation counts (five for cells, nine for FBNet) by least squares to its whole trimmed query pool, and see how much of the variance they explain.
 # Where this is near one, latency is a price list with a handful of entries, and ten measurements have an easy task.
-
 
 # %%
 def explained(space, features):
@@ -697,6 +695,7 @@ for space in SPACES:
     for device, a, b in zip(space.test, by_count, by_cost, strict=True):
         print(f"{space.name:9} {device:14} operation counts {a:5.2f}   analytic costs {b:5.2f}")
 
+
 # %% [markdown]
 # The second column uses features that need no measurement either, only the architecture: multiply-adds by kind of convolution, parameters, activations and layers for FBNet, operations on live paths for cells.
 # We will meet them again.
@@ -705,7 +704,6 @@ for space in SPACES:
 #
 # Five meta-learners on each space, on equal episodes: HELP, HELP without the embedding in the head (the modulator still reads it), HELP without the modulator, Meta-SGD and MAML.
 # MAML keeps the authors' fixed inner step of 0.001.
-
 
 # %% tags=["method"]
 def training_plan(session, space):
@@ -759,7 +757,7 @@ with s.section("meta-train"):
             **VARIANTS[name],
         )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Validation during meta-training: mean Spearman over the validation devices, five draws each, one line for each seed. The best point of a line is the model that is kept.", "name": "fig-help-training"}, "image": {"alt": "Lines of validation rank correlation against episodes, one panel for each search space and one line for each method and seed."}}
+# %% mystnb={"figure": {"caption": "Validation during meta-training: mean Spearman over the validation devices, five draws each, one line for each seed. The best point of a line is the model that is kept.", "name": "fig-help-training"}, "image": {"alt": "Lines of validation rank correlation against episodes, one panel for each search space and one line for each method and seed."}} tags=["hide-input"]
 fig, axes = plots.figure(1, len(SPACES), width=7.4, height=3.2, squeeze=False)
 look = plots.styles(VARIANTS)
 for ax, space in zip(axes[0], SPACES, strict=True):
@@ -800,6 +798,7 @@ for space in SPACES:
             f"  the authors' code: {seconds} CPU seconds, {1000 * seconds / episodes:.0f} ms an episode"
         )
 
+
 # %% [markdown]
 # ## Ours against the paper
 #
@@ -820,7 +819,6 @@ for space in SPACES:
 #
 # The plain ridge has $w_0 = 0$; the other has $w_0 = s\, \bar w$, the training devices' mean weights times a fitted scale $s$.
 # The penalty $\lambda$ is chosen on the validation devices, for each set of features and each kind of measured set.
-
 
 # %% tags=["method"]
 def source_tables(space):
@@ -877,7 +875,6 @@ def nearest_device(space, tables, device, query):
 # The per-device predictor is a graph network like HELP's without device and without meta-learning, trained on 10, 100 or all (720 or 3,200) measurements of the target.
 # It stands for BRP-NAS; all networks of a setting train together, stacked.
 # Its learning rate and length were not tuned.
-
 
 # %% tags=["method"]
 def train_gcn(seed, space, devices, k, draws, steps, device="cpu", batch=64):
@@ -945,7 +942,6 @@ def train_gcn(seed, space, devices, k, draws, steps, device="cpu", batch=64):
 # A caution.
 # The blocks and the grid were designed with these tables in sight, test devices included, so the comparison below favours us to an unknown degree.
 # That is why a [confirmation](#confirmation-on-fresh-devices) follows, on devices and on a machine that were not looked at.
-
 
 # %% tags=["method"]
 def unit_blocks(space):
@@ -1021,7 +1017,6 @@ def leave_one_out_ridge(blocks, y, query_blocks, penalties=(0.003, 0.03, 0.3, 3.
 # So a second comparison gives every method the same *measured set*: the references first, then random others from the untrimmed pool, scaled by their own extremes.
 # With ten measurements, HELP adapts to the references themselves.
 # Nothing but HELP's training varies between seeds then, so differences at ten measurements get a bootstrap interval over *test devices*.
-
 
 # %% tags=["method"]
 def measured_sets(space, n_devices, draws, extra, seed):
@@ -1271,7 +1266,7 @@ for space in SPACES:
         )
 metrics = s.record().metrics
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Mean Spearman over the test devices with 95 % t-intervals over training seeds; black ticks are the paper's numbers. The number of measurements on the target is in brackets.", "name": "fig-help-headline"}, "image": {"alt": "Dot plot with one row for each method, from FLOPs at the top to HELP at the bottom, and one panel for each search space. The horizontal axis is the mean Spearman correlation; bars are intervals and black ticks the paper's numbers for FLOPs, MAML, Meta-SGD and HELP."}}
+# %% mystnb={"figure": {"caption": "Mean Spearman over the test devices with 95 % t-intervals over training seeds; black ticks are the paper's numbers. The number of measurements on the target is in brackets.", "name": "fig-help-headline"}, "image": {"alt": "Dot plot with one row for each method, from FLOPs at the top to HELP at the bottom, and one panel for each search space. The horizontal axis is the mean Spearman correlation; bars are intervals and black ticks the paper's numbers for FLOPs, MAML, Meta-SGD and HELP."}} tags=["hide-input"]
 fig, axes = plots.figure(1, len(SPACES), width=8.4, height=4.6, squeeze=False, sharey=True)
 total = lambda name: TOTAL.get(name) if name in TOTAL else min(int(name.split()[1]), 10**4)
 labels = {
@@ -1316,7 +1311,7 @@ for space in SPACES:
         f"A graph network trained on the whole pool of the target reaches {value[whole]:.3f}, so the whole pool is worth {value[whole] - value['HELP']:+.3f}."
     )
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Device by device, at the published protocol. Bars span the worst and the best single draw over all seeds: one draw can say nearly anything about some devices.", "name": "fig-help-by-device"}, "image": {"alt": "For every test device, four dots with vertical bars: FLOPs, source mix, ridge on operation counts and HELP. The vertical axis is the Spearman correlation; the length of a bar is the range over single draws."}}
+# %% mystnb={"figure": {"caption": "Device by device, at the published protocol. Bars span the worst and the best single draw over all seeds: one draw can say nearly anything about some devices.", "name": "fig-help-by-device"}, "image": {"alt": "For every test device, four dots with vertical bars: FLOPs, source mix, ridge on operation counts and HELP. The vertical axis is the Spearman correlation; the length of a bar is the range over single draws."}} tags=["hide-input"]
 SHOWN = ["FLOPs", "source mix", "ridge on counts", "HELP"]
 fig, axes = plots.figure(
     1, len(SPACES), width=8.4, height=4.2, squeeze=False, width_ratios=[len(x.test) + 1 for x in SPACES]
@@ -1357,7 +1352,7 @@ plots.finish(fig)
 # Here every method sees the same measured set, and only that.
 # The horizontal axis counts *all* measurements on the target.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Rank correlation against all measurements spent on the target, references included. Bands are 95 % t-intervals over seeds; what lies below the axis is left out.", "name": "fig-help-measurements"}, "image": {"alt": "One panel for each search space with a line and a band for each of six methods, and a dotted level for FLOPs. Horizontal axis: ten to thirty measurements, logarithmic. Vertical axis: mean Spearman correlation on the test devices."}}
+# %% mystnb={"figure": {"caption": "Rank correlation against all measurements spent on the target, references included. Bands are 95 % t-intervals over seeds; what lies below the axis is left out.", "name": "fig-help-measurements"}, "image": {"alt": "One panel for each search space with a line and a band for each of six methods, and a dotted level for FLOPs. Horizontal axis: ten to thirty measurements, logarithmic. Vertical axis: mean Spearman correlation on the test devices."}} tags=["hide-input"]
 METHODS = [
     "HELP",
     "ridge on counts",
@@ -1529,7 +1524,7 @@ for space in FRESH:
 # The ablation that explains the method: take the same trained model and stop it after 0, 1, 2 or 5 inner steps.
 # With no step, all that is known of the device is its embedding.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "The device on which adaptation matters most, one draw: predictions before and after the inner steps, against the truth. Colour is the number of average poolings in the cell.", "name": "fig-help-adaptation"}, "image": {"alt": "Three scatter plots of predicted against measured latency on one test device, for zero, one and two inner steps, with the rank correlation in each title. Points are coloured by the number of average poolings in the cell."}}
+# %% mystnb={"figure": {"caption": "The device on which adaptation matters most, one draw: predictions before and after the inner steps, against the truth. Colour is the number of average poolings in the cell.", "name": "fig-help-adaptation"}, "image": {"alt": "Three scatter plots of predicted against measured latency on one test device, for zero, one and two inner steps, with the rank correlation in each title. Points are coloured by the number of average poolings in the cell."}} tags=["hide-input"]
 seed = s.seeds[0]
 gains = (scores[MAIN.name, seed]["HELP"] - scores[MAIN.name, seed]["HELP, 0 steps"]).mean(1)
 device = MAIN.test[int(np.argmax(gains))]
@@ -1594,6 +1589,7 @@ for space in SPACES:
         f"{np.mean(per_seed(space, 'HELP, 5 steps')):.3f}. The draw matters most on {worst}: standard deviation {stack.std(1).max():.3f} between draws, worst draw {stack.min():.3f}."
     )
 
+
 # %% [markdown]
 # ## Searching under a latency limit
 #
@@ -1604,7 +1600,6 @@ for space in SPACES:
 # Predictions become milliseconds by a straight line fitted to the ten measured references.
 # The limits are the deciles of the candidates' latencies on each device.
 # (`smoke` has no accuracies: there the parameter count stands in for score and accuracy, to run the same path.)
-
 
 # %% tags=["method"]
 def to_milliseconds(at_measured, ms, guess):
@@ -1711,7 +1706,7 @@ s.say(
 )
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Left: Pareto fronts on one test device, true and as HELP and a ridge predict them; a predicted front is drawn at the true latencies of its members, so that steps back to the left are mistakes. Right: accuracy of what a search returns, against its limit.", "name": "fig-help-pareto"}, "image": {"alt": "Left, accuracy against true latency of all candidates as grey dots, with three lines: the true Pareto front and the fronts predicted by HELP and by ridge regression. Right, a line for an oracle, for HELP and for ridge regression: accuracy of the choice against the latency limit in milliseconds."}}
+# %% mystnb={"figure": {"caption": "Left: Pareto fronts on one test device, true and as HELP and a ridge predict them; a predicted front is drawn at the true latencies of its members, so that steps back to the left are mistakes. Right: accuracy of what a search returns, against its limit.", "name": "fig-help-pareto"}, "image": {"alt": "Left, accuracy against true latency of all candidates as grey dots, with three lines: the true Pareto front and the fronts predicted by HELP and by ridge regression. Right, a line for an oracle, for HELP and for ridge regression: accuracy of the choice against the latency limit in milliseconds."}} tags=["hide-input"]
 def front(latency_ms):
     """Candidates that no faster one beats in accuracy, by rising latency: indices."""
     order = np.lexsort((-accuracy, latency_ms))
@@ -1780,7 +1775,7 @@ s.say(f"Of the paper's {len(printed)} printed searches, {len(broken)} exceed the
 #
 # A verdict is computed by the rule in the cell, from the interval over seeds.
 # *Reproduced* needs the whole interval on the claimed side, *contradicted* the whole interval on the other.
-
+#
 # The bar for ranking lies a little under the paper's figure (0.92 and 0.90), because the authors' own checkpoint varies by about 0.015 from one set of draws to another.
 
 # %% tags=["hide-input"]
@@ -2011,6 +2006,7 @@ s.deviation(
 )
 s.deviations_table()
 
+
 # %% [markdown]
 # ## Exercises
 #
@@ -2019,7 +2015,6 @@ s.deviations_table()
 # ### Exercise 1 (★☆☆): what a rank correlation cannot see
 #
 # Write `distort(ms)` that changes every latency, by more than a shift or a factor, and leaves every Spearman correlation as it was.
-
 
 # %% tags=["exercise"]
 def distort(ms):
@@ -2042,19 +2037,19 @@ if distort(np.ones(3)) is not None:
     print(check_distort(distort))
 
 
-# %% tags=["solution", "hide-input"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+# %% mystnb={"code_prompt_hide": "Hide the solution", "code_prompt_show": "Show the solution"} tags=["solution", "hide-input"]
 def distort_solution(ms):
     return np.exp(ms / ms.max())  # any strictly increasing function that is not a line
 
 
 print(check_distort(distort_solution))
 
+
 # %% [markdown]
 # ### Exercise 2 (★☆☆): a faster twin
 #
 # A vendor ships the same device at twice the clock: every latency is halved.
 # Write the embedding of a device from its latencies, and let the check show that HELP cannot tell the two apart.
-
 
 # %% tags=["exercise"]
 def embed(ms):
@@ -2073,7 +2068,7 @@ if embed(MAIN.latency[MAIN.test[0]]) is not None:
     print(check_embed(embed))
 
 
-# %% tags=["solution", "hide-input"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+# %% mystnb={"code_prompt_hide": "Hide the solution", "code_prompt_show": "Show the solution"} tags=["solution", "hide-input"]
 def embed_solution(ms):
     reference = ms[MAIN.reference]
     return (reference - reference.min()) / np.ptp(reference)
@@ -2081,11 +2076,11 @@ def embed_solution(ms):
 
 print(check_embed(embed_solution))
 
+
 # %% [markdown]
 # ### Exercise 3 (★★☆): the gradient without the second order
 #
 # In the toy of [the first section](#by-hand-one-device-one-weight), write the derivative of the outer loss by $w$, once in full and once with the second derivative of the inner loss left out.
-
 
 # %% tags=["exercise"]
 def outer_slopes(w, a, alpha):
@@ -2106,7 +2101,7 @@ if outer_slopes(3.0, 5.0, 0.2) is not None:
     print(check_slopes(outer_slopes))
 
 
-# %% tags=["solution", "hide-input"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+# %% mystnb={"code_prompt_hide": "Hide the solution", "code_prompt_show": "Show the solution"} tags=["solution", "hide-input"]
 def outer_slopes_solution(w, a, alpha):
     left = (1 - 2 * alpha) * (w - a)  # w' - a
     return 2 * left * (1 - 2 * alpha), 2 * left
@@ -2114,12 +2109,12 @@ def outer_slopes_solution(w, a, alpha):
 
 print(check_slopes(outer_slopes_solution))
 
+
 # %% [markdown]
 # ### Exercise 4 (★★☆): a safety margin
 #
 # Searches break limits because predictions err.
 # Write `with_margin(predicted, score, limits, margin)` that shrinks the limits by a share `margin`, and see on the printed lines what a margin costs in accuracy and saves in broken limits.
-
 
 # %% tags=["exercise"]
 def with_margin(predicted, score, limits, margin):
@@ -2145,19 +2140,19 @@ if with_margin(np.ones(3), np.ones(3), np.ones(1), 0.0) is not None:
     print(check_margin(with_margin))
 
 
-# %% tags=["solution", "hide-input"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+# %% mystnb={"code_prompt_hide": "Hide the solution", "code_prompt_show": "Show the solution"} tags=["solution", "hide-input"]
 def with_margin_solution(predicted, score, limits, margin):
     return constrained_search(predicted, score, limits * (1 - margin))
 
 
 print(check_margin(with_margin_solution))
 
+
 # %% [markdown]
 # ### Exercise 5 (★★★): measure what teaches most
 #
 # Ten random cells may repeat each other.
 # Write `design(features, pool, k)` that picks k architectures from `pool` for a ridge on `features` by greedy D-optimality: always the one whose leverage $x^\top (X^\top X + \lambda I)^{-1} x$ is largest.
-
 
 # %% tags=["exercise"]
 def design(features, pool, k, penalty=0.1):
@@ -2185,7 +2180,7 @@ if design(np.eye(3), np.arange(3), 1) is not None:
     print(check_design(design))
 
 
-# %% tags=["solution", "hide-input"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+# %% mystnb={"code_prompt_hide": "Hide the solution", "code_prompt_show": "Show the solution"} tags=["solution", "hide-input"]
 def design_solution(features, pool, k, penalty=0.1):
     inverse, chosen = np.eye(features.shape[1]) / penalty, []
     for _ in range(k):
