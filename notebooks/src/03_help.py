@@ -2233,7 +2233,8 @@ print(check_design(design_solution))
 #
 # <details><summary>Answer</summary>
 #
-# The validation devices are kin of the training devices, and some test devices are not. The target's own ten measurements can tell which it resembles.
+# The validation devices are kin of the training devices, and some test devices are not.
+# The target's own ten measurements can tell which it resembles.
 #
 # </details>
 #
