@@ -1,6 +1,7 @@
 """What a session notes and shows: metrics, claims, deviations, data, and their tables."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace as replaced
 from typing import Any
@@ -11,7 +12,7 @@ from nbpkg.record import Claim, Deviation, Metric, Record
 Rule = Callable[[dict[str, Metric]], str | tuple[str, str]]
 
 
-class Notes:
+class Notes(ABC):
     """The recording half of `nbpkg.session.Session`."""
 
     seeds: list[int]
@@ -22,9 +23,9 @@ class Notes:
         self._claims: list[tuple[Claim, Rule, str]] = []
         self._deviations: list[Deviation] = []
 
+    @abstractmethod
     def record(self) -> Record:
         """The record as it stands now, not validated."""
-        raise NotImplementedError
 
     # ---------------------------------------------------------------- what goes into the record
 
