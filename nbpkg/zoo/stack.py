@@ -1,0 +1,217 @@
+"""Many small networks as one: activations of G networks lie side by side as (batch, G*channels, h, w).
+
+`stack` takes networks of equal shape and returns one module whose convolutions are grouped, whose batch norms
+are G times as wide and whose linear layers are batched. Everything channelwise (sums, ReLU, pooling, means)
+then needs no change, so that the networks' own `forward` runs as it stands. Cells of NAS-Bench-201 with
+different operations are stacked too: for each node the edges that carry the same operation become one grouped
+operation (`MixedCell`). `unstack` writes the weights back.
+
+Stacking changes no network's arithmetic, only which kernels do it: results agree with training one by one up
+to rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbpkg.errors import NbpkgError
+from nbpkg.nb201.network import OUTPUT_NODE, Cell
+
+# Modules that treat every channel alike and hold nothing: they serve the stack as they are.
+_CHANNELWISE = (
+    nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d,
+    nn.AdaptiveAvgPool2d,
+)  # fmt: skip
+_NORM_STATE = ("weight", "bias", "running_mean", "running_var")
+
+
+class StackedLinear(nn.Module):
+    """G linear layers: (batch, G*inputs) -> (batch, G*outputs), group by group."""
+
+    def __init__(self, layers: Sequence[nn.Linear]):
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        biases = [layer.bias for layer in layers]
+        self.bias = (
+            None if biases[0] is None else nn.Parameter(torch.stack([bias.detach() for bias in biases]))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups, outputs, inputs = self.weight.shape
+        y = torch.bmm(x.view(len(x), groups, inputs).transpose(0, 1), self.weight.transpose(1, 2))
+        if self.bias is not None:
+            y = y + self.bias[:, None]
+        return y.transpose(0, 1).reshape(len(x), groups * outputs)
+
+
+def _conv(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
+    first, groups = convs[0], len(convs)
+    if first.padding_mode != "zeros":
+        raise NbpkgError(f"a convolution with padding_mode {first.padding_mode!r} cannot be stacked")
+    # On meta, since the weights are replaced: drawing them first would cost as much as a training step.
+    stacked = nn.Conv2d(
+        groups * first.in_channels, groups * first.out_channels, first.kernel_size, first.stride,
+        first.padding, first.dilation, groups * first.groups, first.bias is not None, device="meta",
+    )  # fmt: skip
+    stacked.weight = nn.Parameter(torch.cat([conv.weight.detach() for conv in convs]))
+    if first.bias is not None:
+        stacked.bias = nn.Parameter(torch.cat([conv.bias.detach() for conv in convs]))
+    return stacked
+
+
+def _norm(norms: Sequence[nn.BatchNorm2d]) -> nn.BatchNorm2d:
+    first = norms[0]
+    if not (first.affine and first.track_running_stats and first.momentum is not None):
+        raise NbpkgError("only batch norms with weights, running statistics and a momentum can be stacked")
+    stacked = nn.BatchNorm2d(len(norms) * first.num_features, first.eps, first.momentum)
+    for name in _NORM_STATE:
+        joined = torch.cat([getattr(norm, name).detach() for norm in norms])
+        setattr(stacked, name, nn.Parameter(joined) if name in ("weight", "bias") else joined)
+    return stacked
+
+
+class MixedCell(nn.Module):
+    """Cells of different operations side by side: (batch, G*channels, h, w) -> same shape.
+
+    The edges that leave a node with the same operation are one grouped operation, over all the networks: at
+    most four operations a node, however many networks there are.
+    """
+
+    def __init__(self, cells: Sequence[Cell]):
+        super().__init__()
+        self.groups = len(cells)
+        self.keys: list[tuple[int, str]] = []
+        self.joint = nn.ModuleDict()
+        self.members: dict[str, list[tuple[int, str]]] = {}
+        self.targets: dict[str, list[tuple[int, int, int]]] = {}
+        found: dict[tuple[int, str], list[tuple[int, int, str]]] = {}
+        for group, cell in enumerate(cells):
+            for (start, end), (name, module) in zip(cell.plan, cell.edges.items(), strict=True):
+                kind = _kind(module)
+                if kind != "zero":  # `none`, kept on request, adds nothing
+                    found.setdefault((start, kind), []).append((end, group, name))
+        for start, kind in sorted(found):
+            edges = sorted(found[start, kind])
+            key = f"{start}_{kind}"
+            self.keys.append((start, key))
+            self.members[key] = [(group, name) for _, group, name in edges]
+            ends = [end for end, _, _ in edges]
+            self.targets[key] = [
+                (end, ends.index(end), ends.index(end) + ends.count(end)) for end in sorted(set(ends))
+            ]
+            picks = torch.tensor([group for _, group, _ in edges])
+            self.register_buffer(f"pick_{key}", picks, persistent=False)
+            modules = [cells[group].edges[name] for _, group, name in edges]
+            if kind.startswith("conv"):
+                convs, norms = zip(*((module[1], module[2]) for module in modules), strict=True)
+                self.joint[key] = nn.Sequential(_conv(convs), _norm(norms))
+            elif kind == "pool":
+                self.joint[key] = modules[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels = len(x), x.shape[1] // self.groups
+        shape = (batch, self.groups, channels, *x.shape[2:])
+        nodes: dict[int, Tensor] = {0: x.view(shape)}
+        active: dict[int, Tensor] = {}
+        for start, key in self.keys:
+            source, pick = nodes[start], getattr(self, f"pick_{key}")
+            if "conv" in key:
+                if start not in active:
+                    active[start] = F.relu(source)
+                source = active[start]
+            value = source.index_select(1, pick)
+            if key in self.joint:
+                value = self.joint[key](value.flatten(1, 2)).view(batch, len(pick), *shape[2:])
+            for end, low, high in self.targets[key]:
+                if end not in nodes:
+                    nodes[end] = x.new_zeros(shape)
+                # In place: a node is complete before anything reads it.
+                nodes[end].index_add_(1, pick[low:high], value[:, low:high])
+        if OUTPUT_NODE not in nodes:
+            return x * 0.0
+        return nodes[OUTPUT_NODE].flatten(1, 2)
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, nn.Identity):
+        return "skip"
+    if isinstance(module, nn.AvgPool2d):
+        return "pool"
+    if isinstance(module, nn.Sequential):
+        return f"conv{module[1].kernel_size[0]}"
+    return "zero"
+
+
+def stack(modules: Sequence[nn.Module]) -> nn.Module:
+    """One module that runs all `modules` side by side; the modules themselves are left as they are.
+
+    They must be equal in everything but weights, except that NAS-Bench-201 networks may differ in their
+    cells. Input (batch, G*3, h, w), networks' inputs side by side; output (batch, G*classes).
+
+    Raises NbpkgError for networks of different shape and for layers that cannot be stacked.
+    """
+    modules = list(modules)
+    if not modules:
+        raise NbpkgError("there is no network to stack")
+    first = modules[0]
+    if any(type(module) is not type(first) for module in modules):
+        names = sorted({type(module).__name__ for module in modules})
+        raise NbpkgError(f"networks of different shape cannot be stacked: {' and '.join(names)}")
+    if isinstance(first, Cell):
+        return MixedCell(modules)
+    if not list(first.children()):
+        return _leaf(modules)
+    names = [name for name, _ in first.named_children()]
+    if any([name for name, _ in module.named_children()] != names for module in modules):
+        raise NbpkgError(f"networks of different shape cannot be stacked: {type(first).__name__} differs")
+    if list(first.parameters(recurse=False)) or list(first.buffers(recurse=False)):
+        raise NbpkgError(f"{type(first).__name__} holds weights of its own and cannot be stacked")
+    stacked = copy.copy(first)
+    stacked._modules = {name: stack([getattr(module, name) for module in modules]) for name in names}
+    return stacked
+
+
+def _leaf(modules: list[nn.Module]) -> nn.Module:
+    first = modules[0]
+    shapes = {tuple(tuple(p.shape) for p in module.parameters()) for module in modules}
+    if len(shapes) > 1:
+        raise NbpkgError(f"networks of different shape cannot be stacked: {type(first).__name__} differs")
+    makers = {nn.Conv2d: _conv, nn.BatchNorm2d: _norm, nn.Linear: StackedLinear}
+    if type(first) in makers:
+        return makers[type(first)](modules)
+    if isinstance(first, _CHANNELWISE) or (isinstance(first, nn.Sequential) and not len(first)):
+        return first
+    raise NbpkgError(f"a layer of type {type(first).__name__} cannot be stacked")
+
+
+@torch.no_grad()
+def unstack(stacked: nn.Module, modules: Sequence[nn.Module]) -> None:
+    """Copy the weights and statistics of `stack(modules)` back into `modules`, of the same shapes."""
+    first = modules[0]
+    if isinstance(stacked, MixedCell):
+        for key, joint in stacked.joint.items():
+            if "conv" in key:
+                edges = [modules[group].edges[name] for group, name in stacked.members[key]]
+                unstack(joint[0], [edge[1] for edge in edges])
+                unstack(joint[1], [edge[2] for edge in edges])
+    elif isinstance(stacked, StackedLinear):
+        for group, layer in enumerate(modules):
+            layer.weight.copy_(stacked.weight[group])
+            if layer.bias is not None:
+                layer.bias.copy_(stacked.bias[group])
+    elif isinstance(stacked, (nn.Conv2d, nn.BatchNorm2d)):
+        for name in ("weight", "bias") if isinstance(stacked, nn.Conv2d) else _NORM_STATE:
+            joined = getattr(stacked, name)
+            if joined is not None:
+                for piece, module in zip(joined.chunk(len(modules)), modules, strict=True):
+                    getattr(module, name).copy_(piece)
+    else:
+        for name, _ in first.named_children():
+            # The stack's own child is asked: the first network's may be a dead cell, which holds nothing.
+            if list(getattr(stacked, name).parameters()):
+                unstack(getattr(stacked, name), [getattr(module, name) for module in modules])
