@@ -1,0 +1,256 @@
+"""Whole image sets as tensors of bytes: small enough to be held at once, on the device that trains on them.
+
+    digits = load("digits")              scikit-learn's, inside its package: needs no file and no network
+    cifar = load("cifar10").to("cuda")   a registered set; NbpkgError says how to get it when it is absent
+
+There is no loader that streams: every set of the book fits in 100 MB, and cutting batches out of one tensor
+costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbpkg.data import registry, store
+from nbpkg.errors import NbpkgError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Name of a set -> file, side in pixels, channels, classes. The registry knows the file as set "image-NAME".
+_FILES = {
+    "cifar10": ("images/cifar10.parquet", 32, 3, 10),
+    "cifar100": ("images/cifar100.parquet", 32, 3, 100),
+    "tiny-imagenet": ("images/tiny_imagenet.parquet", 32, 3, 200),
+    "mnist": ("images/mnist.parquet", 28, 1, 10),
+    "dtd10": ("images/dtd10.parquet", 32, 3, 10),
+    "sign-digits": ("images/sign_digits.parquet", 32, 3, 10),
+    "omniglot": ("images/omniglot_28x28.npz", 28, 1, 1623),
+}
+#: Names of all image sets; "digits" is the one that is always there.
+SOURCES = ("digits", *_FILES)
+
+_MAX_IMAGES = 200_000
+_DIGITS_TEST = 50  # test images of each digit
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """All images of a set.
+
+    images: uint8 (n, channels, h, w), channels 1 or 3. labels: int64 (n,), positions in `class_names`. train:
+    bool (n,), True for the official training split. digest: "sha256:..." of the data. registered: the set's
+    name in the data registry, None for what a package ships.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    train: Tensor
+    digest: str
+    registered: str | None
+
+    def to(self, device) -> ImageSet:
+        """The same set with its tensors on `device`."""
+        moved = {name: getattr(self, name).to(device) for name in ("images", "labels", "train")}
+        return replace(self, **moved)
+
+
+@functools.lru_cache(maxsize=len(SOURCES))
+def load(name: str) -> ImageSet:
+    """The image set called `name`, read and decoded once a process.
+
+    Raises NbpkgError for an unknown name, for a file that is absent (the message says how to get it) and for
+    one that is damaged.
+    """
+    _known(name)
+    if name == "digits":
+        return _digits()
+    file, side, channels, classes = _FILES[name]
+    read = read_parquet if file.endswith(".parquet") else read_omniglot
+    images, labels, class_names, train = read(store.path(file), side, channels, classes)
+    import torch
+
+    registered = f"image-{name}"
+    return ImageSet(
+        name, torch.from_numpy(images), torch.from_numpy(labels), class_names, torch.from_numpy(train),
+        registry.get(registered).digest, registered,
+    )  # fmt: skip
+
+
+def available(name: str) -> bool:
+    """Whether the set's file is on this machine; NbpkgError for an unknown name and for a damaged file."""
+    _known(name)
+    return name == "digits" or store.available(f"image-{name}")
+
+
+def _known(name: str) -> None:
+    if name not in SOURCES:
+        raise NbpkgError(f"no image set is called {name!r}; known: {', '.join(SOURCES)}")
+
+
+def _digits() -> ImageSet:
+    """The 1,797 digits of scikit-learn, 8x8 with 17 shades of grey, stretched to 0..255.
+
+    They come without a split: the last 50 of each digit, in the package's order, are test images.
+    """
+    import torch
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    labels = bunch.target.astype(np.int64)
+    train = np.ones(len(labels), bool)
+    for digit in range(10):
+        train[np.flatnonzero(labels == digit)[-_DIGITS_TEST:]] = False
+    digest = "sha256:" + hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    names = tuple(str(digit) for digit in range(10))
+    return ImageSet(
+        "digits", torch.from_numpy(images), torch.from_numpy(labels), names, torch.from_numpy(train),
+        digest, None,
+    )  # fmt: skip
+
+
+def read_parquet(path: str | Path, side: int, channels: int, classes: int):
+    """A prepared set: uint8 (n, channels, side, side), int64 (n,), names, bool (n,) as in `ImageSet`.
+
+    Columns image (bytes of a WebP file), label, class_name, split ("train" or "test"). Raises NbpkgError that
+    names the file, and the row where there is one, for anything else: other columns, labels out of range, a
+    class with two names, images of another size or format.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    path = Path(path)
+
+    def refuse(problem: str):
+        raise NbpkgError(f"{path.name}: {problem}; the file is refused")
+
+    try:
+        # ParquetFile reads this one file; read_table would also take a folder, or a remote address.
+        file = parquet.ParquetFile(path)
+        if file.metadata.num_rows > _MAX_IMAGES:
+            refuse(f"has {file.metadata.num_rows:,} rows, more than the {_MAX_IMAGES:,} allowed")
+        table = file.read(columns=["image", "label", "class_name", "split"])
+        labels = np.array(table["label"].cast("int64"))
+        names, splits, blobs = (table[name].to_pylist() for name in ("class_name", "split", "image"))
+    except FileNotFoundError:
+        refuse("there is no such file")
+    except (OSError, pyarrow.ArrowException, KeyError, ValueError) as error:
+        refuse(f"cannot be read as a table of images ({(str(error).splitlines() or [''])[0][:120]})")
+    if not len(labels) or set(labels.tolist()) != set(range(classes)):
+        refuse(f"its labels are not 0 to {classes - 1}")
+    if set(splits) - {"train", "test"}:
+        refuse("has a split that is neither train nor test")
+    pairs = set(zip(labels.tolist(), names, strict=True))
+    if len(pairs) != classes or not all(isinstance(name, str) for name in names):
+        refuse("gives one class several names")
+    images = np.empty((len(labels), channels, side, side), np.uint8)
+    for row, blob in enumerate(blobs):
+        try:
+            images[row] = _decode(blob, side, channels)
+        except NbpkgError as error:
+            refuse(f"row {row}: {error}")
+    return images, labels, tuple(name for _, name in sorted(pairs)), np.array(splits) == "train"
+
+
+def _decode(blob: bytes, side: int, channels: int) -> np.ndarray:
+    """One WebP picture as (channels, side, side); of a grey one, stored as RGB, the first channel."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(blob), formats=["WEBP"]) as picture:
+            # The size stands in the header: a picture that would unpack to gigabytes is never unpacked.
+            if picture.size != (side, side):
+                raise NbpkgError(f"a picture of {picture.size} pixels where {(side, side)} is due")
+            pixels = np.asarray(picture.convert("RGB"))
+    except NbpkgError:
+        raise
+    except Exception as error:  # a damaged picture can fail in many ways
+        raise NbpkgError(f"not a readable WebP picture ({type(error).__name__})") from None
+    return pixels.transpose(2, 0, 1)[:channels]
+
+
+def read_omniglot(path: str | Path, side: int, channels: int, classes: int):
+    """Omniglot's arrays in the form of `read_parquet`: here training and test split have different classes.
+
+    The file holds images (classes, 20, side, side), train_classes and test_classes. Raises NbpkgError that
+    names it when it holds something else.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            drawings, first, second = (file[key] for key in ("images", "train_classes", "test_classes"))
+    except FileNotFoundError:
+        raise NbpkgError(f"{path.name}: there is no such file; the file is refused") from None
+    except Exception as error:  # damaged archives fail in many ways
+        raise NbpkgError(
+            f"{path.name}: not a readable file of arrays ({type(error).__name__}); the file is refused"
+        ) from None
+    if drawings.dtype != np.uint8 or drawings.ndim != 4 or drawings.shape[::2] != (classes, side):
+        raise NbpkgError(
+            f"{path.name}: its images are {drawings.dtype} {drawings.shape}; the file is refused"
+        )
+    if drawings.shape[3] != side or sorted([*first.tolist(), *second.tolist()]) != list(range(classes)):
+        raise NbpkgError(f"{path.name}: its classes are not split in two; the file is refused")
+    per_class = drawings.shape[1]
+    names = tuple(f"character {number:04d}" for number in range(classes))
+    train = np.isin(np.arange(classes), first).repeat(per_class)
+    images = np.ascontiguousarray(drawings.reshape(-1, channels, side, side))
+    return images, np.arange(classes).repeat(per_class), names, train
+
+
+def to_rgb(images: Tensor) -> Tensor:
+    """(n, 1 or 3, h, w) -> (n, 3, h, w): grey is repeated."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def resize(images: Tensor, resolution: int) -> Tensor:
+    """uint8 (n, c, h, w) -> uint8 (n, c, resolution, resolution), bilinear and without aliasing.
+
+    Raises NbpkgError for another dtype or a resolution below 1.
+    """
+    import torch
+    from torch.nn import functional
+
+    if images.dtype != torch.uint8 or resolution < 1:
+        raise NbpkgError(f"resize takes uint8 images and a resolution of 1 or more, got {images.dtype}")
+    if images.shape[-2:] == (resolution, resolution):
+        return images
+    size = (resolution, resolution)
+    # In chunks: as floats, a whole set would take four times its memory, and more while it is scaled.
+    chunks = [
+        functional.interpolate(part.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255)
+        for part in images.split(4096)
+    ]
+    return torch.cat([part.to(torch.uint8) for part in chunks])
+
+
+def augment(images: Tensor, pad: int, flip: bool, generator) -> Tensor:
+    """Each image shifted by up to `pad` pixels, zeros moving in, and mirrored with probability 1/2 if `flip`.
+
+    (n, c, h, w) -> same shape and dtype. Random numbers come from `generator`, a torch generator on the CPU,
+    so that a GPU sees the same images. Raises NbpkgError for a negative `pad`.
+    """
+    import torch
+    from torch.nn import functional
+
+    if pad < 0:
+        raise NbpkgError(f"pad must be 0 or more, got {pad}")
+    n, _, h, w = images.shape
+    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=generator).to(images.device)
+    mirrored = torch.rand(n, generator=generator).to(images.device) < (0.5 if flip else 0.0)
+    columns = torch.arange(w, device=images.device)
+    columns = dx[:, None] + torch.where(mirrored[:, None], columns.flip(0), columns)
+    rows = dy[:, None] + torch.arange(h, device=images.device)
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    which = torch.arange(n, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
