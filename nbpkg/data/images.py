@@ -140,7 +140,7 @@ def read_parquet(path: str | Path, side: int, channels: int, classes: int):
         if file.metadata.num_rows > _MAX_IMAGES:
             refuse(f"has {file.metadata.num_rows:,} rows, more than the {_MAX_IMAGES:,} allowed")
         table = file.read(columns=["image", "label", "class_name", "split"])
-        labels = np.array(table["label"].cast("int64"))
+        labels = table["label"].cast("int64").to_numpy().copy()
         names, splits, blobs = (table[name].to_pylist() for name in ("class_name", "split", "image"))
     except FileNotFoundError:
         refuse("there is no such file")

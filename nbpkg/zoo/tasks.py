@@ -1,0 +1,225 @@
+"""Tasks: named, seeded classification problems cut from image sets.
+
+A `Task` only says what to cut: source, classes, images of each class, resolution, seed. `Task.data` cuts it.
+Training and validation images come from the source's training split, test images from its test split,
+so that no task's test images are another task's training images. A `Collection` holds the tasks of meta-training,
+meta-validation and meta-test and refuses classes that two of them share. Different sources may show the same
+things (CIFAR-10's cats, Tiny-ImageNet's): hold out whole sources where that matters.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nbpkg.data import images
+from nbpkg.errors import NbpkgError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROLES = ("train", "valid", "test")
+#: Tasks whose images are kept in memory by a process; the one used longest ago goes first.
+CACHED_TASKS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """A task's images: x uint8 (n, 3, r, r), y int64 (n,), labels in the order of the task's classes.
+
+    mean, std: float32 (3,), of the training images scaled to 0..1, per channel.
+    """
+
+    x_train: Tensor
+    y_train: Tensor
+    x_valid: Tensor
+    y_valid: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification problem over `classes`, which are labels in `source`.
+
+    n_train, n_valid, n_test: images of each class. resolution: pixels a side. seed: which images. role: the
+    part of meta-learning that the task serves, "train", "valid" or "test".
+
+    Raises NbpkgError for an unknown source or role, classes named twice, and sizes that make no task.
+    """
+
+    name: str
+    source: str
+    classes: tuple[int, ...]
+    role: str = "train"
+    seed: int = 0
+    n_train: int = 100
+    n_valid: int = 25
+    n_test: int = 50
+    resolution: int = 32
+
+    def __post_init__(self):
+        where = f"task {self.name!r}"
+        object.__setattr__(self, "classes", tuple(int(c) for c in self.classes))
+        if self.source not in images.SOURCES:
+            raise NbpkgError(f"{where}: no image set {self.source!r}; known: {', '.join(images.SOURCES)}")
+        if self.role not in ROLES:
+            raise NbpkgError(f"{where}: role {self.role!r} is none of {', '.join(ROLES)}")
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or min(self.classes) < 0:
+            raise NbpkgError(f"{where}: needs two or more different classes, got {self.classes}")
+        if min(self.n_train, self.n_test, self.resolution) < 1 or min(self.n_valid, self.seed) < 0:
+            raise NbpkgError(f"{where}: images a class and resolution must be positive")
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    def key(self) -> str:
+        """A hash of what decides the images, the source's own digest included, but not of name and role."""
+        content = {k: v for k, v in asdict(self).items() if k not in ("name", "role")}
+        content["digest"] = images.load(self.source).digest
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def data(self) -> TaskData:
+        """The task's images, kept for later calls.
+
+        Raises NbpkgError when the source is absent, has no such class, or too few images of one.
+        """
+        return _cut(self)
+
+
+def _choose(task: Task, label: int, split: str, positions: np.ndarray, n: int) -> np.ndarray:
+    if len(positions) < n:
+        raise NbpkgError(
+            f"task {task.name!r}: class {label} of {task.source} has {len(positions)} images in its {split} "
+            f"split, {n} are asked for"
+        )
+    # The class's own stream: which images it gives does not depend on the other classes of the task.
+    stream = np.random.default_rng([task.seed, label, split == "test"])
+    return stream.permutation(positions)[:n]
+
+
+@functools.lru_cache(maxsize=CACHED_TASKS)
+def _cut(task: Task) -> TaskData:
+    import torch
+
+    source = images.load(task.source)
+    labels, train = source.labels.numpy(), source.train.numpy()
+    picked: dict[str, list[np.ndarray]] = {role: [] for role in ROLES}
+    for label in task.classes:
+        if label >= len(source.class_names):
+            raise NbpkgError(f"task {task.name!r}: {task.source} has no class {label}")
+        mine = labels == label
+        n = task.n_train + task.n_valid
+        learning = _choose(task, label, "training", np.flatnonzero(mine & train), n)
+        picked["train"].append(learning[: task.n_train])
+        picked["valid"].append(learning[task.n_train :])
+        picked["test"].append(_choose(task, label, "test", np.flatnonzero(mine & ~train), task.n_test))
+    x, y = {}, {}
+    for role, parts in picked.items():
+        rows = torch.from_numpy(np.concatenate(parts))
+        x[role] = images.to_rgb(images.resize(source.images[rows], task.resolution)).contiguous()
+        y[role] = torch.arange(task.num_classes).repeat_interleave(len(parts[0]))
+    std, mean = torch.std_mean(x["train"].float() / 255, dim=(0, 2, 3), correction=0)
+    # A channel without any contrast is left as it is instead of being divided by zero.
+    std = torch.where(std > 0, std, 1.0)
+    return TaskData(x["train"], y["train"], x["valid"], y["valid"], x["test"], y["test"], mean, std)
+
+
+def split_classes(source: str, fractions: Mapping[str, float], seed: int = 0) -> dict[str, tuple[int, ...]]:
+    """The source's classes dealt out to roles, such as {"train": .6, "valid": .2, "test": .2}: disjoint.
+
+    Of a source whose own split is over classes (Omniglot) no task can be made this way, since a class has no
+    test images. Raises NbpkgError for unknown roles, and fractions that are negative or exceed 1 together.
+    """
+    if set(fractions) - set(ROLES) or min(fractions.values(), default=0) < 0:
+        raise NbpkgError(f"fractions are given to {', '.join(ROLES)} and not negative, got {dict(fractions)}")
+    if sum(fractions.values()) > 1 + 1e-9:
+        raise NbpkgError(f"fractions exceed 1 together: {dict(fractions)}")
+    n = len(images.load(source).class_names)
+    order = np.random.default_rng(seed).permutation(n)
+    ends = np.floor(np.cumsum(list(fractions.values())) * n + 1e-9).astype(int)
+    starts = [0, *ends[:-1]]
+    return {
+        role: tuple(sorted(order[low:high].tolist()))
+        for role, low, high in zip(fractions, starts, ends, strict=True)
+    }
+
+
+def sample_tasks(
+    source: str, role: str, n: int, classes: Iterable[int], ways: int, seed: int = 0, **sizes: int
+) -> list[Task]:
+    """n tasks of `ways` classes each, drawn from `classes`; `sizes` are Task's n_train, resolution and so on.
+
+    The i-th task is the same whatever n is. Raises NbpkgError when there are fewer classes than ways.
+    """
+    pool = sorted(set(classes))
+    if len(pool) < ways:
+        raise NbpkgError(f"{source}: {len(pool)} classes for role {role}, tasks need {ways}")
+    tasks = []
+    for i in range(n):
+        drawn = np.random.default_rng([seed, i]).permutation(pool)[:ways]
+        tasks.append(Task(f"{source}-{role}-{i:03d}", source, tuple(drawn.tolist()), role, seed, **sizes))
+    return tasks
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The tasks of meta-training, meta-validation and meta-test; no class serves two of them.
+
+    Raises NbpkgError that names the classes that do, a task in the wrong place, or a name given twice.
+    """
+
+    train: tuple[Task, ...]
+    valid: tuple[Task, ...]
+    test: tuple[Task, ...]
+
+    def __post_init__(self):
+        used: dict[tuple[str, int], str] = {}
+        names: set[str] = set()
+        for role in ROLES:
+            for task in getattr(self, role):
+                if task.role != role:
+                    raise NbpkgError(f"task {task.name!r} has role {task.role}, but stands among {role}")
+                if task.name in names:
+                    raise NbpkgError(f"two tasks are called {task.name!r}")
+                names.add(task.name)
+                for label in task.classes:
+                    if used.setdefault((task.source, label), role) != role:
+                        raise NbpkgError(
+                            f"class {label} of {task.source} serves {used[task.source, label]} and {role} "
+                            f"(task {task.name!r}): meta-training must not see it"
+                        )
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks, those of meta-training first."""
+        return self.train + self.valid + self.test
+
+    @property
+    def held_out_sources(self) -> tuple[str, ...]:
+        """Sources that meta-test alone uses."""
+        seen = {task.source for task in self.train + self.valid}
+        return tuple(sorted({task.source for task in self.test} - seen))
+
+    def to_json(self) -> str:
+        """The collection as text; `from_json` reads it back."""
+        return json.dumps([asdict(task) for task in self.tasks], indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Collection:
+        """The collection that `to_json` wrote, checked again. Raises NbpkgError for anything else."""
+        try:
+            tasks = [Task(**entry) for entry in json.loads(text)]
+        except (ValueError, TypeError) as error:
+            raise NbpkgError(f"this text is no collection of tasks ({error})") from None
+        return cls(*(tuple(task for task in tasks if task.role == role) for role in ROLES))
