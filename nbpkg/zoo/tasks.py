@@ -1,10 +1,12 @@
 """Tasks: named, seeded classification problems cut from image sets.
 
 A `Task` only says what to cut: source, classes, images of each class, resolution, seed. `Task.data` cuts it.
-Training and validation images come from the source's training split, test images from its test split,
-so that no task's test images are another task's training images. A `Collection` holds the tasks of meta-training,
-meta-validation and meta-test and refuses classes that two of them share. Different sources may show the same
-things (CIFAR-10's cats, Tiny-ImageNet's): hold out whole sources where that matters.
+Training and validation images come from the source's training split, test images from its test split, so
+that no task's test images are another task's training images.
+
+A `Collection` holds the tasks of meta-training, meta-validation and meta-test and refuses classes that two of
+them share. Different sources may show the same things (CIFAR-10's cats, Tiny-ImageNet's): hold out whole
+sources where that matters.
 """
 
 from __future__ import annotations
