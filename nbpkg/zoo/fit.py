@@ -1,0 +1,182 @@
+"""The training loop of the zoo: a stack of networks, each on its own task, with its own seed.
+
+Every network sees the batches, shifts and flips that its own seed draws, whatever it is trained beside:
+results do not depend on its neighbours or their order, up to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbpkg.errors import NbpkgError
+from nbpkg.zoo.stack import stack, unstack
+from nbpkg.zoo.tasks import TaskData
+
+_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: SGD with Nesterov momentum, the learning rate falling to 0 by a cosine.
+
+    lr falls from its value at the first step to 0 after the last. pad, flip: random shifts in pixels and
+    mirroring. Raises NbpkgError for sizes that train nothing.
+    """
+
+    epochs: int = 10
+    batch: int = 64
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    pad: int = 0
+    flip: bool = False
+
+    def __post_init__(self):
+        if min(self.epochs, self.batch) < 1 or min(self.pad, self.weight_decay) < 0 or self.lr <= 0:
+            raise NbpkgError(f"this recipe trains nothing: {self}")
+        if not 0 <= self.momentum < 1:
+            raise NbpkgError(f"momentum must be from 0 to below 1, got {self.momentum}")
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What came of one network: accuracies in percent, cross-entropies in nats, and the training curve.
+
+    curve: mean training loss of each epoch, float64 (epochs,).
+    """
+
+    valid: float
+    test: float
+    valid_loss: float
+    test_loss: float
+    curve: Tensor
+
+
+def stream(seed: int, what: str) -> torch.Generator:
+    """A random stream on the CPU for one purpose of one job: the same on every machine and device."""
+    digest = hashlib.sha256(f"{seed}/{what}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _shifted(x: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, pad: int) -> Tensor:
+    """(G, batch, 3, h, w), offsets (G, batch) from 0 to 2 pad -> the same shape, shifted and mirrored."""
+    groups, batch, _, h, w = x.shape
+    flat = F.pad(x.flatten(0, 1), (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    columns = torch.arange(w, device=x.device)
+    columns = dx.flatten()[:, None] + torch.where(mirrored.flatten()[:, None], columns.flip(0), columns)
+    rows = dy.flatten()[:, None] + torch.arange(h, device=x.device)
+    which = torch.arange(groups * batch, device=x.device)[:, None, None]
+    return flat[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2).unflatten(0, (groups, batch))
+
+
+def _scaled(images: Sequence[Tensor], data: Sequence[TaskData], device) -> Tensor:
+    """uint8 (n, 3, r, r) of each network's task -> float32 (G, n, 3, r, r), by each task's mean and std."""
+    # A task that several networks share is scaled once.
+    done: dict[int, Tensor] = {}
+    for x, task in zip(images, data, strict=True):
+        if id(x) not in done:
+            scaled = (x.to(device) / 255 - task.mean.to(device)[:, None, None]) / task.std.to(device)[
+                :, None, None
+            ]
+            done[id(x)] = scaled
+    return torch.stack([done[id(x)] for x in images])
+
+
+def _side_by_side(x: Tensor) -> Tensor:
+    """(G, batch, 3, h, w) -> (batch, G*3, h, w)."""
+    return x.transpose(0, 1).flatten(1, 2)
+
+
+@torch.no_grad()
+def _evaluate(net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Accuracy in percent and mean cross-entropy of each network, (G,) each; x (G, n, ...), y (G, n)."""
+    groups, n = y.shape
+    if n == 0:
+        return torch.full((2, groups), float("nan")).unbind()
+    net.eval()
+    right, loss = torch.zeros(2, groups, device=x.device)
+    for low in range(0, n, _EVALUATION_BATCH):
+        target = y[:, low : low + _EVALUATION_BATCH].T
+        logits = net(_side_by_side(x[:, low : low + _EVALUATION_BATCH])).view(len(target), groups, -1)
+        right += (logits.argmax(-1) == target).sum(0)
+        loss += (
+            F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(-1, groups).sum(0)
+        )
+    net.train()
+    return 100 * right / n, loss / n
+
+
+def fit(
+    networks: Sequence[nn.Module],
+    data: Sequence[TaskData],
+    seeds: Sequence[int],
+    recipe: Recipe,
+    device: str | torch.device = "cpu",
+) -> list[Fit]:
+    """Train networks side by side, network g on data[g] with the order of images that seeds[g] draws.
+
+    The networks are trained in place and end on the CPU. Tasks must have equal numbers of classes and images
+    and one resolution. The last batch of an epoch is left out where it would be smaller than the others; with
+    fewer images than a batch, all of them are one batch.
+
+    Raises NbpkgError for networks or tasks that do not fit together.
+    """
+    networks, groups = list(networks), len(networks)
+    if not groups or not groups == len(data) == len(seeds):
+        raise NbpkgError(f"{groups} networks, {len(data)} tasks and {len(seeds)} seeds do not fit together")
+    if len({(d.x_train.shape, d.x_valid.shape, d.x_test.shape) for d in data}) > 1:
+        raise NbpkgError("tasks trained side by side must have equal numbers of images and one resolution")
+    device = torch.device(device)
+    net = stack(networks).to(device).train()
+    x = _scaled([d.x_train for d in data], data, device)
+    y = torch.stack([d.y_train for d in data]).to(device)
+    n = y.shape[1]
+    batch = min(recipe.batch, n)
+    steps = n // batch
+    parameters = list(net.parameters())
+    optimiser = torch.optim.SGD(
+        parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0, foreach=True,
+    )  # fmt: skip
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs * steps)
+    orders = [stream(seed, "order") for seed in seeds]
+    shifts = [stream(seed, "shift") for seed in seeds]
+    rows = torch.arange(groups, device=device)[:, None]
+    curve = torch.zeros(recipe.epochs, groups, dtype=torch.float64)
+    for epoch in range(recipe.epochs):
+        order = torch.stack([torch.randperm(n, generator=g) for g in orders]).to(device)
+        total = torch.zeros(groups, device=device)
+        for step in range(steps):
+            picked = order[:, step * batch : (step + 1) * batch]
+            images = x[rows, picked]
+            if recipe.pad or recipe.flip:
+                offsets = [torch.randint(0, 2 * recipe.pad + 1, (2, batch), generator=g) for g in shifts]
+                dy, dx = torch.stack(offsets, 1).to(device)
+                coins = torch.stack([torch.rand(batch, generator=g) for g in shifts]).to(device)
+                images = _shifted(images, dy, dx, coins < (0.5 if recipe.flip else 0.0), recipe.pad)
+            logits = net(_side_by_side(images)).view(batch, groups, -1)
+            losses = (
+                F.cross_entropy(logits.flatten(0, 1), y[rows, picked].T.flatten(), reduction="none")
+                .view(batch, groups)
+                .mean(0)
+            )
+            optimiser.zero_grad()
+            # The sum: no network's gradient depends on how many there are.
+            losses.sum().backward()
+            optimiser.step()
+            schedule.step()
+            total += losses.detach()
+        curve[epoch] = (total / steps).cpu()
+    results = []
+    for split in ("valid", "test"):
+        images = _scaled([getattr(d, f"x_{split}") for d in data], data, device)
+        results += _evaluate(net, images, torch.stack([getattr(d, f"y_{split}") for d in data]).to(device))
+    unstack(net.cpu(), networks)
+    valid, valid_loss, test, test_loss = (values.tolist() for values in results)
+    return [Fit(valid[g], test[g], valid_loss[g], test_loss[g], curve[:, g].clone()) for g in range(groups)]
