@@ -54,6 +54,8 @@ def data_list() -> str:
         count = f"{len(item.files)} files" if len(item.files) > 1 else "one file"
         size = _size(sum(file.size for file in item.files))
         lines = [f"{item.title}; {count}, {size}.", f"*Licence:* {licence}.", f"*Source:* {source}."]
+        if item.checksums:
+            lines.append(f"*Checksums:* {item.checksums}.")
         items.append(f"`{item.name}`\n" + "\n".join(f": {line}" for line in lines))
     return "\n\n".join(items)
 

@@ -6,7 +6,8 @@
 For maintainers, after editing the registry. To add a file, write its line with any size and a checksum of
 zeros under `[<set>.files]` and run this; FOLDER is laid out by local paths
 (`help/nasbench201/latency/fpga.pt`, ...). Everything but the numbers is kept as it stands. A file that FOLDER
-lacks is an error: nothing is written then.
+lacks is an error: nothing is written then. Sets with a line `checksums` have theirs from where it says, and
+are left as they stand.
 """
 
 import argparse
@@ -36,6 +37,10 @@ def pinned(text: str, folder: Path) -> str:
             name, _, table = header["name"].partition(".")
             prefix = tables[name]["local"] if table == "files" else None
         elif prefix is not None and (entry := _LINE.match(line)):
+            if tables[name].get("checksums"):
+                # Published numbers: a file that differs is a wrong file, not a reason to change them.
+                lines.append(line)
+                continue
             file = folder / (prefix + entry["path"])
             if not file.is_file():
                 raise NbpkgError(f"{prefix + entry['path']}: not in the folder, so it cannot be pinned")

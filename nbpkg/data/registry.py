@@ -30,7 +30,10 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A named set of files that share a source and a licence."""
+    """A named set of files that share a source and a licence.
+
+    checksums: who published the sizes and checksums, when they were not computed from files at hand; else "".
+    """
 
     name: str
     kind: str
@@ -40,6 +43,7 @@ class DataSet:
     source: str
     note: str
     files: tuple[DataFile, ...]
+    checksums: str = ""
 
     @property
     def size(self) -> int:
@@ -80,7 +84,7 @@ def _set(name: str, table: dict) -> DataSet:
         files = tuple(_file(name, base, local, *item) for item in table["files"].items())
         result = DataSet(
             name, kind, table["title"], table["licence"], table.get("licence_url"), table["source"],
-            table.get("note", ""), files,
+            table.get("note", ""), files, table.get("checksums", ""),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise NbpkgError(f"data registry: set {name} is incomplete ({error!r})") from error

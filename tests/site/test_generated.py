@@ -18,7 +18,9 @@ def test_data_sets_are_all_named_with_licence_and_source():
     for item in data.sets():
         assert f"`{item.name}`\n" in text and item.title in text
         assert (item.licence_url or item.licence) in text
+        assert not item.checksums or item.checksums in text
     assert text.count("*Licence:*") == text.count("*Source:*") == len(data.sets())
+    assert text.count("*Checksums:*") == sum(bool(item.checksums) for item in data.sets()) > 0
 
 
 def test_only_chapters_on_the_site_are_linked():
