@@ -1,0 +1,189 @@
+"""Which copy of an image set is read, and that decoded sets on disk are never trusted blindly."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import makers
+import numpy as np
+import pyarrow
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from nbpkg.data import image_cache, images, registry, store
+from nbpkg.data.registry import DataFile, DataSet
+from nbpkg.errors import NbpkgError
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "images"
+
+
+def made(n: int = 12) -> tuple:
+    return makers.random(n, 3, 4, 4), np.arange(n) % 3, ("é", "b", "c"), np.arange(n) % 2 == 0
+
+
+class Counted:
+    """A reader that counts how often it was needed."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return made()
+
+
+def same(found: tuple, due: tuple) -> bool:
+    arrays = zip((found[0], found[1], found[3]), (due[0], due[1], due[3]), strict=True)
+    return found[2] == due[2] and all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in arrays)
+
+
+def test_a_set_is_decoded_once(cache):
+    make = Counted()
+    for _ in range(3):
+        found = image_cache.decoded("toy", DIGEST, make)
+        assert same(found, made()) and found[0].flags.writeable
+    assert make.calls == 1
+    assert [path.name for path in cache.iterdir()] == [f"toy-{'ab' * 12}-{image_cache.READERS}.safetensors"]
+
+
+def test_other_files_and_other_readers_are_decoded_anew(cache, monkeypatch):
+    make = Counted()
+    image_cache.decoded("toy", DIGEST, make)
+    image_cache.decoded("toy", DIGEST.replace("ab", "cd"), make)
+    image_cache.decoded("other", DIGEST, make)
+    monkeypatch.setattr(image_cache, "READERS", image_cache.READERS + 1)
+    image_cache.decoded("toy", DIGEST, make)
+    assert make.calls == len(list(cache.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "text", "empty", "foreign", "names"])
+def test_a_damaged_copy_is_decoded_again_and_mended(cache, damage):
+    from safetensors.numpy import save
+
+    make = Counted()
+    image_cache.decoded("toy", DIGEST, make)
+    (path,) = cache.iterdir()
+    whole = bytearray(path.read_bytes())
+    if damage == "flip":
+        whole[-40] ^= 1
+    path.write_bytes({
+        "flip": bytes(whole), "cut": bytes(whole[:-9]), "text": b"<html>", "empty": b"",
+        "foreign": save({"images": made()[0]}), "names": bytes(whole).replace(b'\\"b\\"', b'\\"x\\"'),
+    }[damage])  # fmt: skip
+    for _ in range(2):
+        assert same(image_cache.decoded("toy", DIGEST, make), made())
+    assert make.calls == 2 and [file.name for file in cache.iterdir()] == [path.name]
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "file"))
+    assert same(image_cache.decoded("toy", DIGEST, made), made())
+
+
+def test_a_full_disk_leaves_nothing_behind(cache, monkeypatch):
+    import safetensors.numpy
+
+    def full(arrays, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    assert same(image_cache.decoded("toy", DIGEST, made), made())
+    assert list(cache.iterdir()) == []
+
+
+def test_a_reader_that_fails_leaves_nothing_behind(cache):
+    def fails():
+        raise NbpkgError("toy.zip: damaged")
+
+    with pytest.raises(NbpkgError, match=r"toy\.zip"):
+        image_cache.decoded("toy", DIGEST, fails)
+    assert not cache.exists()
+
+
+def registered(name: str, kind: str, folder: Path, paths: list[str]) -> DataSet:
+    files = []
+    for path in paths:
+        content = (folder / path).read_bytes()
+        files.append(DataFile(path, None, hashlib.sha256(content).hexdigest(), len(content)))
+    return DataSet(name, kind, "Toy", "MIT", None, "somewhere", "", tuple(files))
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch, cache):
+    """A folder with a prepared MNIST of ten images and an official one of thirty, both registered."""
+    folder = tmp_path / "given"
+    (folder / "images" / "official").mkdir(parents=True)
+    files, _, _ = makers.mnist(folder / "images" / "official")
+    blobs = []
+    for number in range(10):
+        stream = io.BytesIO()
+        Image.fromarray(np.full((28, 28), number, np.uint8)).save(stream, "WEBP", lossless=True)
+        blobs.append(stream.getvalue())
+    digits = [str(number) for number in range(10)]
+    split = ["train"] * 5 + ["test"] * 5
+    table = {"image": blobs, "label": list(range(10)), "class_name": digits, "split": split}
+    parquet.write_table(pyarrow.table(table), folder / "images" / "mnist.parquet")
+    sets = {
+        "image-mnist": registered("image-mnist", "prepared", folder, ["images/mnist.parquet"]),
+        "image-mnist-official": registered(
+            "image-mnist-official", "public", folder, [f"images/official/{file.name}" for file in files]
+        ),
+    }
+    monkeypatch.setattr(registry, "load", lambda: sets)
+    monkeypatch.setenv("NBPKG_DATA", str(folder))
+    store._sha256.cache_clear()
+    return folder / "images"
+
+
+def load():
+    return images.load.__wrapped__("mnist")
+
+
+def test_the_prepared_file_comes_first_then_the_official_archive(mnist, cache):
+    prepared = load()
+    assert prepared.registered == "image-mnist" and len(prepared.images) == 10
+    assert prepared.digest == registry.get("image-mnist").digest
+    (mnist / "mnist.parquet").unlink()
+    archive = load()
+    assert archive.registered == "image-mnist-official" and archive.images.shape == (30, 1, 28, 28)
+    assert archive.digest == registry.get("image-mnist-official").digest != prepared.digest
+    assert images.available("mnist") and len(list(cache.iterdir())) == 2
+    # The second time both come from the cache, and are what they were.
+    assert np.array_equal(load().images, archive.images) and load().class_names == archive.class_names
+
+
+def test_neither_is_one_line_that_says_how_to_get_it(mnist):
+    (mnist / "mnist.parquet").unlink()
+    (mnist / "official" / "t10k-labels-idx1-ubyte.gz").unlink()
+    assert not images.available("mnist")
+    with pytest.raises(NbpkgError) as caught:
+        load()
+    for part in ("mnist", "nbpkg data fetch image-mnist-official", "MB", "NBPKG_DATA", "images/mnist.parquet",
+                 "smoke"):  # fmt: skip
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_is_an_error_even_where_a_copy_or_another_set_is_whole(mnist):
+    load()
+    content = (mnist / "mnist.parquet").read_bytes()
+    (mnist / "mnist.parquet").write_bytes(content[:-1] + b"X")
+    for call in (load, lambda: images.available("mnist")):
+        with pytest.raises(NbpkgError, match=r"images/mnist\.parquet in NBPKG_DATA: .*refused"):
+            call()
+
+
+def test_sets_without_an_archive_do_not_promise_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("NBPKG_DATA", str(tmp_path))
+    with pytest.raises(NbpkgError, match=r"images/dtd10\.parquet") as caught:
+        images.load.__wrapped__("dtd10")
+    assert "fetch" not in str(caught.value)
