@@ -60,7 +60,7 @@ _CLASS_NOISE = {
         "_abc_impl",
     ),
     *("__dataclass_fields__", "__dataclass_params__", "__match_args__", "__parameters__", "__orig_bases__"),
-    *("__abstractmethods__",),
+    *("__abstractmethods__", "__slotnames__"),  # the second is left there by pickle
 }
 
 

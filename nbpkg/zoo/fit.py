@@ -26,7 +26,9 @@ class Recipe:
     """How a network is trained: SGD with Nesterov momentum, the learning rate falling to 0 by a cosine.
 
     lr falls from its value at the first step to 0 after the last. pad, flip: random shifts in pixels and
-    mirroring. Raises NbpkgError for sizes that train nothing.
+    mirroring. corners: evaluate every image in five places, as it is and shifted by `pad` pixels towards each
+    corner, which a network finds harder than images that are all centred. Raises NbpkgError for sizes that
+    train nothing.
     """
 
     epochs: int = 10
@@ -36,6 +38,7 @@ class Recipe:
     weight_decay: float = 5e-4
     pad: int = 0
     flip: bool = False
+    corners: bool = False
 
     def __post_init__(self):
         if min(self.epochs, self.batch) < 1 or min(self.pad, self.weight_decay) < 0 or self.lr <= 0:
@@ -75,17 +78,21 @@ def _shifted(x: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, pad: int) -> T
     return flat[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2).unflatten(0, (groups, batch))
 
 
-def _scaled(images: Sequence[Tensor], data: Sequence[TaskData], device) -> Tensor:
-    """uint8 (n, 3, r, r) of each network's task -> float32 (G, n, 3, r, r), by each task's mean and std."""
-    # A task that several networks share is scaled once.
-    done: dict[int, Tensor] = {}
-    for x, task in zip(images, data, strict=True):
-        if id(x) not in done:
-            scaled = (x.to(device) / 255 - task.mean.to(device)[:, None, None]) / task.std.to(device)[
-                :, None, None
-            ]
-            done[id(x)] = scaled
-    return torch.stack([done[id(x)] for x in images])
+def _scaled(data: Sequence[TaskData], split: str, device) -> tuple[Tensor, Tensor]:
+    """Images of different tasks, float32 (T, n, 3, r, r) by each task's mean and std, and labels (T, n)."""
+    images = []
+    for task in data:
+        mean, std = (values.to(device)[:, None, None] for values in (task.mean, task.std))
+        images.append((getattr(task, f"x_{split}").to(device) / 255 - mean) / std)
+    return torch.stack(images), torch.stack([getattr(task, f"y_{split}") for task in data]).to(device)
+
+
+def _in_corners(x: Tensor, y: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """(T, n, 3, h, w) and (T, n) -> five times as many images: in place, and in the four corners."""
+    places = [(pad, pad), (0, 0), (0, 2 * pad), (2 * pad, 0), (2 * pad, 2 * pad)]
+    still = torch.zeros(y.shape, dtype=torch.bool, device=x.device)
+    moved = [_shifted(x, torch.full_like(y, dy), torch.full_like(y, dx), still, pad) for dy, dx in places]
+    return torch.cat(moved, 1), y.repeat(1, len(places))
 
 
 def _side_by_side(x: Tensor) -> Tensor:
@@ -94,16 +101,20 @@ def _side_by_side(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _evaluate(net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Accuracy in percent and mean cross-entropy of each network, (G,) each; x (G, n, ...), y (G, n)."""
-    groups, n = y.shape
+def _evaluate(net: nn.Module, x: Tensor, y: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    """Accuracy in percent and mean cross-entropy of each network, (G,) each; x (T, n, ...), y (T, n).
+
+    which: the position of each network's task, (G,).
+    """
+    groups, n = len(which), y.shape[1]
     if n == 0:
         return torch.full((2, groups), float("nan")).unbind()
     net.eval()
     right, loss = torch.zeros(2, groups, device=x.device)
     for low in range(0, n, _EVALUATION_BATCH):
-        target = y[:, low : low + _EVALUATION_BATCH].T
-        logits = net(_side_by_side(x[:, low : low + _EVALUATION_BATCH])).view(len(target), groups, -1)
+        target = y[which, low : low + _EVALUATION_BATCH].T
+        images = _side_by_side(x[which, low : low + _EVALUATION_BATCH])
+        logits = net(images).view(len(target), groups, -1)
         right += (logits.argmax(-1) == target).sum(0)
         loss += (
             F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(-1, groups).sum(0)
@@ -134,8 +145,10 @@ def fit(
         raise NbpkgError("tasks trained side by side must have equal numbers of images and one resolution")
     device = torch.device(device)
     net = stack(networks).to(device).train()
-    x = _scaled([d.x_train for d in data], data, device)
-    y = torch.stack([d.y_train for d in data]).to(device)
+    # A task that several networks share is held once.
+    tasks = list({id(d): d for d in data}.values())
+    which = torch.tensor([next(i for i, d in enumerate(tasks) if d is mine) for mine in data], device=device)
+    x, y = _scaled(tasks, "train", device)
     n = y.shape[1]
     batch = min(recipe.batch, n)
     steps = n // batch
@@ -147,7 +160,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs * steps)
     orders = [stream(seed, "order") for seed in seeds]
     shifts = [stream(seed, "shift") for seed in seeds]
-    rows = torch.arange(groups, device=device)[:, None]
+    rows = which[:, None]
     curve = torch.zeros(recipe.epochs, groups, dtype=torch.float64)
     for epoch in range(recipe.epochs):
         order = torch.stack([torch.randperm(n, generator=g) for g in orders]).to(device)
@@ -175,8 +188,10 @@ def fit(
         curve[epoch] = (total / steps).cpu()
     results = []
     for split in ("valid", "test"):
-        images = _scaled([getattr(d, f"x_{split}") for d in data], data, device)
-        results += _evaluate(net, images, torch.stack([getattr(d, f"y_{split}") for d in data]).to(device))
+        images, labels = _scaled(tasks, split, device)
+        if recipe.corners:
+            images, labels = _in_corners(images, labels, recipe.pad)
+        results += _evaluate(net, images, labels, which)
     unstack(net.cpu(), networks)
     valid, valid_loss, test, test_loss = (values.tolist() for values in results)
     return [Fit(valid[g], test[g], valid_loss[g], test_loss[g], curve[:, g].clone()) for g in range(groups)]

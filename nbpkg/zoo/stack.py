@@ -13,6 +13,7 @@ to rounding.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -28,6 +29,8 @@ _CHANNELWISE = (
     nn.AdaptiveAvgPool2d,
 )  # fmt: skip
 _NORM_STATE = ("weight", "bias", "running_mean", "running_var")
+# On a CPU and up to this many pixels, pooling is faster as a product with a dense matrix (4 times at 8x8).
+_DENSE_PIXELS = 64
 
 
 class StackedLinear(nn.Module):
@@ -75,6 +78,21 @@ def _norm(norms: Sequence[nn.BatchNorm2d]) -> nn.BatchNorm2d:
     return stacked
 
 
+@functools.cache
+def _pool_matrix(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What the cell's pooling does to a picture of one channel, as a matrix (pixels, pixels)."""
+    pixels = torch.eye(height * width, device=device, dtype=dtype).view(-1, 1, height, width)
+    return F.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False).flatten(1)
+
+
+def _pooled(value: Tensor) -> Tensor:
+    """Average pooling, 3x3 and borders not counted, over the last two dimensions of (..., h, w)."""
+    if value.device.type == "cpu" and value[0, 0, 0].numel() <= _DENSE_PIXELS:
+        matrix = _pool_matrix(*value.shape[-2:], value.device, value.dtype)
+        return (value.reshape(-1, len(matrix)) @ matrix).view(value.shape)
+    return F.avg_pool2d(value.flatten(1, 2), 3, 1, 1, count_include_pad=False).view(value.shape)
+
+
 class MixedCell(nn.Module):
     """Cells of different operations side by side: (batch, G*channels, h, w) -> same shape.
 
@@ -110,8 +128,6 @@ class MixedCell(nn.Module):
             if kind.startswith("conv"):
                 convs, norms = zip(*((module[1], module[2]) for module in modules), strict=True)
                 self.joint[key] = nn.Sequential(_conv(convs), _norm(norms))
-            elif kind == "pool":
-                self.joint[key] = modules[0]
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels = len(x), x.shape[1] // self.groups
@@ -125,7 +141,9 @@ class MixedCell(nn.Module):
                     active[start] = F.relu(source)
                 source = active[start]
             value = source.index_select(1, pick)
-            if key in self.joint:
+            if key.endswith("pool"):
+                value = _pooled(value)
+            elif key in self.joint:
                 value = self.joint[key](value.flatten(1, 2)).view(batch, len(pick), *shape[2:])
             for end, low, high in self.targets[key]:
                 if end not in nodes:

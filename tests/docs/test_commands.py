@@ -88,7 +88,7 @@ def test_the_lock_pins_everything_exactly_once():
     assert len(set(names)) == len(names) and "nbpkg" not in names and names == sorted(names)
 
 
-@pytest.mark.parametrize("extra", ["", "book", "test", "measure"])
+@pytest.mark.parametrize("extra", ["", "book", "cluster", "features", "measure", "test"])
 def test_the_lock_satisfies_pyproject(extra):
     wanted = project()["optional-dependencies"][extra] if extra else project()["dependencies"]
     locked = {canonicalize_name(pin.name): pin for pin in pins() + pins("requirements-measure.lock")}

@@ -1,5 +1,6 @@
 """Fingerprints of every kind of code that a chapter may hold."""
 
+import pickle
 from dataclasses import dataclass
 
 import pytest
@@ -383,6 +384,17 @@ def test_a_dataclass_without_methods_in_a_namespace_without_source_for_its_gener
     assert fingerprint(Point) != fingerprint(
         dataclass(type("Point", (), {"__annotations__": {"x": int}, "x": 1}))
     )
+
+
+@dataclass(frozen=True)
+class Pickled:
+    x: int = 0
+
+
+def test_what_pickle_leaves_in_a_class_does_not_matter():
+    before = fingerprint(Pickled)
+    pickle.dumps(Pickled())
+    assert "__slotnames__" in vars(Pickled) and fingerprint(Pickled) == before
 
 
 def test_sharing_of_equal_constants_does_not_matter():

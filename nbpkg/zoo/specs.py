@@ -1,0 +1,108 @@
+"""Networks by description: what a job of the zoo trains, small enough to be sent to another machine.
+
+A spec is a frozen dataclass of plain values. `build` makes the network with weights drawn from a seed;
+`stack_key` says which networks can be trained side by side (`nbpkg.zoo.stack`); `floats` bounds the memory.
+Other families may be added by any class with these methods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from nbpkg.errors import NbpkgError
+from nbpkg.nb201 import costs, space
+from nbpkg.nb201.network import network
+from nbpkg.nets import resnet, tinycnn
+
+
+class Spec(Protocol):
+    """What `nbpkg.zoo.train` asks of a description."""
+
+    def build(self, num_classes: int, seed: int) -> nn.Module:
+        """The network, with weights drawn from `seed`."""
+
+    def stack_key(self) -> tuple:
+        """Equal for networks that can be stacked."""
+
+    def floats(self, resolution: int) -> int:
+        """Numbers that training keeps for one image of resolution x resolution pixels, from above."""
+
+    def params(self, num_classes: int) -> int:
+        """How many weights the network has."""
+
+
+@dataclass(frozen=True, order=True)
+class CellNet:
+    """The NAS-Bench-201 network of a cell, given by `space.index`; C: first width, N: cells per stage.
+
+    Raises NbpkgError for a cell that does not exist and sizes below 1.
+    """
+
+    cell: int
+    C: int = 8
+    N: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.cell < space.N_CELLS or min(self.C, self.N) < 1:
+            raise NbpkgError(f"there is no network of cell {self.cell} with C={self.C}, N={self.N}")
+
+    def build(self, num_classes: int, seed: int) -> nn.Module:
+        return network(space.ops_of(self.cell), self.C, self.N, num_classes, seed)
+
+    def stack_key(self) -> tuple:
+        return ("cell", self.C, self.N)
+
+    def floats(self, resolution: int) -> int:
+        # An edge keeps its operand and what convolution and norm put out; a node its sum and the ReLU of it.
+        # The three stages have 1, 1/2 and 1/4 of the first one's numbers.
+        one_map = self.C * resolution**2
+        return int(1.75 * one_map * (self.N * (3 * space.N_EDGES + 2 * space.N_NODES) + 8))
+
+    def params(self, num_classes: int) -> int:
+        counted = costs.costs(space.ops_of(self.cell), self.C, self.N, num_classes, live_only=True)
+        return int(counted[0][0])
+
+
+@dataclass(frozen=True, order=True)
+class ResNetSpec:
+    """A network of `nbpkg.nets.resnet`: blocks and channels of each stage."""
+
+    blocks: tuple[int, ...] = (1, 1, 1)
+    widths: tuple[int, ...] = (16, 32, 64)
+
+    def build(self, num_classes: int, seed: int) -> nn.Module:
+        return resnet.resnet(self.blocks, self.widths, num_classes, seed)
+
+    def stack_key(self) -> tuple:
+        return ("resnet", self.blocks, self.widths)
+
+    def floats(self, resolution: int) -> int:
+        stages = zip(self.blocks, self.widths, strict=True)
+        maps = [8 * depth * width / 4**i for i, (depth, width) in enumerate(stages)]
+        return int(resolution**2 * (sum(maps) + 3 * self.widths[0]))
+
+    def params(self, num_classes: int) -> int:
+        return resnet.params(self.blocks, self.widths, num_classes)
+
+
+@dataclass(frozen=True, order=True)
+class TinySpec:
+    """A network of `nbpkg.nets.tinycnn`: widths of its three convolutions, units of its hidden layer."""
+
+    widths: tuple[int, int, int] = (8, 10, 10)
+    hidden: int = 20
+
+    def build(self, num_classes: int, seed: int) -> nn.Module:
+        return tinycnn.tinycnn(num_classes, 3, self.widths, self.hidden, seed)
+
+    def stack_key(self) -> tuple:
+        return ("tinycnn", self.widths, self.hidden)
+
+    def floats(self, resolution: int) -> int:
+        return 3 * resolution**2 * sum(self.widths)
+
+    def params(self, num_classes: int) -> int:
+        return tinycnn.params(num_classes, 3, self.widths, self.hidden)

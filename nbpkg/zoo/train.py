@@ -1,0 +1,283 @@
+"""Training many small networks: jobs in, accuracies, curves and weights out; resumable, on any workers.
+
+    jobs = [Job(CellNet(cell), task, seed, Recipe(epochs=10)) for cell in cells for seed in (0, 1)]
+    trained = train(jobs, workers=2)
+    trained.test.mean()
+
+Jobs are sorted and cut into *units*, networks that are trained side by side (`nbpkg.zoo.fit`). The units
+follow from the set of jobs alone, so that every job's result has the same bits whatever the order of the list
+and whoever does the work; in another set of jobs a job has other neighbours, and agrees up to rounding.
+
+A unit's result is kept in the user's cache as soon as it is there, under a key of its jobs, their images and
+the code that trains them: what was interrupted goes on, and nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nbpkg import machine, paths, store
+from nbpkg.errors import NbpkgError
+from nbpkg.fingerprint import content_hash
+from nbpkg.progress import progress
+from nbpkg.zoo.fit import Recipe, fit
+from nbpkg.zoo.specs import Spec
+from nbpkg.zoo.tasks import Task
+from nbpkg.zoo.workers import unordered
+
+#: Networks of a unit at most, by kind of device: on a CPU more do not gain anything.
+STACK = {"cpu": 16, "cuda": 256}
+#: Memory in MB that a unit may take by the specs' estimate; it decides the units, so it is no machine's own.
+MEMORY_MB = {"cpu": 512, "cuda": 8_000}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train on one task. seed: of the weights, of the order of images and of augmentation."""
+
+    spec: Spec
+    task: Task
+    seed: int
+    recipe: Recipe
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**63:
+            raise NbpkgError(f"a job's seed must be from 0 to 2**63 - 1, got {self.seed}")
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What came of `jobs`, in their order.
+
+    valid, test: accuracies in percent; valid_loss, test_loss: cross-entropies in nats; cpu_seconds: CPU
+    seconds of its unit, shared out equally; all float64 (jobs,). curve: training loss of each epoch, float64
+    (jobs, most epochs), NaN after a job's last. Validation is NaN for tasks without validation images.
+    """
+
+    jobs: tuple[Job, ...]
+    valid: np.ndarray
+    test: np.ndarray
+    valid_loss: np.ndarray
+    test_loss: np.ndarray
+    curve: np.ndarray
+    cpu_seconds: np.ndarray
+    _places: tuple[tuple[_Unit, int], ...]
+
+    def weights(self, number: int) -> dict[str, Tensor]:
+        """The state dict of job `number`. Raises NbpkgError when weights were not asked for or are gone."""
+        unit, place = self._places[number]
+        found = unit.read()
+        if found is None or not found.value["weights"]:
+            raise NbpkgError("these weights were not kept: call train again with weights=True")
+        return found.value["weights"][place]
+
+    def network(self, number: int) -> nn.Module:
+        """The trained network of job `number`, on the CPU, in evaluation mode."""
+        job = self.jobs[number]
+        net = job.spec.build(job.task.num_classes, job.seed)
+        net.load_state_dict(self.weights(number))
+        return net.eval()
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Jobs that are trained side by side, and where their result is kept.
+
+    content: a hash of everything that the result follows from.
+    """
+
+    jobs: tuple[Job, ...]
+    content: str
+    weights: bool
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.content} weights={self.weights}".encode()).hexdigest()
+
+    def folder(self, home: str | None = None) -> Path:
+        """Where its result is kept, in the cache `home` or this process's own."""
+        name = f"{self.jobs[0].spec.stack_key()[0]}-{self.jobs[0].task.name}"
+        return store.entry_path(Path(home or paths.cache_dir()) / "zoo", "units", name, self.key)
+
+    def read(self, home: str | None = None) -> store.Piece | None:
+        """The kept result, or None; a damaged one is as good as none, and is replaced."""
+        piece = None
+        try:
+            piece = store.read(self.folder(home), self.key)
+        except store.CorruptEntry as error:
+            print(f"zoo: a stored unit is damaged ({error}); trained again", flush=True)
+        # One that was kept with its weights serves as well.
+        return piece if piece is not None or self.weights else replace(self, weights=True).read(home)
+
+    def write(self, piece: store.Piece, home: str | None = None) -> None:
+        """Keep a result. Raises NbpkgError when that cannot be done."""
+        arrays: dict = {}
+        tree = store.freeze(piece.value, arrays, "unit")
+        try:
+            store.write(self.folder(home), self.key, replace(piece, value=tree), arrays)
+        except OSError as error:
+            why = error.strerror or error
+            raise NbpkgError(f"a trained unit could not be kept in the cache: {why}") from None
+
+
+def _group(job: Job) -> tuple:
+    """What jobs must have in common to be trained side by side."""
+    task = job.task
+    sizes = (task.num_classes, task.n_train, task.n_valid, task.n_test, task.resolution)
+    return (type(job.spec).__name__, *map(str, job.spec.stack_key()), sizes, astuple(job.recipe))
+
+
+def _order(job: Job) -> tuple:
+    return (_group(job), astuple(job.task), job.seed, astuple(job.spec))
+
+
+def _stack_size(job: Job, kind: str, most: int | None, memory_mb: float | None) -> int:
+    task = job.task
+    batch = min(job.recipe.batch, task.num_classes * task.n_train)
+    numbers = batch * job.spec.floats(task.resolution)
+    # The images of a task of its own, as floats; and weight, gradient, momentum.
+    images = task.num_classes * (task.n_train + task.n_valid + task.n_test)
+    numbers += 3 * task.resolution**2 * images + 3 * job.spec.params(task.num_classes)
+    fits = (MEMORY_MB[kind] if memory_mb is None else memory_mb) * 1e6 // (4 * numbers)
+    return int(max(1, min(STACK[kind] if most is None else most, fits)))
+
+
+def plan(
+    jobs: Iterable[Job], weights: bool = False, device: str = "cpu", stack: int | None = None,
+    memory_mb: float | None = None,
+) -> list[_Unit]:  # fmt: skip
+    """The units of a set of jobs, the same for every order of the list; repeated jobs are one."""
+    kind = torch.device(device).type
+    digests: dict[Task, str] = {}
+    codes: dict[type, str] = {}
+    units = []
+    for _, members in itertools.groupby(sorted(set(jobs), key=_order), key=_group):
+        members = list(members)
+        size = _stack_size(max(members, key=_numbers), kind, stack, memory_mb)
+        # Units of nearly equal size: none is left over with a single network.
+        for part in np.array_split(np.arange(len(members)), -(-len(members) // size)):
+            unit = tuple(members[i] for i in part)
+            described = []
+            for job in unit:
+                if job.task not in digests:
+                    digests[job.task] = job.task.key()
+                described.append([astuple(job.spec), digests[job.task], job.seed])
+            family = type(unit[0].spec)
+            if family not in codes:
+                codes[family] = content_hash([_fit, family])
+            what = [codes[family], asdict(unit[0].recipe), kind, described]
+            units.append(_Unit(unit, hashlib.sha256(json.dumps(what).encode()).hexdigest(), bool(weights)))
+    return units
+
+
+def _numbers(job: Job) -> int:
+    return job.spec.floats(job.task.resolution)
+
+
+def _fit(jobs: Sequence[Job], weights: bool, device: str) -> dict:
+    """Train one unit. The dictionary that is kept: arrays with one row a job, and state dicts if asked."""
+    networks = [job.spec.build(job.task.num_classes, job.seed) for job in jobs]
+    data, seeds = [job.task.data() for job in jobs], [job.seed for job in jobs]
+    fits = fit(networks, data, seeds, jobs[0].recipe, device)
+    numbers = np.array([[f.valid, f.test, f.valid_loss, f.test_loss] for f in fits])
+    return {
+        "numbers": numbers,
+        "curve": torch.stack([f.curve for f in fits]).numpy(),
+        "weights": [dict(net.state_dict()) for net in networks] if weights else None,
+    }
+
+
+def _work(unit: _Unit, device: str, home: str | None) -> store.Piece | None:
+    """What a worker does: train the unit unless it is kept already, and keep it.
+
+    home: the cache that worker and caller share; None keeps it in the worker's own and returns it too. On a
+    cluster whose workers share a cache, what a worker finished before it died is found there.
+    """
+    piece = unit.read(home)
+    if piece is None:
+        _prepare()
+        wall, cpu = time.perf_counter(), time.process_time()
+        value = _fit(unit.jobs, unit.weights, device)
+        spent = time.perf_counter() - wall, time.process_time() - cpu
+        piece = store.Piece(value, *spent, machine.peak_memory_mb())
+        unit.write(piece, home)
+    return piece if home is None else None
+
+
+def _prepare() -> None:
+    """One thread, and memory that is kept for the next step instead of being returned to the system.
+
+    A stack's activations come and go by the megabyte; with glibc's defaults each costs a tenth of the
+    training in page faults. Elsewhere than with glibc nothing is done.
+    """
+    torch.set_num_threads(1)
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        mmap_threshold, trim_threshold = -3, -1  # from malloc.h
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def train(
+    jobs: Iterable[Job],
+    weights: bool = False,
+    workers: int = 1,
+    cluster=None,
+    device: str = "auto",
+    stack: int | None = None,
+    memory_mb: float | None = None,
+    label: str = "train",
+) -> Trained:
+    """Train every job that the cache does not have, and return all results.
+
+    weights: keep the trained weights too. workers: processes on this machine, one thread each; cluster: see
+    `nbpkg.zoo.workers.unordered`. device: "auto", "cpu" or "cuda"; on a GPU one worker is enough, since the
+    networks of a unit run together. stack, memory_mb: networks of a unit at most, and their memory by the
+    specs' estimate; by default `STACK` and `MEMORY_MB` of the device.
+
+    Raises NbpkgError when a task's images are absent, a unit cannot be kept, or workers keep dying.
+    """
+    jobs = tuple(jobs)
+    where = machine.device(device).type
+    units = plan(jobs, weights, where, stack, memory_mb)
+    found = {unit: piece for unit in units if (piece := unit.read()) is not None}
+    missing = [unit for unit in units if unit not in found]
+    if missing:
+        # Local processes outlive a call, and with it the environment that they were started in.
+        home = str(paths.cache_dir()) if cluster is None else None
+        calls = [(unit, where, home) for unit in missing]
+        done = unordered(_work, calls, workers, cluster)
+        for number, piece in progress(done, f"{label}: stacks of networks", len(missing)):
+            unit = missing[number]
+            if piece is not None and unit.read() is None:
+                unit.write(piece)
+            found[unit] = unit.read()
+            if found[unit] is None:
+                raise NbpkgError("a unit that was just trained is gone from the cache; is it being cleared?")
+    return _gathered(jobs, units, found)
+
+
+def _gathered(jobs: tuple[Job, ...], units: list[_Unit], found: dict[_Unit, store.Piece]) -> Trained:
+    places = {job: (unit, place) for unit in units for place, job in enumerate(unit.jobs)}
+    epochs = max((job.recipe.epochs for job in jobs), default=0)
+    numbers, curve = np.full((len(jobs), 4), np.nan), np.full((len(jobs), epochs), np.nan)
+    seconds = np.zeros(len(jobs))
+    for row, job in enumerate(jobs):
+        unit, place = places[job]
+        piece = found[unit]
+        numbers[row] = piece.value["numbers"][place]
+        curve[row, : job.recipe.epochs] = piece.value["curve"][place]
+        seconds[row] = piece.cpu_seconds / len(unit.jobs)
+    return Trained(jobs, *numbers.T, curve, seconds, tuple(places[job] for job in jobs))

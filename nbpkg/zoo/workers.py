@@ -1,0 +1,139 @@
+"""Calls that do not depend on each other, spread over processes or over a Dask cluster.
+
+    for number, result in unordered(function, calls, workers=2): ...
+    for number, result in unordered(function, calls, cluster="tcp://scheduler:8786"): ...
+
+Local processes are joblib's, which need no guarded main module and so serve scripts and notebooks alike. A
+worker that dies, killed by the system for its memory, say, costs what it was at: the call is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from nbpkg.errors import NbpkgError
+
+#: How often workers may die in a row without any call being finished.
+DEATHS = 3
+
+
+def unordered(
+    function: Callable, calls: Sequence[tuple], workers: int = 1, cluster: Any = None
+) -> Iterator[tuple[int, Any]]:
+    """(position in `calls`, function(*call)) of every call, in the order in which they are finished.
+
+    workers: processes on this machine; 1 calls the function here. cluster: None; "local" (a Dask
+    `LocalCluster` of `workers` processes), "slurm" (workers as SLURM jobs, configured by Dask's own
+    `jobqueue.slurm`), the address of a Dask scheduler, or a Dask client or cluster. Calls and results are
+    pickled; every worker needs the same nbpkg.
+
+    An exception of the function ends the iteration and is raised here; calls that were not begun are not
+    made. Raises NbpkgError when workers keep dying, and for a cluster that cannot be reached.
+    """
+    if workers < 1:
+        raise NbpkgError(f"workers must be 1 or more, got {workers}")
+    if cluster is not None:
+        yield from _on_cluster(function, calls, workers, cluster)
+    elif workers == 1 or len(calls) < 2:
+        for number, call in enumerate(calls):
+            yield number, function(*call)
+    else:
+        yield from _in_processes(function, calls, min(workers, len(calls)))
+
+
+def _numbered(function: Callable, number: int, call: tuple) -> tuple[int, Any]:
+    return number, function(*call)
+
+
+def _in_processes(function: Callable, calls: Sequence[tuple], workers: int) -> Iterator[tuple[int, Any]]:
+    import joblib
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    left, deaths = dict(enumerate(calls)), 0
+    while left:
+        pending = [joblib.delayed(_numbered)(function, number, call) for number, call in left.items()]
+        try:
+            with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+                pool = joblib.Parallel(workers, batch_size=1, pre_dispatch="2*n_jobs",
+                                       return_as="generator_unordered")  # fmt: skip
+                for number, result in pool(pending):
+                    deaths = 0
+                    del left[number]
+                    yield number, result
+        except TerminatedWorkerError:
+            deaths += 1
+            if deaths == DEATHS:
+                raise NbpkgError(
+                    f"worker processes died {DEATHS} times in a row, most likely for want of memory; "
+                    "take fewer workers or smaller stacks"
+                ) from None
+
+
+def _on_cluster(function, calls, workers: int, cluster) -> Iterator[tuple[int, Any]]:
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    with _client(cluster, workers) as client, client.as_current():
+        # pure=False: every call is its own, whatever other calls the cluster remembers.
+        futures = {client.submit(function, *call, pure=False): number for number, call in enumerate(calls)}
+        try:
+            for future in as_completed(list(futures)):
+                # Taken at once and let go: what the parent holds is safe from the death of a worker.
+                result = future.result()
+                number = futures.pop(future)
+                future.release()
+                yield number, result
+        except KilledWorker:
+            raise NbpkgError(
+                "workers of the cluster died again and again at one call, most likely for want of memory; "
+                "take smaller stacks"
+            ) from None
+        finally:
+            client.cancel(list(futures))
+
+
+@contextmanager
+def _client(cluster, workers: int):
+    """A Dask client of the cluster; what was started here is closed here, what was given is left running."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise NbpkgError("a cluster needs Dask: pip install 'nbpkg[cluster]'") from None
+
+    if isinstance(cluster, Client):
+        yield cluster
+        return
+    own = None
+    if cluster == "local":
+        own = cluster = LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+        )
+    elif cluster == "slurm":
+        own = cluster = slurm_cluster(workers)
+    try:
+        try:
+            client = Client(cluster, timeout="30s", set_as_default=False)
+        except (OSError, ValueError, TypeError) as error:
+            raise NbpkgError(f"cluster {cluster}: no Dask scheduler answers there ({error})") from None
+        with client:
+            yield client
+    finally:
+        if own is not None:
+            own.close()
+
+
+def slurm_cluster(workers: int, **settings):
+    """A Dask cluster of `workers` SLURM jobs of one core; queue, memory and time from Dask's configuration.
+
+    settings go to `dask_jobqueue.SLURMCluster` as they are. Raises NbpkgError when dask-jobqueue is absent.
+    """
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError:
+        raise NbpkgError("SLURM needs dask-jobqueue: pip install 'nbpkg[cluster]'") from None
+    settings = {"cores": 1, "processes": 1, "memory": "4GB"} | settings
+    cluster = SLURMCluster(**settings)
+    cluster.scale(jobs=workers)
+    return cluster
