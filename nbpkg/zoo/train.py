@@ -269,6 +269,19 @@ def train(
     return _gathered(jobs, units, found)
 
 
+def joined(parts: Sequence[Trained]) -> Trained:
+    """The results of several calls as one, in their order."""
+    epochs = max((part.curve.shape[1] for part in parts), default=0)
+    curves = [np.full((len(part.jobs), epochs), np.nan) for part in parts]
+    for curve, part in zip(curves, parts, strict=True):
+        curve[:, : part.curve.shape[1]] = part.curve
+    columns = ("valid", "test", "valid_loss", "test_loss")
+    numbers = [np.concatenate([getattr(part, name) for part in parts]) for name in columns]
+    seconds = np.concatenate([part.cpu_seconds for part in parts])
+    jobs, places = (sum((getattr(part, name) for part in parts), ()) for name in ("jobs", "_places"))
+    return Trained(jobs, *numbers, np.concatenate(curves), seconds, places)
+
+
 def _gathered(jobs: tuple[Job, ...], units: list[_Unit], found: dict[_Unit, store.Piece]) -> Trained:
     places = {job: (unit, place) for unit in units for place, job in enumerate(unit.jobs)}
     epochs = max((job.recipe.epochs for job in jobs), default=0)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fragile import die, refuse_two
 from zoospecs import Traced
 
 from nbpkg.errors import NbpkgError
@@ -29,7 +30,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def task(name="one", classes=(0, 1, 2), **sizes):
-    return Task(name, "digits", classes, **({"n_train": 10, "n_valid": 4, "n_test": 5, "resolution": 8} | sizes))
+    sizes = {"n_train": 10, "n_valid": 4, "n_test": 5, "resolution": 8} | sizes
+    return Task(name, "digits", classes, **sizes)
 
 
 def some_jobs(make=CellNet, **fields):
@@ -111,33 +113,20 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path):
 
 def test_workers_that_always_die_are_one_clear_error():
     with pytest.raises(NbpkgError, match=r"worker processes died 3 times.*fewer workers"):
-        list(workers.unordered(_die, [(1,), (2,)], workers=2))
-
-
-def _die(number):
-    import os
-    import signal
-
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _fail(number):
-    if number == 2:
-        raise NbpkgError("two is refused")
-    return number
+        list(workers.unordered(die, [(1,), (2,)], workers=2))
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_error_of_a_call_is_raised_as_it_is(count):
     with pytest.raises(NbpkgError, match="two is refused"):
-        list(workers.unordered(_fail, [(1,), (2,), (3,)], workers=count))
+        list(workers.unordered(refuse_two, [(1,), (2,), (3,)], workers=count))
 
 
 def test_a_cluster_that_does_not_answer_and_no_workers():
     with pytest.raises(NbpkgError, match="no Dask scheduler"):
-        list(workers.unordered(_fail, [(1,)], cluster="nowhere"))
+        list(workers.unordered(refuse_two, [(1,)], cluster="nowhere"))
     with pytest.raises(NbpkgError, match="1 or more"):
-        list(workers.unordered(_fail, [(1,)], workers=0))
+        list(workers.unordered(refuse_two, [(1,)], workers=0))
 
 
 def test_slurm_jobs_have_one_thread_and_the_memory_asked_for():
@@ -151,7 +140,8 @@ def test_slurm_jobs_have_one_thread_and_the_memory_asked_for():
 
 def test_weights_come_back_and_make_the_same_network():
     jobs = [Job(CellNet(c, 4, 1), task(), 0, RECIPE) for c in CELLS]
-    jobs += [Job(ResNetSpec((1, 1), (4, 8)), task(), 1, RECIPE), Job(TinySpec((4, 4, 4), 8), task(), 2, RECIPE)]
+    jobs += [Job(ResNetSpec((1, 1), (4, 8)), task(), 1, RECIPE)]
+    jobs += [Job(TinySpec((4, 4, 4), 8), task(), 2, RECIPE)]
     plain = train(jobs)
     with pytest.raises(NbpkgError, match="weights=True"):
         plain.weights(0)
@@ -189,7 +179,8 @@ def test_a_unit_is_known_by_all_that_its_result_follows_from(monkeypatch):
     base = keys([job])
     assert keys([replace(job, task=replace(job.task, name="other"))]) == base
     for changed in (
-        replace(job, seed=1), replace(job, spec=CellNet(7_001, 4, 1)), replace(job, spec=CellNet(7_000, 8, 1)),
+        replace(job, seed=1), replace(job, spec=CellNet(7_001, 4, 1)),
+        replace(job, spec=CellNet(7_000, 8, 1)),
         replace(job, recipe=replace(RECIPE, lr=0.2)), replace(job, task=task(seed=1)),
     ):  # fmt: skip
         assert keys([changed]).isdisjoint(base)

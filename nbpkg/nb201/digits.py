@@ -1,0 +1,141 @@
+"""The embedded benchmark: every distinct cell of NAS-Bench-201, trained on scikit-learn's digits.
+
+    benchmark = load()
+    benchmark.table.accuracy("digits", "valid", epochs=10)     percent, means over training seeds
+    benchmark.test                                             every seed's own, (seeds, 15625)
+
+The benchmark's 6,466 distinct cells (`space.unique_class`) were trained, each with every seed; cells of one
+class share their values. `nbpkg zoo build digits` makes the table anew (`nbpkg.zoo.recipes`), and the JSON
+file beside it says how it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from nbpkg.errors import NbpkgError
+from nbpkg.nb201 import costs, space
+from nbpkg.nb201.table import Table, build
+
+FILE = "digits.parquet"
+#: What is kept of every training, in percent or nats; train_loss is the mean over all epochs.
+QUANTITIES = ("valid", "test", "valid_loss", "test_loss", "train_loss")
+#: First width, cells per stage, epochs and pixels a side of the trained networks.
+C, N, EPOCHS, RESOLUTION = 4, 1, 10, 8
+_AGAIN = "restore it or run `nbpkg zoo build digits`"
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """The table and what it is made of; arrays are float64 (seeds, 15625) in the order of `space.index`.
+
+    table: means over seeds, with parameters (millions) and FLOPs (millions, one 8x8 image) of the networks
+    that were trained, dead edges counted as in the published benchmark. valid, test: accuracies in percent;
+    the losses in nats. trained: canonical indices of the cells that were trained, (n,).
+    """
+
+    table: Table
+    seeds: tuple[int, ...]
+    trained: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    valid_loss: np.ndarray
+    test_loss: np.ndarray
+    train_loss: np.ndarray
+    provenance: Mapping[str, object] = field(repr=False)
+
+
+def cells() -> np.ndarray:
+    """Canonical indices of the cells to train, the first one of each class: int64 (6466,)."""
+    return np.unique(space.unique_class(space.all_ops()), return_index=True)[1]
+
+
+def write(
+    path: str | Path, trained: np.ndarray, seeds: Sequence[int], values: Mapping[str, np.ndarray],
+    provenance: Mapping[str, object],
+) -> None:  # fmt: skip
+    """Write a table and the JSON beside it, each whole or not at all.
+
+    trained: canonical indices (n,). values: for each of QUANTITIES the results, (seeds, n). provenance: what
+    the JSON says beside the file's checksum.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    path = Path(path)
+    columns = {"cell": np.asarray(trained, np.int16)}
+    for name in QUANTITIES:
+        for seed, row in zip(seeds, values[name], strict=True):
+            columns[f"{name}_seed{seed}"] = np.asarray(row, np.float32)
+    partial = path.with_name(path.name + ".part")
+    parquet.write_table(pyarrow.table(columns), partial, compression="zstd", compression_level=19)
+    said = {**provenance, "seeds": list(seeds), "sha256": hashlib.sha256(partial.read_bytes()).hexdigest()}
+    description = path.with_suffix(".json.part")
+    description.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    os.replace(description, path.with_suffix(".json"))
+
+
+def load(path: str | Path | None = None) -> Benchmark:
+    """The embedded benchmark, or the one at `path`.
+
+    Raises NbpkgError that names the file when it is absent, does not belong to the JSON beside it, or holds
+    anything but every class of cells once with finite values.
+    """
+    path = default() if path is None else Path(path)
+    try:
+        seeds, provenance, cell, values = _read(path)
+    except FileNotFoundError as error:
+        raise NbpkgError(f"{Path(error.filename or path).name}: there is no such file; {_AGAIN}") from None
+    except Exception as error:  # a damaged file can fail in many ways
+        raise NbpkgError(f"{path.name}: {' '.join(str(error).split())[:160]}; {_AGAIN}") from None
+    label = space.unique_class(space.all_ops())
+    row = np.empty(len(cell), np.int64)
+    row[label[cell]] = np.arange(len(cell))
+    full = {name: np.ascontiguousarray(found[:, row[label]]) for name, found in values.items()}
+    for array in full.values():
+        array.setflags(write=False)
+    params, flops = costs.costs(space.all_ops(), C, N, 10, RESOLUTION)
+    table = build(
+        path.name, space.decode(space.all_ops()), np.arange(space.N_CELLS),
+        {("digits", split, EPOCHS): full[split].mean(0) for split in ("valid", "test")},
+        {("params",): params / 1e6, ("flops",): flops / 1e6},
+    )  # fmt: skip
+    return Benchmark(table, tuple(seeds), cell, *(full[name] for name in QUANTITIES), provenance)
+
+
+def default() -> Path:
+    """Where the table lies that nbpkg ships."""
+    from nbpkg import data
+
+    return Path(data.__file__).with_name("embedded") / FILE
+
+
+def _read(path: Path):
+    from pyarrow import parquet
+
+    provenance = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if hashlib.sha256(path.read_bytes()).hexdigest() != provenance["sha256"]:
+        raise ValueError("its checksum is not the one in the file that describes it")
+    seeds = [int(seed) for seed in provenance["seeds"]]
+    frame = parquet.ParquetFile(path).read()
+    cell = frame["cell"].to_numpy().astype(np.int64)
+    values = {
+        name: np.stack([frame[f"{name}_seed{seed}"].to_numpy().astype(np.float64) for seed in seeds])
+        for name in QUANTITIES
+    }
+    classes = space.unique_class(space.ops_of(cell))
+    if len(np.unique(classes)) < len(cell) or len(cell) < classes.max() + 1 or len(cell) != len(cells()):
+        raise ValueError("does not hold every class of cells once")
+    if not all(np.isfinite(array).all() for array in values.values()):
+        raise ValueError("holds a value that is not finite")
+    if not all(((values[name] >= 0) & (values[name] <= 100)).all() for name in ("valid", "test")):
+        raise ValueError("holds an accuracy outside 0 to 100 percent")
+    return seeds, provenance, cell, values
