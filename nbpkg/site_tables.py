@@ -93,6 +93,37 @@ def embedded_table() -> str:
     return "\n\n".join((lead, "\n".join(rows), note))
 
 
+def digits_table() -> str:
+    """The embedded benchmark: what was trained, how long it took, how far its seeds agree."""
+    from nbpkg.nb201 import digits, space
+    from nbpkg.stats import kendall_tau_b
+
+    found = digits.load()
+    made, recipe, task = found.provenance, found.provenance["recipe"], found.provenance["task"]
+    live = ~space.is_dead(space.ops_of(found.trained))
+    tests = found.test[:, found.trained][:, live]
+    images = [task[f"n_{split}"] * len(task["classes"]) for split in ("train", "valid", "test")]
+    size, side = _size(digits.default().stat().st_size), task["resolution"]
+    lead = (
+        f"`{digits.FILE}` ({size}): all {len(found.trained):,} distinct cells of NAS-Bench-201, trained on "
+        f"scikit-learn's digits with {len(found.seeds)} seeds each: a complete benchmark that needs no "
+        "download.\n"
+        f"The networks have {digits.C} channels and {digits.N} cell a stage, and see {images[0]} images of "
+        f"{side} x {side} pixels for {recipe['epochs']} epochs, shifted at random by up to {recipe['pad']} "
+        f"pixels; {images[1]} validation and {images[2]} test images are each shown in place and shifted "
+        "towards the four corners.\n"
+        f"Training took {made['cpu_seconds'] / 3600:.1f} CPU hours ({made['device']}, {made['date']})."
+    )
+    best = tests.mean(0)
+    note = (
+        f"Test accuracies of live cells run from {best.min():.1f} to {best.max():.1f} %, half of them lie "
+        f"below {sorted(best)[len(best) // 2]:.1f} %.\n"
+        f"Two seeds agree on the order of live cells with Kendall's tau {kendall_tau_b(*tests[:2]):.2f}.\n"
+        "`nbpkg zoo build digits --profile standard` trains all of it again; it can be interrupted."
+    )
+    return "\n\n".join((lead, note))
+
+
 def scoreboard() -> str:
     """The claims of all published chapters and their verdicts."""
     from nbpkg import scoreboard as board
@@ -115,6 +146,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "status": status,
     "data": data_list,
     "embedded": embedded_table,
+    "digits": digits_table,
     "scoreboard": scoreboard,
 }
 
@@ -124,7 +156,8 @@ def sources(name: str) -> list[Path]:
     root = paths.root()
     if name == "scoreboard":
         return sorted((root / "results").glob("*/*.json"))
-    if name in ("data", "embedded"):
+    if name in ("data", "digits", "embedded"):
         home = Path(data.__file__).parent
-        return [home / "registry.toml", *sorted((home / "embedded").glob("*.csv"))]
+        shipped = sorted(path for path in (home / "embedded").iterdir() if path.suffix != ".part")
+        return [home / "registry.toml", *shipped]
     return [root / "_toc.yml", Path(chapters.__file__), Path(__file__)]
