@@ -65,7 +65,7 @@ class ResumingDownloader:
     """A pooch downloader that continues from `partial` when the server can, and starts over when it cannot.
 
     Nothing of a reply beyond the registered size is kept. Which version the server sends needs no second
-    check here: the addresses name a commit, and pooch compares the SHA-256 of the whole.
+    check here: whatever the addresses deliver, pooch compares the SHA-256 of the whole.
     """
 
     def __init__(self, file: DataFile, partial: Path, session, progress: Progress):
@@ -208,7 +208,8 @@ def _download(dataset: DataSet, files: list[DataFile], say: Callable[[str], None
     terms = (
         f" ({dataset.licence_url})" if dataset.licence_url else f" ({dataset.note})" if dataset.note else ""
     )
-    say(f"{dataset.name}: {len(files)} files, {size / 1e6:.1f} MB from {dataset.source}")
+    count = f"{len(files)} file{'s' * (len(files) != 1)}"
+    say(f"{dataset.name}: {count}, {size / 1e6:.1f} MB from {dataset.source}")
     say(f"  licence: {dataset.licence}{terms}")
     keeper = pooch.create(
         path=folder,

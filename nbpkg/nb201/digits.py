@@ -4,8 +4,9 @@
     benchmark.table.accuracy("digits", "valid", epochs=10)     percent, means over training seeds
     benchmark.test                                             every seed's own, (seeds, 15625)
 
-The benchmark's 6,466 distinct cells (`space.unique_class`) were trained, each with every seed; cells of one
-class share their values. `nbpkg zoo build digits` makes the table anew (`nbpkg.zoo.recipes`), and the JSON
+One cell of every class was trained with every seed, and cells of one class share its values. Classes are the
+benchmark's 6,466 (`space.unique_class`), or the coarser 4,930 functions (`space.function_class`); the
+description says which. `nbpkg zoo build digits` makes the table anew (`nbpkg.zoo.recipes`), and the JSON
 file beside it says how it was made.
 """
 
@@ -29,6 +30,7 @@ FILE = "digits.parquet"
 QUANTITIES = ("valid", "test", "valid_loss", "test_loss", "train_loss")
 #: First width, cells per stage, epochs and pixels a side of the trained networks.
 C, N, EPOCHS, RESOLUTION = 4, 1, 10, 8
+_CLASSES = {"unique_class": space.unique_class, "function_class": space.function_class}
 _AGAIN = "restore it or run `nbpkg zoo build digits`"
 
 
@@ -52,9 +54,9 @@ class Benchmark:
     provenance: Mapping[str, object] = field(repr=False)
 
 
-def cells() -> np.ndarray:
-    """Canonical indices of the cells to train, the first one of each class: int64 (6466,)."""
-    return np.unique(space.unique_class(space.all_ops()), return_index=True)[1]
+def cells(classes: str = "unique_class") -> np.ndarray:
+    """Canonical indices of the cells to train, the first one of each class: int64 (6466,) or (4930,)."""
+    return np.unique(_CLASSES[classes](space.all_ops()), return_index=True)[1]
 
 
 def write(
@@ -63,20 +65,25 @@ def write(
 ) -> None:  # fmt: skip
     """Write a table and the JSON beside it, each whole or not at all.
 
-    trained: canonical indices (n,). values: for each of QUANTITIES the results, (seeds, n). provenance: what
-    the JSON says beside the file's checksum.
+    trained: canonical indices (n,), one cell of each class. values: for each of QUANTITIES the results,
+    (seeds, n). provenance: what the JSON says beside the file's checksum. Raises NbpkgError for cells that
+    are not those of either kind of classes.
     """
     import pyarrow
     from pyarrow import parquet
 
     path = Path(path)
+    classes = [kind for kind in _CLASSES if np.array_equal(np.sort(trained), cells(kind))]
+    if not classes:
+        raise NbpkgError(f"{path.name}: {len(trained)} cells are not one of each class")
     columns = {"cell": np.asarray(trained, np.int16)}
     for name in QUANTITIES:
         for seed, row in zip(seeds, values[name], strict=True):
             columns[f"{name}_seed{seed}"] = np.asarray(row, np.float32)
     partial = path.with_name(path.name + ".part")
     parquet.write_table(pyarrow.table(columns), partial, compression="zstd", compression_level=19)
-    said = {**provenance, "seeds": list(seeds), "sha256": hashlib.sha256(partial.read_bytes()).hexdigest()}
+    said = {**provenance, "seeds": list(seeds), "classes": classes[0]}
+    said["sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
     description = path.with_suffix(".json.part")
     description.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
@@ -96,7 +103,7 @@ def load(path: str | Path | None = None) -> Benchmark:
         raise NbpkgError(f"{Path(error.filename or path).name}: there is no such file; {_AGAIN}") from None
     except Exception as error:  # a damaged file can fail in many ways
         raise NbpkgError(f"{path.name}: {' '.join(str(error).split())[:160]}; {_AGAIN}") from None
-    label = space.unique_class(space.all_ops())
+    label = _CLASSES[provenance["classes"]](space.all_ops())
     row = np.empty(len(cell), np.int64)
     row[label[cell]] = np.arange(len(cell))
     full = {name: np.ascontiguousarray(found[:, row[label]]) for name, found in values.items()}
@@ -131,8 +138,7 @@ def _read(path: Path):
         name: np.stack([frame[f"{name}_seed{seed}"].to_numpy().astype(np.float64) for seed in seeds])
         for name in QUANTITIES
     }
-    classes = space.unique_class(space.ops_of(cell))
-    if len(np.unique(classes)) < len(cell) or len(cell) < classes.max() + 1 or len(cell) != len(cells()):
+    if not np.array_equal(np.sort(cell), cells(provenance["classes"])):
         raise ValueError("does not hold every class of cells once")
     if not all(np.isfinite(array).all() for array in values.values()):
         raise ValueError("holds a value that is not finite")

@@ -134,21 +134,22 @@ def test_benchmark_trains_the_same_networks_both_ways(capsys):
     assert "networks a minute" in lines[0] and float(lines[-1].split()[-2]) < 15
 
 
-def write_digits(path, **changed):
-    cells = digits.cells()
+def write_digits(path, classes="unique_class", **changed):
+    cells = digits.cells(classes)
     rng = np.random.default_rng(0)
     values = {name: rng.uniform(0, 100, (2, len(cells))) for name in digits.QUANTITIES}
-    digits.write(path, changed.pop("cells", cells), (0, 1), values | changed, {"what": "a test"})
+    digits.write(path, cells, (0, 1), values | changed, {"what": "a test"})
     return values
 
 
-def test_the_embedded_benchmark_gives_every_cell_the_value_of_its_class(tmp_path):
+@pytest.mark.parametrize("classes", ["unique_class", "function_class"])
+def test_the_embedded_benchmark_gives_every_cell_the_value_of_its_class(tmp_path, classes):
     path = tmp_path / "digits.parquet"
-    values = write_digits(path)
+    values = write_digits(path, classes)
     found = digits.load(path)
-    everything = space.all_ops()
-    first = np.searchsorted(digits.cells(), np.unique(space.unique_class(everything), return_index=True)[1])
-    expected = values["test"][:, first][:, space.unique_class(everything)]
+    label = getattr(space, classes)(space.all_ops())
+    first = np.searchsorted(digits.cells(classes), np.unique(label, return_index=True)[1])
+    expected = values["test"][:, first][:, label]
     np.testing.assert_allclose(found.test, expected, rtol=1e-6)
     np.testing.assert_allclose(found.table.accuracy("digits", "valid", 10), found.valid.mean(0))
     assert found.table.n == space.N_CELLS and found.seeds == (0, 1) and found.provenance["what"] == "a test"
@@ -161,11 +162,17 @@ def test_a_benchmark_that_cannot_be_right_is_refused(tmp_path):
     for wrong, message in (
         ({"test": np.full((2, n), 101.0)}, "outside 0 to 100"),
         ({"valid_loss": np.full((2, n), np.nan)}, "not finite"),
-        ({"cells": np.zeros(n, int)}, "every class of cells once"),
     ):
         write_digits(path, **wrong)
         with pytest.raises(NbpkgError, match=f"digits.parquet: .*{message}"):
             digits.load(path)
+    with pytest.raises(NbpkgError, match="are not one of each class"):
+        digits.write(path, digits.cells()[1:], (0,), {}, {})
+    write_digits(path)
+    description = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(description | {"classes": "function_class"}))
+    with pytest.raises(NbpkgError, match="every class of cells once"):
+        digits.load(path)
     write_digits(path)
     said = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps(said | {"sha256": "0" * 64}))
