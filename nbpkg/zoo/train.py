@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import itertools
 import json
@@ -76,12 +77,11 @@ class Trained:
     _places: tuple[tuple[_Unit, int], ...]
 
     def weights(self, number: int) -> dict[str, Tensor]:
-        """The state dict of job `number`. Raises NbpkgError when weights were not asked for or are gone."""
+        """The state dict of job `number`, not to be changed. Raises NbpkgError when weights were not kept."""
+        if not self._places:
+            raise NbpkgError("a table of results holds no weights: build the zoo to have them")
         unit, place = self._places[number]
-        found = unit.read()
-        if found is None or not found.value["weights"]:
-            raise NbpkgError("these weights were not kept: call train again with weights=True")
-        return found.value["weights"][place]
+        return _kept_weights(unit)[place]
 
     def network(self, number: int) -> nn.Module:
         """The trained network of job `number`, on the CPU, in evaluation mode."""
@@ -130,6 +130,15 @@ class _Unit:
         except OSError as error:
             why = error.strerror or error
             raise NbpkgError(f"a trained unit could not be kept in the cache: {why}") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _kept_weights(unit: _Unit) -> list[dict[str, Tensor]]:
+    """State dicts of a unit's networks; kept, since whoever asks for one asks for its neighbours next."""
+    found = unit.read()
+    if found is None or not found.value["weights"]:
+        raise NbpkgError("these weights were not kept: call train again with weights=True")
+    return found.value["weights"]
 
 
 def _group(job: Job) -> tuple:
@@ -252,7 +261,8 @@ def train(
     jobs = tuple(jobs)
     where = machine.device(device).type
     units = plan(jobs, weights, where, stack, memory_mb)
-    found = {unit: piece for unit in units if (piece := unit.read()) is not None}
+    # Only accuracies and curves are held: weights stay on disk until they are asked for.
+    found = {unit: _results(piece) for unit in units if (piece := unit.read()) is not None}
     missing = [unit for unit in units if unit not in found]
     if missing:
         # Local processes outlive a call, and with it the environment that they were started in.
@@ -261,11 +271,13 @@ def train(
         done = unordered(_work, calls, workers, cluster)
         for number, piece in progress(done, f"{label}: stacks of networks", len(missing)):
             unit = missing[number]
-            if piece is not None and unit.read() is None:
+            kept = unit.read()
+            if kept is None and piece is not None:
                 unit.write(piece)
-            found[unit] = unit.read()
-            if found[unit] is None:
+                kept = piece
+            if kept is None:
                 raise NbpkgError("a unit that was just trained is gone from the cache; is it being cleared?")
+            found[unit] = _results(kept)
     return _gathered(jobs, units, found)
 
 
@@ -282,15 +294,20 @@ def joined(parts: Sequence[Trained]) -> Trained:
     return Trained(jobs, *numbers, np.concatenate(curves), seconds, places)
 
 
-def _gathered(jobs: tuple[Job, ...], units: list[_Unit], found: dict[_Unit, store.Piece]) -> Trained:
+def _results(piece: store.Piece) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of a kept unit: accuracies and losses (jobs, 4), curves (jobs, epochs), CPU seconds."""
+    return piece.value["numbers"], piece.value["curve"], piece.cpu_seconds
+
+
+def _gathered(jobs: tuple[Job, ...], units: list[_Unit], found: dict[_Unit, tuple]) -> Trained:
     places = {job: (unit, place) for unit in units for place, job in enumerate(unit.jobs)}
     epochs = max((job.recipe.epochs for job in jobs), default=0)
     numbers, curve = np.full((len(jobs), 4), np.nan), np.full((len(jobs), epochs), np.nan)
     seconds = np.zeros(len(jobs))
     for row, job in enumerate(jobs):
         unit, place = places[job]
-        piece = found[unit]
-        numbers[row] = piece.value["numbers"][place]
-        curve[row, : job.recipe.epochs] = piece.value["curve"][place]
-        seconds[row] = piece.cpu_seconds / len(unit.jobs)
+        results, curves, spent = found[unit]
+        numbers[row] = results[place]
+        curve[row, : job.recipe.epochs] = curves[place]
+        seconds[row] = spent / len(unit.jobs)
     return Trained(jobs, *numbers.T, curve, seconds, tuple(places[job] for job in jobs))

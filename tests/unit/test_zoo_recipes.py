@@ -82,6 +82,8 @@ def test_a_table_comes_back_as_it_was(tmp_path):
     np.testing.assert_allclose(read.test, found.test, rtol=1e-6)
     np.testing.assert_allclose(read.valid_loss, found.valid_loss, rtol=1e-6)
     assert said["networks"] == len(found.jobs) and [f.name for f in tmp_path.glob("*.part")] == []
+    with pytest.raises(NbpkgError, match="holds no weights"):
+        read.weights(0)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(NbpkgError, match=r"zoo.parquet: no table of a zoo"):
         tables.read(path)
