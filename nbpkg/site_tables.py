@@ -95,7 +95,9 @@ def embedded_table() -> str:
 
 def digits_table() -> str:
     """The embedded benchmark: what was trained, how long it took, how far its seeds agree."""
-    from nbpkg.nb201 import digits, space
+    import numpy as np
+
+    from nbpkg.nb201 import costs, digits, space
     from nbpkg.stats import kendall_tau_b
 
     found = digits.load()
@@ -103,11 +105,16 @@ def digits_table() -> str:
     live = ~space.is_dead(space.ops_of(found.trained))
     tests = found.test[:, found.trained][:, live]
     images = [task[f"n_{split}"] * len(task["classes"]) for split in ("train", "valid", "test")]
+    live_params = costs.costs(space.all_ops(), live_only=True)[0]
+    label = space.function_class(space.all_ops())
+    alike = (live_params == live_params[np.unique(label, return_index=True)[1]][label]).mean()
     size, side = _size(digits.default().stat().st_size), task["resolution"]
     lead = (
-        f"`{digits.FILE}` ({size}): all {len(found.trained):,} distinct cells of NAS-Bench-201, trained on "
-        f"scikit-learn's digits with {len(found.seeds)} seeds each: a complete benchmark that needs no "
-        "download.\n"
+        f"`{digits.FILE}` ({size}): the {space.N_CELLS:,} cells of NAS-Bench-201 on scikit-learn's digits, a "
+        "complete benchmark that needs no download.\n"
+        f"One cell of each of the {len(found.trained):,} functions that they compute was trained, with "
+        f"{len(found.seeds)} seeds; once dead edges are left out, {alike:.0%} of the cells are as large as that "
+        "network, the others share weights between equal terms where it does not, or the reverse.\n"
         f"The networks have {digits.C} channels and {digits.N} cell a stage, and see {images[0]} images of "
         f"{side} x {side} pixels for {recipe['epochs']} epochs, shifted at random by up to {recipe['pad']} "
         f"pixels; {images[1]} validation and {images[2]} test images are each shown in place and shifted "

@@ -152,9 +152,9 @@ def test_the_ceiling_is_that_of_the_hidden_truth(ch, sd):
 def test_unblurred_shares_add_to_one_and_are_narrower(ch):
     rng = np.random.default_rng(2)
     observed = rng.normal(0, 1, 5000) + rng.normal(0, 1, 5000)
-    levels, shares, edges, K = ch.unblur(observed, lambda level: np.ones_like(level))
+    levels, shares, edges, blur = ch.unblur(observed, lambda level: np.ones_like(level))
     assert shares.sum() == pytest.approx(1) and (shares >= 0).all() and len(edges) == len(levels) + 1
-    assert np.allclose(K.sum(0), 1)
+    assert np.allclose(blur.sum(0), 1)
     assert shares @ levels**2 - (shares @ levels) ** 2 == pytest.approx(1, abs=0.15)
 
 
