@@ -379,7 +379,7 @@ COUNTS = {
     "fewest poolings": -(OPS == 4).sum(1),
 }
 
-# %% mystnb={"figure": {"caption": "Test accuracy against FLOPs, every cell a dot. The steps are the 28 values that FLOPs take. The shaded band is the best tenth.", "name": "fig-foundations-flops"}, "image": {"alt": "One scatter plot for each data set. Columns of dots rise with FLOPs at their lower end, while the upper end of the columns is nearly flat from a third of the range on; within the shaded band of the best tenth hardly any trend is to be seen on CIFAR-10."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test accuracy against FLOPs, every cell a dot. The steps are the 28 values that FLOPs take. The shaded band is the best tenth.", "name": "fig-foundations-flops"}, "image": {"alt": "One scatter plot for each data set. Dots stand in columns, one for each number of 3x3 convolutions with a few steps inside; the lower ends of the columns rise with FLOPs, the upper ends soon stop rising, and the best cells lie in several columns."}} tags=["hide-input"]
 rows = (len(BENCHES) + 1) // 2
 fig, axes = plots.figure(rows, min(2, len(BENCHES)), width=7.6, height=2.8 * rows, squeeze=False)
 for ax, bench in zip(axes.flat, BENCHES, strict=True):
@@ -494,7 +494,7 @@ metrics = s.record().metrics
 BARS = [*COUNTS, "ridge counts 100", "ridge live edges 50", "ridge live edges 100"]
 BARS += ["ridge live pairs 100", "ridge live pairs 200"]
 
-# %% mystnb={"figure": {"caption": "Kendall's tau with test accuracy, among all cells (filled) and within the best tenth (hollow). Above the line: no training; below: ridge on ranks after so many trained cells. Intervals: jackknife over functions above, bootstrap over draws below.", "name": "fig-foundations-taus"}, "image": {"alt": "One panel for each data set with a row for each score. Filled dots for all cells lie between about 0.1 and 0.75, FLOPs near 0.55, FLOPs of live edges about 0.08 higher, ridge on pairs of live edges highest. Hollow squares for the best tenth lie far to the left, mostly below 0.35."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Kendall's tau with test accuracy, among all cells (filled) and within the best tenth (hollow). Above the line: no training; below: ridge on ranks after so many trained cells. Intervals: jackknife over functions above, bootstrap over draws below.", "name": "fig-foundations-taus"}, "image": {"alt": "One panel for each data set with a row for each score. Filled dots for all cells: paths and poolings between 0.2 and 0.4, FLOPs near 0.55, FLOPs of live edges somewhat higher, ridge on pairs of live edges highest on the published data sets, near 0.7. Hollow squares for the best tenth lie far to the left, between 0 and 0.4."}} tags=["hide-input"]
 fig, axes = plots.figure(rows, min(2, len(BENCHES)), width=8.2, height=3.3 * rows, squeeze=False, sharey=True)
 for ax, bench in zip(axes.flat, BENCHES, strict=True):
     for where, shift, look in (("all", -0.14, "o"), ("top", 0.14, "s")):
@@ -511,7 +511,7 @@ for ax, bench in zip(axes.flat, BENCHES, strict=True):
     ax.set(title=bench.name, xlabel="Kendall's tau", xlim=(-0.3, 1))
     ax.set_yticks(range(len(BARS)), BARS)
     ax.set_ylim(len(BARS) - 0.5, -0.5)
-axes[0, 0].legend(loc="lower right")
+fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
 plots.finish(fig)
 
 # %% tags=["hide-input"]
@@ -758,7 +758,7 @@ for b in BENCHES:
         text += f", the full training on another data set up to {others[best]:.3f} ({best})"
     s.say(f"{text}, its own validation {value[f'{b.name}, validation']:.3f}.")
 
-# %% mystnb={"figure": {"caption": "What stands between a ranking and 1: tau with test accuracy among all cells and among the best tenth. The ceiling is that of a predictor which knows every true accuracy.", "name": "fig-foundations-ceilings"}, "image": {"alt": "One panel for all cells and one for the best tenth. For each data set five markers: FLOPs of live edges lowest or next to lowest, then the cheap measurement, another data set, the data set's own validation accuracy, and on top the ceiling set by noise. In the panel of the best tenth all are lower and the ceiling is clearly below 1."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "What stands between a ranking and 1: tau with test accuracy among all cells and among the best tenth. The ceiling is that of a predictor which knows every true accuracy.", "name": "fig-foundations-ceilings"}, "image": {"alt": "One panel for all cells and one for the best tenth, five markers for each data set. Among all cells FLOPs of live edges and the cheap measurement lie near 0.6, another data set and the own validation accuracy well above 0.7, close to the ceiling. In the panel of the best tenth all are lower, and the ceiling itself is clearly below 1."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 2, width=8.0, height=3.6, sharey=True)
 for ax, where in zip(axes, WHERE, strict=True):
     series = {"FLOPs, live edges": [], "cheap measurement": [], "best other data set": []}
@@ -924,7 +924,7 @@ with s.section("searches"):
         visited = np.mean([len(np.unique(row)) for row in found["evolution"]])
         print(f"{bench.name:10} {best}, visits {visited:.0f} different cells in {STEPS} evaluations")
 
-# %% mystnb={"figure": {"caption": "Regret on test of the best cell by validation, mean over runs with 95 % bands. The dotted line is the exact curve of random search; the level marks the regret of the validation table's own best cell, where it is not zero.", "name": "fig-foundations-regret"}, "image": {"alt": "One panel for each data set, regret in points on a logarithmic axis against evaluations from 1 to 300. All lines fall; random search falls slowest and lies on its dotted exact curve; evolution and local search leave it after some tens of evaluations; the ridge follows random search up to fifty and drops steeply after its first fit."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Regret on test of the best cell by validation, mean over runs with 95 % bands. The dotted line is the exact curve of random search; the level marks the regret of the validation table's own best cell, where it is not zero.", "name": "fig-foundations-regret"}, "image": {"alt": "One panel for each data set, regret in points on a logarithmic axis against evaluations from 1 to 300. Random search lies on its dotted exact curve and is the slowest on the published data sets; evolution and local search leave it after some tens of evaluations; the ridge follows random search up to fifty and drops after its first fit. Where a dashed level marks the best cell of validation, lines that reach it rise again."}} tags=["hide-input"]
 METHODS = plots.styles(["random", "evolution", "local search", "ridge"])
 fig, axes = plots.figure(rows, min(2, len(BENCHES)), width=8.0, height=3.0 * rows, squeeze=False)
 for ax, bench in zip(axes.flat, BENCHES, strict=True):
@@ -978,6 +978,21 @@ s.say(
     "Differences of test regret in points (negative: the first is better), paired over runs, 95 % interval and p of the permutation test:\n\n"
     "| data set | pair | after " + " | ".join(map(str, BUDGETS)) + " |\n|---|---|" + "---|" * len(BUDGETS) + "\n" + "\n".join(lines)
 )  # fmt: skip
+
+# %% [markdown]
+# A search that is good at pleasing validation ends at validation's favourite, and inherits its regret.
+# Where that is not zero, the better searcher can be the worse one in the end: the lines below say where the mean curve of each was lowest.
+
+# %% tags=["hide-input"]
+lines = []
+for bench in BENCHES:
+    for name in METHODS:
+        mean = curves[bench.name, name].mean(0)
+        lines.append(f"| {bench.name} | {name} | {mean.min():.2f} | {mean.argmin() + 1} | {mean[-1]:.2f} |")
+s.say(
+    f"| data set | search | lowest mean regret (points) | after | after {STEPS} |\n|---|---|---|---|---|\n"
+    + "\n".join(lines)
+)
 
 # %% [markdown]
 # ## Tasks, seen through features
@@ -1062,7 +1077,7 @@ nearest = (distances + np.diag(np.full(len(TASKS), np.inf))).argmin(1)
 hits = family[nearest] == family
 chance = np.mean([(np.sum(family == f) - 1) / (len(TASKS) - 1) for f in family])
 
-# %% mystnb={"figure": {"caption": "Tasks on the plane that keeps distances best. Colour and marker: where the classes come from.", "name": "fig-foundations-map"}, "image": {"alt": "Scatter plot of tasks in two dimensions without units. Tasks of one source lie close together; at the standard profile MNIST lies apart from the photographs, textures and hand signs form groups of their own, and CIFAR-10, CIFAR-100 and Tiny-ImageNet are neighbours."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Tasks on the plane that keeps distances best. Colour and marker: where the classes come from.", "name": "fig-foundations-map"}, "image": {"alt": "Scatter plot of tasks in two dimensions. Tasks of one source lie close together; at the standard profile MNIST and the hand signs lie far from everything else, the textures at the edge of the photographs, and CIFAR-10, CIFAR-100 and Tiny-ImageNet are mixed."}} tags=["hide-input"]
 fig, ax = plots.figure(width=6.4, height=4.0)
 for name, how in plots.styles(dict.fromkeys(family)).items():
     mine = family == name
@@ -1115,7 +1130,7 @@ with s.section("zoo"):
     ]  # fmt: skip
 valid, test = (np.mean([zoo[split] for zoo in zoos], 0) for split in ("valid", "test"))
 
-# %% mystnb={"figure": {"caption": "Rank of each cell on each task by test accuracy, 1 is best. Columns are cells by rising FLOPs, rows are tasks.", "name": "fig-foundations-zoo"}, "image": {"alt": "Heat map with one row for each task and one column for each cell, ordered by FLOPs. Bright, good ranks are more frequent on the right; some columns are dark for nearly all tasks, and rows differ in detail."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Rank of each cell on each task by test accuracy, 1 is best. Columns are cells by rising FLOPs, rows are tasks.", "name": "fig-foundations-zoo"}, "image": {"alt": "Heat map with one row for each task and one column for each cell, ordered by FLOPs; colour is the rank of the cell on the task, bright is good. Some columns are bright or dark for most tasks; rows differ in detail."}} tags=["hide-input"]
 fig, ax = plots.figure(width=7.4, height=1.4 + 0.19 * len(TASKS))
 image = ax.imshow(stats.rankdata(-test), aspect="auto", interpolation="nearest", cmap="viridis_r")
 ax.set_yticks(range(len(TASKS)), [t.name for t in TASKS], fontsize=8)
