@@ -58,7 +58,8 @@ def render_page() -> str:
         lines = [
             f"## {chapter.number} {chapter.title}",
             "",
-            f"[The chapter](../notebooks/{chapter.name}.ipynb) on {chapter.paper} ({_paper(chapter)}).",
+            f"[The chapter](../notebooks/{chapter.name}.ipynb)"
+            + (f" on {chapter.paper} ({_paper(chapter)})." if chapter.paper else f", {_paper(chapter)}."),
             f"Profile {record.profile}, seeds {seeds}; {_run(record)}.",
             "",
             _row(["Claim", "Verdict", "Measured (95 % interval)", "Paper", "Judged by"]),
@@ -90,7 +91,7 @@ def measurement(metric: Metric) -> str:
 
 
 def _paper(chapter: Chapter) -> str:
-    return f"{chapter.authors}, {chapter.venue}"
+    return f"{chapter.authors}, {chapter.venue}" if chapter.paper else "no paper: what the others use"
 
 
 def _run(record: Record) -> str:

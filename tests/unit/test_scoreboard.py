@@ -3,7 +3,7 @@
 import pytest
 from books import finished_run
 
-from nbpkg import publish, scoreboard
+from nbpkg import chapters, publish, scoreboard
 from nbpkg.errors import NbpkgError
 from nbpkg.record import Metric
 
@@ -40,6 +40,11 @@ def test_the_page_shows_every_claim_with_numbers_and_the_papers(published):
     )
     assert "`sum`" in rests[2] and "`rest`: 0.500" in rests[2] and "`rest`: 0.400" in rests[3]
     assert "one run" in rests[4] and "../notebooks/03_help.ipynb" in text
+
+
+def test_a_chapter_without_a_paper_is_said_to_have_none():
+    words = scoreboard._paper(chapters.get("00_foundations"))
+    assert words == "no paper: what the others use" and "Lee" in scoreboard._paper(chapters.get("03_help"))
 
 
 def test_refresh_writes_once_and_keeps_the_rest_of_the_readme(published):
