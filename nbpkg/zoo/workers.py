@@ -9,6 +9,7 @@ worker that dies, killed by the system for its memory, say, costs what it was at
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -55,7 +56,9 @@ def _in_processes(function: Callable, calls: Sequence[tuple], workers: int) -> I
     while left:
         pending = [joblib.delayed(_numbered)(function, number, call) for number, call in left.items()]
         try:
-            with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            with joblib.parallel_config(backend="loky", inner_max_num_threads=1), warnings.catch_warnings():
+                # A worker that has kept much memory for reuse is replaced by a new one, which is no concern.
+                warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
                 pool = joblib.Parallel(workers, batch_size=1, pre_dispatch="2*n_jobs",
                                        return_as="generator_unordered")  # fmt: skip
                 for number, result in pool(pending):

@@ -1079,9 +1079,9 @@ chance = np.mean([(np.sum(family == f) - 1) / (len(TASKS) - 1) for f in family])
 
 # %% mystnb={"figure": {"caption": "Tasks on the plane that keeps distances best. Colour and marker: where the classes come from.", "name": "fig-foundations-map"}, "image": {"alt": "Scatter plot of tasks in two dimensions. Tasks of one source lie close together; at the standard profile MNIST and the hand signs lie far from everything else, the textures at the edge of the photographs, and CIFAR-10, CIFAR-100 and Tiny-ImageNet are mixed."}} tags=["hide-input"]
 fig, ax = plots.figure(width=6.4, height=4.0)
-for name, how in plots.styles(dict.fromkeys(family)).items():
+for name, colour, marker in zip(dict.fromkeys(family), plots.PALETTE, plots.MARKERS, strict=False):
     mine = family == name
-    ax.plot(*plane[mine].T, color=how.colour, marker=how.marker, linestyle="none", markersize=8, label=name)
+    ax.plot(*plane[mine].T, color=colour, marker=marker, linestyle="none", markersize=8, label=name)
 ax.set(xlabel="first axis (units of standardised features)", ylabel="second axis")
 ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 plots.finish(fig)
@@ -1347,7 +1347,7 @@ s.deviation(
     "of the same order as their variants",
 )
 s.deviation(
-    "The embedded benchmark trains narrow networks on 8x8 digits, each distinct cell once with every seed.",
+    "The embedded benchmark trains narrow networks on 8x8 digits, one cell of each function with every seed.",
     "spellings share values, so that its noise is measured between seeds, not between twins",
 )
 s.deviation(

@@ -339,10 +339,10 @@ def test_tables_have_the_same_columns_in_every_row_and_escape_pipes():
 
 def test_the_table_of_claims_has_what_was_measured_beside_the_paper():
     head, _, first, second = columns(tables.claims(make()))
-    assert head == ["claim", "ours", "paper", "test", "verdict"]
-    assert first[0] == "It works | well."
-    assert "0.910 [0.885, 0.935], n = 3" in first[1] and "0.800 %" in first[1] and "0.930" in first[2]
-    assert first[4] == "**partly**<br>why" and second[1:3] == ["0.800 %, n = 1", "–"]
+    assert head == ["claim", "verdict", "ours", "paper", "test"]
+    assert first[:2] == ["It works | well.", "**partly**"]
+    assert "0.910 [0.885, 0.935], n = 3" in first[2] and "0.800 %" in first[2] and "0.930" in first[3]
+    assert first[4].endswith("<br>why") and second[2:4] == ["0.800 %, n = 1", "–"]
 
 
 def test_the_run_card_counts_what_came_from_the_cache():
