@@ -16,7 +16,7 @@
 # # Foundations: a space of cells, its tables, its tasks
 #
 # **The claim in one sentence.**
-# Before any method of this book is judged, one has to know what counting, fifty trained networks and blind luck already achieve on its search space, and how far training noise lets anything agree with anything; this chapter measures all of it.
+# Before any method of this book is judged, one has to know what counting, fifty trained networks and random search already achieve on its search space, and how far training noise lets anything agree with anything; this chapter measures all of it.
 #
 # | | |
 # |---|---|
@@ -121,7 +121,7 @@ MAIN = BENCHES[0]
 #
 # 1. encode a cell by hand, count its cost, and say which of the 15,625 cells are the same network;
 # 2. judge a ranking: against counts, against the ceiling that training noise sets, and where it matters, among the good cells;
-# 3. run and compare searches honestly: chosen by validation, reported by test, paired, over hundreds of runs, next to the exact curve of blind search.
+# 3. run and compare searches honestly: chosen by validation, reported by test, paired, over hundreds of runs, next to the exact curve of random search.
 #
 # The figure shows the object of half the book.
 # A cell of NAS-Bench-201 {cite:p}`dong2020nasbench201` has four nodes and an edge between every two; each edge carries one of five operations, and a node is the sum of what arrives.
@@ -140,7 +140,7 @@ def drawing(ops):
     ]
 
 
-# %% mystnb={"figure": {"caption": "Four cells, from input (left) to output (right): the best by test accuracy, the worst that still passes something on, one without any path, and one drawn at random. Dotted edges lie on no path from input to output.", "name": "fig-foundations-cells"}, "image": {"alt": "Four graphs of four nodes in a row. The best cell has convolutions on most of its edges and a skip connection from input to output; the worst live cell consists of poolings or has a single weak path; the dead cell has dotted edges only, because none of them completes a path; the random cell mixes operations."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Four cells, from input (left) to output (right): the best by test accuracy, the worst that still passes something on, one without any path, and one drawn at random. Dotted edges lie on no path from input to output.", "name": "fig-foundations-cells"}, "image": {"alt": "Four graphs of four nodes in a row. The best cell has convolutions on most of its edges and a skip connection from input to output; the worst live cell has only poolings and skip connections on CIFAR-10; the dead cell has dotted edges only, because none of them completes a path; the random cell mixes operations."}} tags=["hide-input"]
 EDGE_LOOK = {
     "3x3": (plots.PALETTE[1], "-"),
     "1x1": (plots.PALETTE[0], "-"),
@@ -181,13 +181,13 @@ plots.finish(fig)
 #
 # A search method proposes cells.
 # To train one takes hours, so papers compare methods on a table in which every cell has been trained once and for all.
-# On a table, though, everything is easy to overrate: a method that only avoids broken cells shows a handsome rank correlation.
+# On a table, though, a result is easily overrated: a method that only tells weak cells from sound ones already shows a high rank correlation.
 # So the question of this chapter is: *what do answers give that use no learning, or next to none?*
 # Every later chapter is measured against them.
 #
 # The tables are those of NAS-Bench-201 on CIFAR-10, CIFAR-100 {cite:p}`krizhevsky2009` and ImageNet16-120, trained for 200 epochs, and our own embedded benchmark: the same cells in a small network on scikit-learn's 8x8 digits, so that every reader can run every section offline.
 # In each of them the *validation* accuracy is what a method may look at, and the *test* accuracy is what is reported.
-# No test accuracy chooses anything in this book.
+# No method in this book chooses by test accuracy; it serves only to judge.
 #
 # The most trivial answer: more multiply-adds (FLOPs) are better.
 
@@ -280,8 +280,8 @@ s.say(
 # ## The space, enumerated
 #
 # Of $5^6$ ways to write a cell many are the same network: a skip after a convolution is the convolution, an edge that leads nowhere is no edge.
-# The benchmark counts isomorphic cells by a string; two cells can still compute the same function with different strings, because the string keeps sums of nothing.
-# Both counts are closed questions, so they carry no interval.
+# The benchmark gives each cell a string and counts cells of equal string once; two cells with different strings can still compute the same function, because the string keeps terms that are zero and brackets inside sums.
+# These counts are exact, so no uncertainty is attached to them.
 
 # %% tags=["nbval-check-output"]
 counts_of = {
@@ -314,7 +314,7 @@ s.say(
 # | $y_{gi}$ | `bench.values`, `bench.groups` | (n,) | repeated measurements of function $g$ |
 # | $p_j$, $B$ | `p`, `blur` | (bins,), (bins, bins) | shares of true levels, the blur |
 # | $R_m$ | `curves[...]` | (runs, steps) | regret after $m$ evaluations |
-# | $v_\tau$, $d$ | `means`, `distances` | (tasks, features), (tasks, tasks) | a task, how far tasks are apart |
+# | $v_T$, $d_{TT'}$ | `means`, `distances` | (tasks, features), (tasks, tasks) | a task, how far tasks are apart |
 #
 # **Kendall's tau** {cite:p}`kendall1938` counts pairs of cells.
 # With $P$ pairs in the same order, $Q$ in opposite order, and $T_x$, $T_y$ pairs tied in only the one or only the other,
@@ -323,21 +323,22 @@ s.say(
 # \tau_b = \frac{P - Q}{\sqrt{(P + Q + T_x)\,(P + Q + T_y)}} .
 # $$ (eq-foundations-tau)
 #
-# It is 1 for the same order, -1 for the opposite and 0 for chance; ties cost, which is right: FLOPs with their 28 steps leave most pairs undecided.
+# It is 1 for the same order, -1 for the opposite and about 0 for an unrelated one; a pair that only one side ties lowers its size, which is right, because a score with few values, such as FLOPs, leaves those pairs undecided.
 #
 # **Everywhere, and at the top.**
-# The global tau is dominated by easy pairs, a broken cell against a sound one.
+# The global tau is dominated by pairs of very different cells, which are easy to order.
 # What a search needs is the order among good cells, so tau is also taken within the best tenth by test accuracy.
 #
 # **The interval.**
 # All cells were trained, so there is no sampling of cells to speak of; but a tau that hangs on a few families of cells is fragile.
-# The cells are dealt into twenty groups, all spellings of a function together, and each group is left out once: the *jackknife*.
+# The cells are divided at random into twenty groups, all spellings of a function together, and each group is left out once: the *jackknife*.
 #
 # $$
-# \operatorname{se}^2 = \frac{G-1}{G} \sum_{g=1}^{G} \bigl(t_{-g} - \bar t\,\bigr)^2, \qquad G = 20,
+# \operatorname{se}^2 = \frac{G-1}{G} \sum_{g=1}^{G} \bigl(\theta_{-g} - \bar\theta\,\bigr)^2, \qquad G = 20,
 # $$ (eq-foundations-jackknife)
 #
-# where $t_{-g}$ is the statistic without group $g$ and $\bar t$ the mean of these.
+# where $\theta_{-g}$ is the statistic without group $g$ and $\bar\theta$ the mean of these.
+# The interval is the statistic plus and minus $\operatorname{se}$ times the 97.5 % quantile of the t distribution with $G - 1$ degrees of freedom.
 
 
 # %% tags=["method"]
@@ -379,7 +380,7 @@ COUNTS = {
     "fewest poolings": -(OPS == 4).sum(1),
 }
 
-# %% mystnb={"figure": {"caption": "Test accuracy against FLOPs, every cell a dot. The steps are the 28 values that FLOPs take. The shaded band is the best tenth.", "name": "fig-foundations-flops"}, "image": {"alt": "One scatter plot for each data set. Dots stand in columns, one for each number of 3x3 convolutions with a few steps inside; the lower ends of the columns rise with FLOPs, the upper ends soon stop rising, and the best cells lie in several columns."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test accuracy against FLOPs, every cell a dot. FLOPs take few values; the dots are spread a little sideways. The vertical axis leaves out the lowest accuracies. The shaded band is the best tenth.", "name": "fig-foundations-flops"}, "image": {"alt": "One scatter plot for each data set. Dots stand in columns, one for each number of 3x3 convolutions with a few steps inside; on the published data sets the columns rise with FLOPs, but their upper ends soon stop rising, and the best cells lie in several columns; on the digits the columns hardly rise at all."}} tags=["hide-input"]
 rows = (len(BENCHES) + 1) // 2
 fig, axes = plots.figure(rows, min(2, len(BENCHES)), width=7.6, height=2.8 * rows, squeeze=False)
 for ax, bench in zip(axes.flat, BENCHES, strict=True):
@@ -402,10 +403,10 @@ plots.finish(fig)
 # \hat w = \arg\min_w \sum_{a \in \text{trained}} \bigl(t_a - \bar t - (x_a - \bar x)^\top w\bigr)^2 + \lambda \lVert w \rVert^2, \qquad \lambda = 1 .
 # $$ (eq-foundations-ridge)
 #
-# Two choices matter more than the features, and both are free.
-# The targets are normal scores of *ranks*, $t_a = \Phi^{-1}\bigl((r_a - \tfrac12)/n\bigr)$ for rank $r_a$ of $n$ by validation accuracy: else a handful of broken cells at chance level decides the fit.
+# Two choices besides the features cost nothing.
+# The targets are normal scores of *ranks*, $t_a = \Phi^{-1}\bigl((r_a - \tfrac12)/k\bigr)$, with $\Phi^{-1}$ the quantile function of the normal distribution and $r_a$ the rank of $a$ among the $k$ trained cells, 1 for the lowest validation accuracy: otherwise a few cells of very low accuracy dominate the fit.
 # And a dead edge counts as `none`.
-# Features are the five operation counts, thirty indicators of operation and edge, or these with their products in pairs.
+# Features are the five operation counts, thirty indicators of operation and edge, or the indicators together with their products for every two edges.
 
 
 # %% tags=["method"]
@@ -494,7 +495,7 @@ metrics = s.record().metrics
 BARS = [*COUNTS, "ridge counts 100", "ridge live edges 50", "ridge live edges 100"]
 BARS += ["ridge live pairs 100", "ridge live pairs 200"]
 
-# %% mystnb={"figure": {"caption": "Kendall's tau with test accuracy, among all cells (filled) and within the best tenth (hollow). Above the line: no training; below: ridge on ranks after so many trained cells. Intervals: jackknife over functions above, bootstrap over draws below.", "name": "fig-foundations-taus"}, "image": {"alt": "One panel for each data set with a row for each score. Filled dots for all cells: paths and poolings between 0.2 and 0.4, FLOPs near 0.55, FLOPs of live edges somewhat higher, ridge on pairs of live edges highest on the published data sets, near 0.7. Hollow squares for the best tenth lie far to the left, between 0 and 0.4."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Kendall's tau with test accuracy, among all cells (filled) and within the best tenth (hollow). Above the line: no training; below: ridge on ranks after so many trained cells. Intervals: jackknife over functions above, bootstrap over draws below.", "name": "fig-foundations-taus"}, "image": {"alt": "One panel for each data set with a row for each score. Filled dots for all cells: on the published data sets paths and poolings between 0.2 and 0.4, FLOPs between 0.5 and 0.6, FLOPs of live edges somewhat higher, ridge on pairs of live edges highest, near 0.7; on the digits FLOPs near 0.1, paths near 0.3 and the ridges between 0.4 and 0.6. Hollow squares for the best tenth lie to the left of the dots, between 0 and 0.4."}} tags=["hide-input"]
 fig, axes = plots.figure(rows, min(2, len(BENCHES)), width=8.2, height=3.3 * rows, squeeze=False, sharey=True)
 for ax, bench in zip(axes.flat, BENCHES, strict=True):
     for where, shift, look in (("all", -0.14, "o"), ("top", 0.14, "s")):
@@ -586,7 +587,7 @@ def twins(values, groups, rng):
 
 # %% [markdown]
 # What does the noise allow?
-# If the true accuracies $m$ of all cells were known, the best conceivable predictor would reach $\tau_b(m, m + \varepsilon)$ with the table $m + \varepsilon$, and a second table $\tau_b(m + \varepsilon', m + \varepsilon)$.
+# If the true accuracies $\mu$ of all cells were known, a predictor that returns them would reach $\tau_b(\mu, \mu + \varepsilon)$ with the table $\mu + \varepsilon$, where $\varepsilon$ is the noise; a second table, with independent noise $\varepsilon'$, would reach $\tau_b(\mu + \varepsilon', \mu + \varepsilon)$.
 # The true accuracies are unknown, but their distribution is not: it is what, blurred by the noise, gives the observed one.
 # Undoing the blur by maximum likelihood has a classic iteration {cite:p}`richardson1972`: with observed shares $h_i$ of bins $i$ and $B_{ij}$ the probability that a cell of true level $j$ is seen in bin $i$, the shares $p_j$ of true levels become
 #
@@ -671,15 +672,15 @@ s.say(
 # Twins measured and twins simulated come by different routes, so their agreement checks the model of the noise.
 # The last column is the one to remember: among the best tenth even perfect knowledge does not rank perfectly, and a published tau there must be read against this ceiling, not against 1.
 #
-# One escape is instructive.
-# A validation accuracy *of the very networks that were tested* may exceed the ceiling: it shares the luck of their training.
-# It is then no prediction of how good the cell is, but of how this training went.
+# There is one exception.
+# A measurement *of the very networks that were tested*, a validation accuracy or a training loss, may exceed the ceiling: it shares the luck of their training.
+# It then tells how this training went, not only how good the cell is.
 #
 # ### The best cell was lucky
 #
 # The best entry of a table is good *and* lucky.
 # The unblurred distribution says roughly how lucky: the mean of the true level given what was seen.
-# Regret is measured from the table's best, luck included, as everyone does; no method can be expected to find that part again.
+# Regret is measured from the table's best, luck included, as is usual: a search that looks up the table may reach that entry, but the same cell trained anew would fall short of it by about this much on average.
 
 # %% tags=["hide-input"]
 for bench in BENCHES:
@@ -758,7 +759,7 @@ for b in BENCHES:
         text += f", the full training on another data set up to {others[best]:.3f} ({best})"
     s.say(f"{text}, its own validation {value[f'{b.name}, validation']:.3f}.")
 
-# %% mystnb={"figure": {"caption": "What stands between a ranking and 1: tau with test accuracy among all cells and among the best tenth. The ceiling is that of a predictor which knows every true accuracy.", "name": "fig-foundations-ceilings"}, "image": {"alt": "One panel for all cells and one for the best tenth, five markers for each data set. Among all cells FLOPs of live edges and the cheap measurement lie near 0.6, another data set and the own validation accuracy well above 0.7, close to the ceiling. In the panel of the best tenth all are lower, and the ceiling itself is clearly below 1."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "What stands between a ranking and 1: tau with test accuracy among all cells and among the best tenth. The ceiling is that of a predictor which knows every true accuracy, simulated for live cells; a measurement of the tested networks themselves can exceed it. A marker on the lower edge may lie below zero.", "name": "fig-foundations-ceilings"}, "image": {"alt": "One panel for all cells and one for the best tenth, five markers for each data set. On the published data sets, among all cells, FLOPs of live edges and the cheap measurement lie near 0.6, another data set between 0.8 and 0.9, and the own validation accuracy near the ceiling of about 0.94. On the digits FLOPs and another data set lie below 0.3, and the cheap measurement and the own validation above the ceiling of about 0.7. In the panel of the best tenth the ceiling is below 0.6, and the own validation exceeds it on all but CIFAR-10."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 2, width=8.0, height=3.6, sharey=True)
 for ax, where in zip(axes, WHERE, strict=True):
     series = {"FLOPs, live edges": [], "cheap measurement": [], "best other data set": []}
@@ -830,8 +831,8 @@ def random_orders(runs, steps, n, seed):
 # ### Regularised evolution
 #
 # {cite:t}`real2019` keep a population of the $P$ *youngest* cells.
-# Each step draws $S$ of them, takes the best as parent, changes one of its edges, and the oldest dies.
-# Because age alone decides who dies, the population at any time is simply the last $P$ cells evaluated: no data structure is needed, and all runs go side by side.
+# Each step draws $S$ of them, takes the best as parent, changes one of its edges, and the oldest is dropped.
+# Because age alone decides which cell is dropped, the population at any time is simply the last $P$ cells evaluated: no data structure is needed, and all runs go side by side.
 # $P = 10$, $S = 3$ are, as far as we know, the benchmark authors' settings; two larger ones are run as well, and the comparison below is with the one that has found the best *validation* accuracy after 100 evaluations, mean over runs.
 #
 # ### Local search
@@ -878,7 +879,7 @@ def climb(valid, fresh, near, seed):
 #
 # The regression above becomes a search in four lines: evaluate fifty random cells, fit, evaluate the twenty-five of which the fit expects most, fit again.
 # It has no acquisition function and no uncertainty.
-# Whoever proposes a learned search should beat this.
+# A learned search should beat this, and local search too.
 
 
 # %% tags=["method"]
@@ -924,7 +925,7 @@ with s.section("searches"):
         visited = np.mean([len(np.unique(row)) for row in found["evolution"]])
         print(f"{bench.name:10} {best}, visits {visited:.0f} different cells in {STEPS} evaluations")
 
-# %% mystnb={"figure": {"caption": "Regret on test of the best cell by validation, mean over runs with 95 % bands. The dotted line is the exact curve of random search; the level marks the regret of the validation table's own best cell, where it is not zero.", "name": "fig-foundations-regret"}, "image": {"alt": "One panel for each data set, regret in points on a logarithmic axis against evaluations from 1 to 300. Random search lies on its dotted exact curve and is the slowest on the published data sets; evolution and local search leave it after some tens of evaluations; the ridge follows random search up to fifty and drops after its first fit. Where a dashed level marks the best cell of validation, lines that reach it rise again."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Regret on test of the best cell by validation, mean over runs with 95 % bands. The dotted line is the exact curve of random search; the dashed level marks the regret of the validation table's own best cell, where it is not zero. Curves near zero leave a panel at its lower edge.", "name": "fig-foundations-regret"}, "image": {"alt": "One panel for each data set, regret in points on a logarithmic axis against evaluations from 1 to 300. Random search lies on its dotted exact curve and is the slowest after the first tens of evaluations; local search leaves it first, evolution once its population is full; the ridge follows random search up to fifty and drops after its first fit. On ImageNet16 three lines fall below the dashed level, and the ridge rises back to it; on the digits none reaches it."}} tags=["hide-input"]
 METHODS = plots.styles(["random", "evolution", "local search", "ridge"])
 fig, axes = plots.figure(rows, min(2, len(BENCHES)), width=8.0, height=3.0 * rows, squeeze=False)
 for ax, bench in zip(axes.flat, BENCHES, strict=True):
@@ -980,7 +981,7 @@ s.say(
 )  # fmt: skip
 
 # %% [markdown]
-# A search that is good at pleasing validation ends at validation's favourite, and inherits its regret.
+# A search that maximises validation accuracy well ends at the cell that is best by validation, and has its regret.
 # Where that is not zero, the better searcher can be the worse one in the end: the lines below say where the mean curve of each was lowest.
 
 # %% tags=["hide-input"]
@@ -1042,11 +1043,13 @@ print(f"{len(TASKS)} tasks of {WAYS} classes: " + ", ".join(f"{f} {np.sum(family
 # A fixed network turns each image $x$ into features $f(x)$; the task is described by their mean over its images, standardised over tasks,
 #
 # $$
-# v_\tau = \frac{1}{|\mathcal{S}_\tau|} \sum_{x \in \mathcal{S}_\tau} f(x), \qquad d_{\tau\tau'} = \lVert v_\tau - v_{\tau'} \rVert .
+# v_T = \frac{1}{|\mathcal{S}_T|} \sum_{x \in \mathcal{S}_T} f(x), \qquad d_{TT'} = \lVert v_T - v_{T'} \rVert ,
 # $$ (eq-foundations-task)
 #
+# with $\mathcal{S}_T$ the images of task $T$.
+#
 # At `standard` the network is EfficientNet-Lite0, a small relative of {cite:t}`tan2019efficientnet` trained on ImageNet; at `smoke`, three levels of random convolutions that need no download.
-# Distances become a map by *classical scaling*: with $J = I - \mathbf{1}\mathbf{1}^\top / n$, the two leading eigenvectors of $-\tfrac12 J D^{(2)} J$, scaled by the roots of their eigenvalues, are the plane that keeps squared distances best.
+# Distances become a map by *classical scaling*: with $J = I - \mathbf{1}\mathbf{1}^\top / n$, the two leading eigenvectors of $-\tfrac12 J D^{(2)} J$, scaled by the roots of their eigenvalues, give the plane that best keeps the centred inner products, and with them the distances as far as two axes can.
 
 
 # %% tags=["method"]
@@ -1105,7 +1108,7 @@ s.say(
 # %% [markdown]
 # ## The zoo, seen
 #
-# A *zoo* is a collection of trained networks: here a handful of cells, each trained on each task, small and short, but from scratch and in earnest.
+# A *zoo* is a collection of trained networks: here a handful of cells, each trained on each task, small and trained briefly, but from scratch.
 # It is the smallest form of what chapters 2, 5, 6 and 8 are meta-trained on.
 
 # %%
@@ -1142,7 +1145,7 @@ plots.finish(fig)
 
 
 # %% [markdown]
-# Three questions to this matrix.
+# Three questions are put to this matrix.
 # How far does one task's ranking predict another's?
 # Do tasks that are near each other in features agree more?
 # And the baseline that a learner of tasks must beat: on a new task, take the cell that was *best on average over the old ones*.
@@ -1265,8 +1268,8 @@ s.claims_table()
 # ## Where it breaks
 #
 # **What counts as good.**
-# "The best tenth" is a choice; the narrower the circle, the less a score says.
-# And a good part of a global tau is the dead cells, which anyone can tell from the drawing.
+# "The best tenth" is a choice: tau mostly falls from the whole table to its best fifth, and below that it depends on where the line is drawn.
+# Dead cells are too few to matter much: the first column leaves them out.
 
 # %% tags=["hide-input"]
 lines = []
@@ -1287,7 +1290,7 @@ s.say(
 # %% [markdown]
 # **What counts as an evaluation.**
 # Evolution pays for cells that it has seen before; a table would answer for free.
-# Counted that way, and with other populations, the comparison shifts.
+# Counted that way its regret after 100 evaluations is no higher, and mostly lower, but the population matters more.
 # The setting marked with a star is the one that validation chose above.
 
 
@@ -1320,7 +1323,7 @@ s.say(f"| data set | search | regret after 100 | after {STEPS} |\n|---|---|---|-
 # **What the tables are.**
 # Their accuracies are means over training seeds; a search that pays for one training sees more noise than here.
 # The validation accuracies of CIFAR-10 come from networks trained on half of the images, so there "12 epochs against 200" compares two things at once.
-# The twins' noise is that of simple functions, which have many spellings; a cell with six live convolutions has none.
+# The twins' noise is that of functions with several spellings, mostly simple ones; a cell with six live convolutions has no twin.
 #
 # **What the zoo is.**
 # Small networks, few images, a short schedule: its noise is large, as the tau between a task's own validation and test shows, and what holds here need not hold at full size.
@@ -1545,8 +1548,8 @@ print(check_left_out(leave_one_out_solution))
 #
 # <details><summary>Answer</summary>
 #
-# Most pairs of cells are easy: one of the two lacks convolutions or is cut off.
-# A score that gets these right and guesses among the rest has a handsome global tau.
+# Most pairs are of very different cells, often with different numbers of 3x3 convolutions, and are easy to order.
+# A score that gets these right and guesses among the rest still has a high global tau.
 #
 # </details>
 #
@@ -1579,7 +1582,7 @@ print(check_left_out(leave_one_out_solution))
 # ## Summary
 #
 # A space of cells is small enough to enumerate, and its tables are measurements with noise.
-# Counting ranks it better than it seems to deserve, and fails where it matters; a ridge on ranks of live edges is the baseline to beat; blind search has an exact curve.
+# Counting multiply-adds ranks all cells of the published tables well, says less among the good ones, and nearly nothing on the digits; the baselines to beat are a ridge on ranks of live edges for a ranking, and local search as well for a search; random search has an exact curve.
 # Which sentences of the folklore stood, in short:
 
 # %% tags=["hide-input"]
