@@ -159,7 +159,7 @@ def test_tables_are_printed_in_a_script(capsys):
     s.deviations_table()
     s.run_card()
     out = capsys.readouterr().out
-    assert out.startswith("**hello**\n| claim | ours | paper | test | verdict |")
+    assert out.startswith("**hello**\n| claim | verdict | ours | paper | test |")
     assert (
         "A \\| B" in out
         and "**reproduced**" in out
