@@ -80,7 +80,7 @@ def _claim_row(claim: Claim, record: Record) -> str:
         for name, metric in metrics
         if metric.paper is not None
     )
-    note = f"{claim.test}. {claim.note}" if claim.note else claim.test
+    note = f"{claim.test}.<br>{claim.note}" if claim.note else claim.test
     return _row([claim.statement, f"**{claim.verdict}**", measured, paper or "–", note])
 
 
