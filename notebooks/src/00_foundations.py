@@ -1,6 +1,8 @@
 # ---
 # jupyter:
 #   jupytext:
+#     cell_metadata_filter: tags,mystnb,-all
+#     notebook_metadata_filter: kernelspec,jupytext,-all
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -75,9 +77,9 @@ LIVE = space.live_edges(OPS)  # (15625, 6): edges on a path from input to output
 DEAD, FUNCTION = space.is_dead(OPS), space.function_class(OPS)
 FLOPS = costs.costs(OPS)[1]
 
+
 # %% [markdown]
 # The folded cell gathers what was measured: for each data set, validation and test accuracies of all cells, something cheaper, and repeated measurements of the same function.
-
 
 # %% tags=["hide-input"]
 @dataclass
@@ -245,7 +247,6 @@ print(
 # The tables at hand carry FLOPs from this same closed form, so comparing with them would prove nothing.
 # Instead, real networks are built and what their layers do is counted.
 
-
 # %%
 def counted(ops):
     """Parameters and multiply-adds of the network as built, every layer counted while an image passes."""
@@ -302,6 +303,7 @@ s.say(
     f"In {fewer:.0%} of the cells some operation is wasted: it lies on no path."
 )
 
+
 # %% [markdown]
 # ## How to judge a ranking
 #
@@ -339,7 +341,6 @@ s.say(
 #
 # where $\theta_{-g}$ is the statistic without group $g$ and $\bar\theta$ the mean of these.
 # The interval is the statistic plus and minus $\operatorname{se}$ times the 97.5 % quantile of the t distribution with $G - 1$ degrees of freedom.
-
 
 # %% tags=["method"]
 def jackknife(statistic, groups, n_groups=20, seed=0):
@@ -393,6 +394,7 @@ for ax, bench in zip(axes.flat, BENCHES, strict=True):
     ax.set_ylim(low, bench.test.max() + 0.03 * (bench.test.max() - low))
 plots.finish(fig)
 
+
 # %% [markdown]
 # ## A regression on fifty to two hundred cells
 #
@@ -407,7 +409,6 @@ plots.finish(fig)
 # The targets are normal scores of *ranks*, $t_a = \Phi^{-1}\bigl((r_a - \tfrac12)/k\bigr)$, with $\Phi^{-1}$ the quantile function of the normal distribution and $r_a$ the rank of $a$ among the $k$ trained cells, 1 for the lowest validation accuracy: otherwise a few cells of very low accuracy dominate the fit.
 # And a dead edge counts as `none`.
 # Features are the five operation counts, thirty indicators of operation and edge, or the indicators together with their products for every two edges.
-
 
 # %% tags=["method"]
 def indicators(ops, live=True, pairs=False):
@@ -465,9 +466,9 @@ with s.section("ridge"):
                 good = [kendall_tau_b(g[top], bench.test[top]) for g in guess]
                 fitted[bench.name, name, k] = np.stack([both, good], 1)
 
+
 # %% [markdown]
 # Means over draws of the trained cells; the interval of a difference to FLOPs is a *bootstrap* over draws: the draws are drawn again with replacement ten thousand times, and the middle 95 % of the means are kept.
-
 
 # %% tags=["hide-input"]
 def key(name):
@@ -543,6 +544,7 @@ for bench in BENCHES[:1]:
         f"live edges with ranks {edges[0]:.3f}; FLOPs alone had {score_taus[bench.name, 'FLOPs']['all'][0]:.3f}."
     )
 
+
 # %% [markdown]
 # ## Noise: how well could anything rank?
 #
@@ -560,7 +562,6 @@ for bench in BENCHES[:1]:
 # $$ (eq-foundations-noise)
 #
 # and because noise may depend on how good a cell is, it is taken in tenths of $\bar y_g$ as well.
-
 
 # %% tags=["method"]
 def noise(values, groups, levels=10):
@@ -594,7 +595,6 @@ def twins(values, groups, rng):
 # $$
 # p_j \leftarrow p_j \sum_i B_{ij}\, \frac{h_i}{\sum_k B_{ik}\, p_k} .
 # $$ (eq-foundations-unblur)
-
 
 # %% tags=["method"]
 def unblur(observed, sd_at, bins=600, rounds=40):
@@ -703,6 +703,7 @@ for bench in BENCHES:
         + f". The best cell by *validation* accuracy is {chosen:.2f} points behind on test."
     )
 
+
 # %% [markdown]
 # ### Cheaper measurements, other data sets
 #
@@ -710,7 +711,6 @@ for bench in BENCHES:
 # The table holds a training of 12 epochs for every cell, with a schedule of its own; the embedded benchmark has one seed in place of all, and the training loss, whose mean over the epochs is a fidelity that needs no validation images {cite:p}`ru2021tse`.
 # And the accuracies of *another data set* are what transfer in this book lives on.
 # Rows are what is known, columns what is asked for.
-
 
 # %% tags=["hide-input"]
 def gain_over_flops(score, test, keep):
@@ -784,6 +784,7 @@ for ax, where in zip(axes, WHERE, strict=True):
 axes[0].legend(loc="lower left", fontsize=8)
 plots.finish(fig)
 
+
 # %% [markdown]
 # ## Searching the table
 #
@@ -806,7 +807,6 @@ plots.finish(fig)
 # $$
 # \mathbb{E}\,\text{test}_m = \sum_{i=m}^{n} \frac{\binom{i-1}{m-1}}{\binom{n}{m}}\; \text{test}_{(i)} .
 # $$ (eq-foundations-random)
-
 
 # %% tags=["method"]
 def random_exactly(valid, test, steps):
@@ -840,7 +840,6 @@ def random_orders(runs, steps, n, seed):
 # {cite:t}`white2021local` go without a population.
 # From a random cell, evaluate its neighbours, the 24 cells that differ on one edge, in random order; step to the first that is better; when none is left, start again elsewhere.
 # We never evaluate a cell twice, and start again at the next new cell of the same run's random order.
-
 
 # %% tags=["method"]
 def evolve(valid, start, steps, near, seed, sample=3):
@@ -880,7 +879,6 @@ def climb(valid, fresh, near, seed):
 # The regression above becomes a search in four lines: evaluate fifty random cells, fit, evaluate the twenty-five of which the fit expects most, fit again.
 # It has no acquisition function and no uncertainty.
 # A learned search should beat this, and local search too.
-
 
 # %% tags=["method"]
 def ridge_search(valid, fresh, x, first=50, batch=25):
@@ -1038,6 +1036,7 @@ for source in SOURCES:
 family = np.array([t.source if len(SOURCES) > 1 else f"{t.source}, {t.role} classes" for t in TASKS])
 print(f"{len(TASKS)} tasks of {WAYS} classes: " + ", ".join(f"{f} {np.sum(family == f)}" for f in dict.fromkeys(family)))  # fmt: skip
 
+
 # %% [markdown]
 # How alike are two tasks?
 # A fixed network turns each image $x$ into features $f(x)$; the task is described by their mean over its images, standardised over tasks,
@@ -1050,7 +1049,6 @@ print(f"{len(TASKS)} tasks of {WAYS} classes: " + ", ".join(f"{f} {np.sum(family
 #
 # At `standard` the network is EfficientNet-Lite0, a small relative of {cite:t}`tan2019efficientnet` trained on ImageNet; at `smoke`, three levels of random convolutions that need no download.
 # Distances become a map by *classical scaling*: with $J = I - \mathbf{1}\mathbf{1}^\top / n$, the two leading eigenvectors of $-\tfrac12 J D^{(2)} J$, scaled by the roots of their eigenvalues, give the plane that best keeps the centred inner products, and with them the distances as far as two axes can.
-
 
 # %% tags=["method"]
 def task_distances(means):
@@ -1150,7 +1148,6 @@ plots.finish(fig)
 # Do tasks that are near each other in features agree more?
 # And the baseline that a learner of tasks must beat: on a new task, take the cell that was *best on average over the old ones*.
 # The old tasks are those of the other half of all classes, so that none shares a class with the new one.
-
 
 # %% tags=["method"]
 def agreement(valid, test):
@@ -1287,12 +1284,12 @@ s.say(
     + "\n".join(lines)
 )
 
+
 # %% [markdown]
 # **What counts as an evaluation.**
 # Evolution pays for cells that it has seen before; a table would answer for free.
 # Counted that way its regret after 100 evaluations is no higher, and mostly lower, but the population matters more.
 # The setting marked with a star is the one that validation chose above.
-
 
 # %% tags=["hide-input"]
 def without_repeats(order, steps):
@@ -1359,6 +1356,7 @@ s.deviation(
 )
 s.deviations_table()
 
+
 # %% [markdown]
 # ## Exercises
 #
@@ -1367,7 +1365,6 @@ s.deviations_table()
 # ### Exercise 1 (★☆☆): expensive and useless
 #
 # Write down a dead cell with as many multiply-adds as a dead cell can have.
-
 
 # %% tags=["exercise"]
 def costliest_dead():
@@ -1397,7 +1394,6 @@ print(check_costliest(costliest_dead_solution))
 # ### Exercise 2 (★☆☆): tau by its definition
 #
 # Write equation [](#eq-foundations-tau) with arrays of all pairs.
-
 
 # %% tags=["exercise"]
 def tau_b(x, y):
@@ -1429,7 +1425,6 @@ print(check_tau(tau_b_solution))
 # ### Exercise 3 (★★☆): how many draws for a cell of the best hundredth?
 #
 # Write the probability that $m$ draws without replacement from $n$ cells hold at least one of the best $k$, and find the smallest $m$ that makes it 95 %.
-
 
 # %% tags=["exercise"]
 def hit_probability(n, k, m):
@@ -1465,7 +1460,6 @@ print(check_hit(hit_probability_solution))
 # Local search ends at a cell with no better neighbour.
 # How many such cells are there, and how good is the median one?
 
-
 # %% tags=["exercise"]
 def local_optima(valid, near):
     """Mask (cells,) of cells that no neighbour beats; near (cells, 24) are indices of neighbours."""
@@ -1499,7 +1493,6 @@ print(check_optima(local_optima_solution))
 # The penalty of the ridge was fixed.
 # For $\hat t = H t$ with centred rows $x$ and $H = x (x^\top x + \lambda I)^{-1} x^\top + \tfrac{1}{n} \mathbf{1}\mathbf{1}^\top$, the residual of cell $i$ when it is left out of the fit is $(t_i - \hat t_i)/(1 - H_{ii})$, exactly, because the mean is not penalised.
 # Write the mean square of these without refitting.
-
 
 # %% tags=["exercise"]
 def leave_one_out(x, t, penalty):
