@@ -13,8 +13,8 @@ from nbpkg.zoo.specs import CellNet
 class Traced(CellNet):
     """Writes a line into `trace` for every network that is built.
 
-    stop: while this file is not there, the worker that builds the cell waits `patience` seconds for the file
-    and then is killed as the system kills for want of memory: without a word.
+    stop: while this file is not there, the worker that builds the cell makes it and is killed as the system
+    kills for want of memory: without a word.
     """
 
     trace: str = ""
