@@ -194,8 +194,9 @@ def test_the_table_that_is_shipped():
     assert (found.test[:, dead] == 10.0).all() and found.test[:, ~dead].mean() > 50
     assert digits.default().stat().st_size < 1_000_000
     assert found.provenance["recipe"]["epochs"] == digits.EPOCHS
-    # Some rows again, on whatever machine this is: equal up to rounding, which training makes larger.
+    # Some rows again, on whatever machine this is: equal up to rounding, which training can blow up to a good
+    # part of what another seed would change; untrained or mistaken networks would be 50 points away.
     task, recipe = recipes.DIGITS_TASK, recipes.DIGITS_RECIPE
     cells = [int(cell) for cell in found.trained[[40, 3_000]]]
     again = train([Job(CellNet(cell, digits.C, digits.N), task, 0, recipe) for cell in cells])
-    assert np.abs(again.test - found.test[0, cells]).max() < 6
+    assert np.abs(again.test - found.test[0, cells]).max() < 15
