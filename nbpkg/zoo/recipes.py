@@ -205,7 +205,8 @@ def get(name: str, profile: str, workers: int = 1, cluster=None, device: str = "
     """(collection, trained) of a zoo: from its committed table, else from the cache, else trained now.
 
     workers, cluster, device: see `nbpkg.zoo.train.train`. A table is used only if it holds just the jobs that
-    the recipe asks for. Raises NbpkgError for unknown names and absent image sets.
+    the recipe asks for; the embedded benchmark has a form and a reader of its own, `nbpkg.nb201.digits`, and
+    is trained anew here. Raises NbpkgError for unknown names and absent image sets.
     """
     zoo = find(name)
     _known_profile(profile)
