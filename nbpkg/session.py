@@ -1,39 +1,23 @@
 """The session of a chapter: profile, seeds, device, time, memory, stored pieces, and at last the record."""
 
-import hashlib
-import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbpkg import chapters, machine, paths, source, store
+from nbpkg import chapters, machine, paths, source
 from nbpkg.errors import NbpkgError
-from nbpkg.fingerprint import content_hash, fingerprint
 from nbpkg.notes import Notes
-from nbpkg.progress import progress
+from nbpkg.pieces import Account, Pieces
 from nbpkg.record import PROFILES, Record
 
 _UNSET: Any = object()
 
 
-@dataclass(eq=False)
-class _Account:
-    """Wall and CPU seconds: spent, or the difference that pieces from the cache make."""
-
-    wall: float = 0.0
-    cpu: float = 0.0
-
-    def add(self, wall: float, cpu: float) -> None:
-        self.wall += wall
-        self.cpu += cpu
-
-
-class Session(Notes):
+class Session(Notes, Pieces):
     """Opened in the first code cell after the parameters; `finish` writes the record.
 
     chapter: such as "03_help"; profile: smoke, standard or paper; seeds: training seeds, a list of different
@@ -59,23 +43,11 @@ class Session(Notes):
         self._peak = 0.0
         self._prefix = ""
         # Every open account is credited with the seconds that a cached piece took when it was made.
-        self._accounts = [_Account()]
-        self._sections: dict[str, _Account] = {}
+        self._accounts = [Account()]
+        self._sections: dict[str, Account] = {}
         self._open: set[str] = set()
         self._started = time.perf_counter(), time.process_time()
         source.remember_package()
-
-    @contextmanager
-    def _timed(self) -> Iterator[_Account]:
-        """The block's seconds, complete when it ends, pieces from the cache as when they were made."""
-        account = _Account()
-        wall, cpu = time.perf_counter(), time.process_time()
-        self._accounts.append(account)
-        try:
-            yield account
-        finally:
-            self._accounts.remove(account)
-            account.add(time.perf_counter() - wall, time.process_time() - cpu)
 
     # ---------------------------------------------------------------- sizes and time
 
@@ -101,59 +73,7 @@ class Session(Notes):
                 yield
         finally:
             self._open.discard(name)
-            self._sections.setdefault(name, _Account()).add(account.wall, account.cpu)
-
-    def progress(self, iterable: Iterable, label: str, total: int | None = None) -> Iterator:
-        """Yields from `iterable`, printing at most about ten lines with the time left, and a last one."""
-        return progress(iterable, label, total)
-
-    # ---------------------------------------------------------------- stored pieces
-
-    def memo(self, name: str, function: Callable, *, seed: int | None, **config: Any) -> Any:
-        """`function(seed=seed, **config)`, computed once and kept in the user's cache.
-
-        The key is made of chapter, name, profile, seed, kind of device, the content of config and the
-        fingerprint of the function, so changed code or another configuration never meets an old result. Files
-        that the function reads are not part of it: pass what it reads, or its digest, in config. The result
-        may hold nested dict, list and tuple of numbers, str, bool, None, numpy arrays and torch tensors.
-        Tensors come back on the CPU, on the first call as on later ones.
-
-        Raises NbpkgError for a result or configuration of another type, and when the function's source cannot
-        be found.
-        """
-        parts = [self.chapter, name, self.profile, seed, self.device.type]
-        parts += [content_hash(sorted(config.items())), fingerprint(function)]
-        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        folder = store.entry_path(paths.cache_dir() / "memo", self.chapter, name, key)
-        wall, cpu = time.perf_counter(), time.process_time()
-        try:
-            piece = store.read(folder, key)
-        except store.CorruptEntry as error:
-            print(f"memo {name}: the stored piece is damaged ({error}); computed again", flush=True)
-            piece = None
-        if piece is not None:
-            spent = time.perf_counter() - wall, time.process_time() - cpu
-            for account in self._accounts:
-                account.add(piece.seconds - spent[0], piece.cpu_seconds - spent[1])
-            self._peak = max(self._peak, piece.peak_memory_mb)
-            self._note(name, seed, piece.seconds, from_cache=True)
-            return piece.value
-        with self._timed() as account:
-            value = function(seed=seed, **config)
-        arrays: dict = {}
-        tree = store.freeze(value, arrays, f"memo {name}: result")
-        peak = machine.peak_memory_mb()
-        try:
-            store.write(folder, key, store.Piece(tree, account.wall, account.cpu, peak), arrays)
-        except OSError as error:
-            why = error.strerror or error
-            print(f"memo {name}: could not be stored ({why}); going on without", flush=True)
-        self._note(name, seed, account.wall, from_cache=False)
-        return store.thaw(tree, arrays)
-
-    def _note(self, name: str, seed: int | None, seconds: float, *, from_cache: bool) -> None:
-        piece = {"name": self._prefix + name, "seed": seed, "seconds": round(seconds, 3)}
-        self._pieces.append({**piece, "from_cache": from_cache})
+            self._sections.setdefault(name, Account()).add(account.wall, account.cpu)
 
     def artifact(self, chapter: str, name: str) -> Any:
         """A trained piece of another chapter at this profile: stored already, or made now by its own method.
@@ -180,7 +100,7 @@ class Session(Notes):
     def record(self) -> Record:
         """The record as it stands now, not validated."""
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
-        total = _Account(wall + self._accounts[0].wall, cpu + self._accounts[0].cpu)
+        total = Account(wall + self._accounts[0].wall, cpu + self._accounts[0].cpu)
         sums = {"total": total} | self._sections
         gpu = machine.peak_gpu_memory_mb(self.device)
         return Record(

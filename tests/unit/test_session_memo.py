@@ -311,3 +311,53 @@ def test_an_artefact_that_nobody_makes_is_refused(book):
         s.artifact("03_help", "predictor")
     with pytest.raises(NbpkgError):
         s.artifact("99_nothing", "predictor")
+
+
+def slow_square(seed, base):
+    return {"x": torch.tensor([float(base**2)]), "seed": seed, "process": __import__("os").getpid()}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_many_pieces_come_in_order_and_are_kept_one_by_one(workers):
+    calls = [{"seed": seed, "base": seed + 10} for seed in range(4)]
+    session = opened()
+    first = session.memo_each("each", slow_square, calls[:3], workers)
+    assert [r["x"].item() for r in first] == [100, 121, 144]
+    assert (len({r["process"] for r in first} - {__import__("os").getpid()}) > 0) == (workers > 1)
+    both = opened().memo_each("each", slow_square, calls, workers)
+    assert [r["process"] for r in both[:3]] == [r["process"] for r in first], "three came from the cache"
+    # One call at a time finds the same pieces.
+    assert opened().memo("each", slow_square, **calls[1])["process"] == first[1]["process"]
+    assert [piece["from_cache"] for piece in session.record().memo] == [False] * 3
+
+
+def fails_at_two(seed):
+    if seed == 2:
+        raise RuntimeError("no")
+    return seed
+
+
+def test_what_was_finished_before_an_error_is_kept():
+    with pytest.raises(RuntimeError):
+        opened().memo_each("broken", fails_at_two, [{"seed": seed} for seed in (0, 1, 2)])
+    session = opened()
+    assert session.memo_each("broken", fails_at_two, [{"seed": 1}, {"seed": 0}]) == [1, 0]
+    assert all(piece["from_cache"] for piece in session.record().memo)
+
+
+def test_cpu_seconds_of_the_processes_count():
+    session = opened()
+    with session.section("work"):
+        session.memo_each("busy", busy, [{"seed": seed} for seed in (0, 1)], workers=2)
+    assert session.record().cpu_seconds["work"] >= 0.6
+    again = opened()
+    with again.section("work"):
+        again.memo_each("busy", busy, [{"seed": seed} for seed in (0, 1)], workers=2)
+    assert again.record().cpu_seconds["work"] == pytest.approx(session.record().cpu_seconds["work"], abs=0.3)
+
+
+def busy(seed):
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    return seed
