@@ -557,6 +557,19 @@ def accept(fitted, before):
 
 
 # %% [markdown]
+# A check in the toy, where $A$ is a number: with $\gamma = A$ every point of the fit lies on the line, $\theta = 1$, and one product is the whole sum.
+
+# %%
+toy_step = sgd(lambda w, lam, batch: (w - lam).square().sum(), 0.1)  # curvature 2, so A = 0.8
+toy_lam, ten = torch.full((1, 1), 0.5, dtype=torch.float64), torch.zeros(10, 1, 4, dtype=torch.long)
+toy_path, slope = roll(toy_step, toy_lam + 2.5, toy_lam, ten), torch.full_like(toy_lam, -0.7)
+fitted, x, y = fit_length(toy_step, slope, toy_path[0], toy_path[-1], toy_lam, ten, 0.8, draws)
+assert torch.allclose(fitted, torch.ones_like(fitted)) and torch.allclose(x, y)
+short = geometric(0.8, 10) * mixed(toy_step, slope, distilled(0.8, toy_path, ten, draws)[0], toy_lam, ten[0])
+assert torch.allclose(short, reverse(toy_step, slope, toy_path.__getitem__, toy_lam, ten))
+assert keep_backwards(0.0, 1) == 0 and keep_backwards(0.0, 4) == 1 and keep_backwards(0.9, 4) > keep_forwards(0.9, 4)
+
+# %% [markdown]
 # ### All methods side by side
 #
 # After an inner step a method sees the same *moment*, and says what it adds to $g^{\text{FO}}$.
@@ -802,7 +815,7 @@ with s.section("cosines"):
         ]
         near[name] = {key: np.concatenate([one[key] for one in many], -1) for key in many[0]}
 G = 0.99  # the forgetting factor that the text shows
-LOOK = {"FO": "maml", "1-step": "gcn", "Neumann": "ridge", "DrMAD": "mix", "HyperDistill": "hyperdistill", "exact": "oracle"}
+LOOK = {"FO": "FO", "1-step": "gcn", "Neumann": "ridge", "DrMAD": "mix", "HyperDistill": "hyperdistill", "exact": "oracle"}
 LABEL = {name: f"HyperDistill, {G}" if name == "HyperDistill" else name for name in LOOK}
 
 # %% mystnb={"figure": {"caption": "Cosine between the approximate and the exact total hypergradient after each inner step, on the same stored trajectories; means over independent problems with 95 % intervals. Left, the first layer is the hyperparameter; right, a log-learning-rate for every weight, where FO is zero and has no angle.", "name": "fig-hd-cosine"}, "image": {"alt": "Two panels of cosine against inner step. All methods start near 1 except Neumann and fall as the horizon grows; DrMAD stays on top close to 1, HyperDistill and Neumann lie above 1-step at the last step, and FO is lowest in the left panel and absent in the right one."}} tags=["hide-input"]
@@ -863,6 +876,8 @@ for name in ("DrMAD", "HyperDistill", "Neumann", "1-step"):
     plots.curve(axes[1], STEPS, near[case][f"length/{LABEL[name]}"].mean(-1), name=LOOK[name], label=name)
 axes[1].axhline(1, color=plots.MUTED, lw=1)
 axes[1].set(title="relative length", xlabel="inner step t", ylabel="length / exact length", yscale="log")
+axes[1].set_yticks([0.03, 0.1, 0.3, 1, 3, 10], ["0.03", "0.1", "0.3", "1", "3", "10"])
+axes[1].minorticks_off()
 axes[1].legend(loc="lower left")
 plots.finish(fig)
 
@@ -906,7 +921,8 @@ for gamma, name in ((0.9, "gcn"), (0.99, "hyperdistill")):
     how = plots.style(name)
     ax.plot(*np.array(chain).T, color=how.colour, marker=how.marker, linestyle=":", markersize=5, lw=1, label=f"distilled, γ = {gamma}")
 ax.annotate("start", xy[0], textcoords="offset points", xytext=(6, 6), fontsize=9)
-ax.annotate("end", xy[-1], textcoords="offset points", xytext=(6, -10), fontsize=9)
+ax.annotate("end", xy[-1], textcoords="offset points", xytext=(-8, 8), fontsize=9)
+ax.margins(0.09)
 ax.set(xlabel="first principal component", ylabel="second principal component")
 ax.legend()
 plots.finish(fig)
@@ -1023,6 +1039,8 @@ for name in ("frozen", "DrMAD", "exact", "FO", "1-step", "Neumann", chosen):
     how = plots.style(SINE_LOOK[name])
     ax.plot(range(1, len(curve) + 1), curve, label=name, color=how.colour, linestyle=how.line, marker=how.marker, markersize=3)
 ax.set(xlabel="episode", ylabel="validation error", yscale="log")
+ax.set_yticks([0.3, 0.5, 1, 2, 4, 8], ["0.3", "0.5", "1", "2", "4", "8"])
+ax.minorticks_off()
 ax.legend(ncols=2)
 plots.finish(fig)
 
@@ -1296,8 +1314,8 @@ with s.section("pictures"):
 
 # %% mystnb={"figure": {"caption": "Meta-training on pictures: validation loss at the end of each episode, mean over seeds, smoothed over five episodes. What counts is the end, on classes that were not seen.", "name": "fig-hd-picture-curves"}, "image": {"alt": "Three panels, one for each meta-model, of validation loss against episode. The losses fall with noise; in the ANIL panel the frozen network stays far above all others, in the other two the lines lie close together."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 3, width=8.4, height=3.1)
-PICTURE_LOOK = LOOK | {"frozen": "random"}
-smooth = lambda c: np.convolve(c, np.ones(min(5, len(c))) / min(5, len(c)), "valid")
+PICTURE_LOOK = LOOK | {"frozen": "random", "FO, longer": "params"}
+smooth = lambda c: np.convolve(c, np.ones(5) / 5, "valid") if len(c) > 10 else c
 for ax, kind in zip(axes, KINDS, strict=True):
     for name in methods_of(kind):
         if name == "FO, longer":
@@ -1339,7 +1357,9 @@ fig, axes = plots.figure(1, 3, width=8.6, height=2.9)
 for ax, kind in zip(axes, KINDS, strict=True):
     names = [name for name in methods_of(kind) if name != "HyperDistill"]
     gaps = [stats.t_interval(np.subtract(tested(kind, name), tested(kind, "HyperDistill"))) for name in names]
-    plots.intervals(ax, names, *(np.array(part) for part in zip(*gaps, strict=True)))
+    looks = [PICTURE_LOOK[name] for name in names]
+    labels = dict(zip(looks, names, strict=True))
+    plots.intervals(ax, looks, *(np.array(part) for part in zip(*gaps, strict=True)), labels=labels)
     ax.axvline(0, color=plots.MUTED, lw=1)
     ax.set(title=kind, xlabel="accuracy difference (points)")
 plots.finish(fig)
@@ -1426,6 +1446,8 @@ for ax, what, label in zip(axes, ("mb", "seconds"), ("memory (MB)", "time (s)"),
         plots.curve(ax, HORIZONS, [costs[name, T][what] for T in HORIZONS], name=COST_LOOK[name], label=name)
     ax.set(xlabel="horizon T (steps)", ylabel=label, xscale="log", yscale="log", xticks=HORIZONS)
     ax.set_xticks(HORIZONS, [str(T) for T in HORIZONS])
+    ticks = (1, 2, 5, 10, 20, 50) if what == "mb" else (0.01, 0.03, 0.1, 0.3, 1, 3)
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
 axes[0].legend(loc="upper left")
 plots.finish(fig)
