@@ -1052,14 +1052,14 @@ for name in CANDIDATES:
     mean, low, high = stats.t_interval(pooled(name))
     s.metric(f"sinusoid/{key(name)}/mse", mean, low=low, high=high, n=len(pooled(name)), paper=PAPER_SINE.get(name))
     lost = int((pooled(name) == TRIVIAL["zero"]).sum())
-    s.metric(f"sinusoid/{key(name)}/diverged", lost)
+    s.metric(f"sinusoid/{key(name)}/no-better-than-zero", lost)
     seconds = np.mean([waves[name, seed]["seconds"] for seed in s.seeds]) / LEARNERS
     s.metric(f"sinusoid/{key(name)}/cpu-seconds-a-run", seconds, unit="s")
     paper = f"{PAPER_SINE[name]:.3f}" if name in PAPER_SINE else ""
     rows.append(f"| {name}{' (γ chosen)' if name == chosen else ''} | {mean:.3f} | {low:.3f} to {high:.3f} | {np.median(pooled(name)):.3f} | {lost} | {paper} | {seconds:.2f} |")
 s.say(
     f"Error on {WAVES} new waves, {len(pooled('FO'))} meta-trained learners for each method:\n\n"
-    "| method | mean | 95 % interval | median | diverged | paper | CPU seconds a run |\n|---|---|---|---|---|---|---|\n" + "\n".join(rows)
+    "| method | mean | 95 % interval | median | no better than zero | paper | CPU seconds a run |\n|---|---|---|---|---|---|---|\n" + "\n".join(rows)
 )
 
 
@@ -1613,9 +1613,9 @@ for name, error in {"HyperDistill": base, **switched}.items():
     share = 100 * float((capped(error) == TRIVIAL["zero"]).mean())
     if name != "HyperDistill":
         s.metric(f"ablation/sinusoid/{slug(name.split(' (')[0]).replace('θ-fitted', 'fitted')}/median", float(np.median(capped(error))))
-        s.metric(f"ablation/sinusoid/{slug(name.split(' (')[0]).replace('θ-fitted', 'fitted')}/diverged", share, unit="%")
+        s.metric(f"ablation/sinusoid/{slug(name.split(' (')[0]).replace('θ-fitted', 'fitted')}/no-better-than-zero", share, unit="%")
     rows.append(f"| {name} | {np.median(capped(error)):.3f} | {error.max():.3g} | {share:.0f} |")
-s.say(f"{len(base)} learners, γ = {GAMMA:g}:\n\n| variant | median error | worst | diverged (%) |\n|---|---|---|---|\n" + "\n".join(rows))
+s.say(f"{len(base)} learners, γ = {GAMMA:g}:\n\n| variant | median error | worst | no better than zero (%) |\n|---|---|---|---|\n" + "\n".join(rows))
 
 # %% [markdown]
 # The right length in the wrong direction is the most dangerous of all: see *length only* and *worst*.
