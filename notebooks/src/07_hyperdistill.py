@@ -1188,7 +1188,7 @@ chosen = min((n for n in CANDIDATES if "Hyper" in n), key=lambda n: pooled(n, "v
 print(f"γ by meta-validation: {chosen}")
 
 # %% mystnb={"figure": {"caption": "Meta-training on waves: validation error after each episode's inner loop, median over all copies. Online methods have moved \u03bb thirty times by the end of the first episode, offline ones once.", "name": "fig-hd-sine-curves"}, "image": {"alt": "Validation error against episode, logarithmic, one line for each method. The online methods fall within a few episodes to below one; exact reverse mode and DrMAD, which move once an episode, fall more slowly; the frozen network stays above three."}} tags=["hide-input"]
-fig, ax = plots.figure(width=6.8, height=3.4)
+fig, ax = plots.figure(width=6.8, height=3.8)
 SINE_LOOK = LOOK | {chosen: "hyperdistill", "frozen": "random"}
 for name in ("frozen", "DrMAD", "exact", "FO", "1-step", "Neumann", chosen):
     curve = np.median(np.concatenate([waves[name, seed]["curve"] for seed in s.seeds], 1), 1)
@@ -1205,7 +1205,7 @@ for name in ("frozen", "DrMAD", "exact", "FO", "1-step", "Neumann", chosen):
 ax.set(xlabel="episode", ylabel="validation error", yscale="log")
 ax.set_yticks([0.3, 0.5, 1, 2, 4, 8], ["0.3", "0.5", "1", "2", "4", "8"])
 ax.minorticks_off()
-ax.legend(ncols=2)
+fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plots.finish(fig)
 
 # %% tags=["hide-input"]
@@ -1562,7 +1562,7 @@ with s.section("pictures"):
         rate = 0.0 if name in STILL else chosen_rate[kind, name]
         pictures[kind, name, seed] = picture_run(kind, name, seed, rate)
 
-# %% mystnb={"figure": {"caption": "Meta-training on pictures: validation loss at the end of each episode, mean over seeds, smoothed over five episodes. What counts is the end, on classes that were not seen.", "name": "fig-hd-picture-curves"}, "image": {"alt": "Three panels, one for each meta-model, of validation loss against episode. The losses fall with noise; in the ANIL panel the frozen network stays far above all others, in the other two the lines lie close together."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Meta-training on pictures: validation loss at the end of each episode, mean over seeds, smoothed over five episodes. What counts is the end, on classes that were not seen.", "name": "fig-hd-picture-curves"}, "image": {"alt": "Three panels, one for each meta-model, of validation loss against episode. The losses fall with noise; the frozen network stays above all others in the ANIL panel, by far, and in the MetaWeightNet panel; in the WarpGrad panel the lines lie close together."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 3, width=8.4, height=3.4)
 PICTURE_LOOK = LOOK | {"frozen": "random", "FO, longer": "params", "all weights 1": "flops"}
 smooth = lambda c: np.convolve(c, np.ones(5) / 5, "valid") if len(c) > 10 else c
@@ -1607,7 +1607,7 @@ s.say(
 )
 
 # %% [markdown]
-# Absolute numbers are not comparable: our pictures have a quarter of the pixels, our networks half of the channels, our loops a fifth of the steps, and our meta-training a small part of the paper's episodes.
+# Absolute numbers are not comparable: our pictures have a quarter of the pixels, our networks half of the channels, our loops less than a third of the steps, and our meta-training a small part of the paper's episodes.
 # What can be compared is the order, and differences on the same tasks and seeds.
 
 # %% mystnb={"figure": {"caption": "Accuracy minus that of HyperDistill on the same seed and tasks, mean and 95 % interval over seeds. Left of zero: worse than HyperDistill.", "name": "fig-hd-pictures"}, "image": {"alt": "Three panels, one for each meta-model, with a row for each method: a point for the mean difference in accuracy from HyperDistill and a bar for its interval, with a vertical line at zero. The frozen baseline lies far to the left in the ANIL panel."}} tags=["hide-input"]
