@@ -969,7 +969,7 @@ s.say(
 # The fitted line gives the second-order part its length.
 # Its points are the horizons of the last $s$ steps of one walk.
 
-# %% mystnb={"figure": {"caption": "Left: the pairs of equation (eq-hd-fit) for three problems and the fitted lines through the origin; each point is a horizon. Right: length of the approximate second-order part in units of the exact one, mean over problems, logarithmic.", "name": "fig-hd-length"}, "image": {"alt": "Left, three sets of points that rise nearly along straight lines through the origin, flattening at their ends. Right, relative length against inner step: 1-step falls far below one with the horizon, HyperDistill stays near one."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: predicted and true lengths for three problems, with the fitted lines through the origin; each point is a horizon. Right: length of the approximate second-order part in units of the exact one, mean over problems, logarithmic.", "name": "fig-hd-length"}, "image": {"alt": "Left, three sets of points that rise nearly along straight lines through the origin, flattening at their ends. Right, relative length against inner step: 1-step falls far below one with the horizon, HyperDistill stays near one."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 2, width=8.0, height=3.2)
 case = "log rates, 0.2"
 for copy, name in enumerate(("hyperdistill", "gcn", "mix")):
