@@ -403,3 +403,12 @@ def test_regions_and_quality_on_a_small_case():
     assert found["tau-all"] == 1 and found["regret-1"] == 0 and found["precision-10"] == 100
     turned = m.quality(-truth, truth, where)
     assert turned["tau-good"] == pytest.approx(-1) and turned["regret-1"] == pytest.approx(83.0)
+
+
+def test_a_cell_alone_is_tested_on_mixed_batches():
+    # Images come sorted by class: batches of one class would lose the class in their own statistics.
+    task = Task("digits", "digits", tuple(range(10)), n_train=60, n_valid=20, n_test=50, resolution=8)
+    world = m.World(task, C=4, batch=50, n_score=60, n_filter=40)
+    cell = space.index([3, 1, 1, 3, 2, 3])
+    found = [m.stand_alone(0, cell, 60, world, "", "cpu", batch)["accuracy"] for batch in (50, 500)]
+    assert found[1] > 50 and abs(found[0] - found[1]) < 12, found
