@@ -42,6 +42,9 @@ from nbpkg.zoo.workers import unordered
 STACK = {"cpu": 16, "cuda": 256}
 #: Memory in MB that a unit may take by the specs' estimate; it decides the units, so it is no machine's own.
 MEMORY_MB = {"cpu": 512, "cuda": 8_000}
+#: From so many numbers an image on (`Spec.floats`) a unit's networks are trained one by one: on a CPU the
+#: arithmetic then takes longer than the calls that stacking saves.
+ONE_BY_ONE = {"cpu": 65_000, "cuda": float("inf")}
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,12 @@ def _fit(jobs: Sequence[Job], weights: bool, device: str) -> dict:
     """Train one unit. The dictionary that is kept: arrays with one row a job, and state dicts if asked."""
     networks = [job.spec.build(job.task.num_classes, job.seed) for job in jobs]
     data, seeds = [job.task.data() for job in jobs], [job.seed for job in jobs]
-    fits = fit(networks, data, seeds, jobs[0].recipe, device)
+    recipe, kind = jobs[0].recipe, torch.device(device).type
+    if max(map(_numbers, jobs)) < ONE_BY_ONE[kind]:
+        fits = fit(networks, data, seeds, recipe, device)
+    else:
+        each = zip(networks, data, seeds, strict=True)
+        fits = [fit([net], [its_data], [seed], recipe, device)[0] for net, its_data, seed in each]
     numbers = np.array([[f.valid, f.test, f.valid_loss, f.test_loss] for f in fits])
     return {
         "numbers": numbers,
