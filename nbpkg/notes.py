@@ -1,5 +1,6 @@
 """What a session notes and shows: metrics, claims, deviations, data, and their tables."""
 
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -7,6 +8,7 @@ from dataclasses import replace as replaced
 from typing import Any
 
 from nbpkg import tables
+from nbpkg.errors import NbpkgError
 from nbpkg.record import Claim, Deviation, Metric, Record
 
 Rule = Callable[[dict[str, Metric]], str | tuple[str, str]]
@@ -123,6 +125,18 @@ class Notes(ABC):
             display(Markdown(markdown))
         else:
             print(markdown)
+
+    def show(self, *things: Any) -> None:
+        """Shows the source of classes, functions and methods of `nbpkg`, as the reader's own code is shown.
+
+        Raises NbpkgError for what has no source.
+        """
+        for thing in things:
+            try:
+                text = inspect.cleandoc("\n" + inspect.getsource(thing))
+            except (TypeError, OSError):
+                raise NbpkgError(f"{thing!r} has no source that could be shown") from None
+            self.say(f"`{thing.__module__}.{thing.__qualname__}`:\n\n```python\n{text}\n```")
 
     def claims_table(self) -> None:
         """Shows the claims with our numbers, the paper's, the test and the verdict."""

@@ -6,51 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nbpkg import machine
 from nbpkg.nb201 import space
 from nbpkg.nets import cellgraphs, seeded
-from nbpkg.nets.dag import GraphEncoder
-from nbpkg.nets.dag_decoder import GraphDecoder, Latent, kl
-from nbpkg.nets.settransformer import DatasetEncoder
+from nbpkg.nets.dag_decoder import GraphDecoder
+from nbpkg.nets.metad2a import Generator, Predictor
 
 BATCH, CLASSES, IMAGES, FEATURES = 32, 20, 20, 512
 #: A search: so many candidates, judged with so many sets drawn from ten classes.
 CANDIDATES, SETS, TARGET_CLASSES = 500, 10, 10
-
-
-class Generator(nn.Module):
-    """MetaD2A's generator in its published sizes: encoder of data sets, `Latent`, `GraphDecoder`."""
-
-    def __init__(self):
-        super().__init__()
-        self.sets, self.latent, self.graphs = DatasetEncoder(), Latent(), GraphDecoder()
-
-    def loss(self, sets: Tensor, types: Tensor, adjacency: Tensor) -> Tensor:
-        """sets (batch, classes, images, features), graphs of as many -> loss summed over the batch."""
-        z, mean, log_variance = self.latent(self.sets(sets))
-        of_types, of_edges = self.graphs.log_likelihood(z, types, adjacency)
-        return (0.005 * kl(mean, log_variance) - of_types - of_edges).sum()
-
-
-class Predictor(nn.Module):
-    """MetaD2A's predictor in its published sizes: a score for every graph, averaged over sets.
-
-    The first layer of its head is linear in [set; graph], so that it is applied to sets and to graphs apart.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.sets, self.graphs = DatasetEncoder(), GraphEncoder()
-        self.hidden, self.out = nn.Linear(112, 512), nn.Linear(512, 1)
-
-    def forward(self, sets: Tensor, types: Tensor, adjacency: Tensor) -> Tensor:
-        """sets (sets, classes, images, features), types (graphs, 8) -> (graphs,)."""
-        of_sets, of_graphs = self.hidden.weight.split(56, 1)
-        left = nn.functional.linear(self.sets(sets), of_sets, self.hidden.bias)
-        right = nn.functional.linear(self.graphs(types, adjacency), of_graphs)
-        return self.out(sum((right + row).tanh() for row in left) / len(left)).squeeze(-1)
 
 
 def _features(sets: int, classes: int, device: torch.device) -> Tensor:

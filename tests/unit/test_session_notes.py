@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from nbpkg.record import Record
+from nbpkg.errors import NbpkgError
+from nbpkg.record import Metric, Record
 from nbpkg.session import Session
 from nbpkg.verdicts import at_least
 
@@ -205,3 +206,13 @@ def test_the_record_in_the_file_is_what_the_session_shows():
     s.finish()
     raw = json.loads(Path(os.environ["NBPKG_RECORD"]).read_text())
     assert raw["metrics"]["rho/a"]["paper"] == 0.93 and raw["claims"][0]["verdict"] == "reproduced"
+
+
+def test_show_prints_the_source_of_a_method_and_refuses_a_value(capsys):
+    s = opened()
+    s.show(Metric.over_seeds)
+    out = capsys.readouterr().out
+    assert out.startswith("`nbpkg.record.Metric.over_seeds`:\n\n```python\n@classmethod\ndef over_seeds(")
+    assert out.rstrip().endswith("```")
+    with pytest.raises(NbpkgError, match="no source"):
+        s.show(3)
