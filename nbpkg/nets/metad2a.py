@@ -22,20 +22,31 @@ class Generator(nn.Module):
     """Data sets to cells: `DatasetEncoder`, `Latent`, `GraphDecoder`.
 
     inputs: features of an image. width: of the codes of data sets and graphs. hidden: of the decoder's
-    states. pool: how sets are pooled, see `DatasetEncoder`.
+    states. pool: how sets are pooled, see `DatasetEncoder`. standardise: scale the codes of data sets, which
+    the published networks do not; without it they hardly differ at first, and much training passes before
+    the data set plays a part.
     """
 
-    def __init__(self, inputs: int = 512, width: int = 56, hidden: int = 56, pool: str = "attention"):
+    def __init__(
+        self, inputs: int = 512, width: int = 56, hidden: int = 56, pool: str = "attention",
+        standardise: bool = False,
+    ):  # fmt: skip
         super().__init__()
         self.sets = DatasetEncoder(inputs, width, pool=pool)
+        if standardise:  # to mean 0 and variance 1 over a batch, over training at test
+            self.sets = nn.Sequential(self.sets, nn.BatchNorm1d(width, eps=1e-8, affine=False))
         self.latent, self.graphs = Latent(width, width), GraphDecoder(latent=width, hidden=hidden)
 
-    def loss(self, sets: Tensor, types: Tensor, adjacency: Tensor, weight: float = 0.005) -> Tensor:
+    def loss(
+        self, sets: Tensor, types: Tensor, adjacency: Tensor, weight: float = 0.005,
+        draws: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
         """Negative log-likelihood and `weight` times KL, in nats, summed over the batch.
 
-        sets (batch, classes, images, inputs), each with its graph: types (batch, 8), adjacency (8, 8).
+        sets (batch, classes, images, inputs), each with its graph: types (batch, 8), adjacency (8, 8). draws:
+        of the noise on the codes in training mode.
         """
-        z, mean, log_variance = self.latent(self.sets(sets))
+        z, mean, log_variance = self.latent(self.sets(sets), draws)
         of_types, of_edges = self.graphs.log_likelihood(z, types, adjacency)
         return (weight * kl(mean, log_variance) - of_types - of_edges).sum()
 
@@ -58,7 +69,8 @@ class Generator(nn.Module):
 class Predictor(nn.Module):
     """A score for a cell on a data set: W tanh(W [v; g]), v of the `DatasetEncoder`, g of the `GraphEncoder`.
 
-    reads: what the score depends on, of "sets" and "graphs", both unless an ablation asks for one. The first
+    reads: what the score depends on, of "sets" and "graphs", both unless an ablation asks for one.
+    standardise: scale v and g, see `Generator`; a batch must then hold two data sets or more. The first
     layer of the head is linear in [v; g], so that it is applied to sets and to graphs apart: scoring many
     graphs on many sets costs one pass over the sets and one over the graphs.
 
@@ -67,14 +79,20 @@ class Predictor(nn.Module):
 
     def __init__(
         self, inputs: int = 512, width: int = 56, hidden: int = 512, head: int = 512,
-        pool: str = "attention", reads: tuple[str, ...] = ("sets", "graphs"),
+        pool: str = "attention", reads: tuple[str, ...] = ("sets", "graphs"), standardise: bool = False,
     ):  # fmt: skip
         super().__init__()
         if not reads or set(reads) - {"sets", "graphs"}:
             raise NbpkgError(f"a predictor reads 'sets', 'graphs' or both, not {reads!r}")
         self.sets = DatasetEncoder(inputs, width, pool=pool) if "sets" in reads else None
         self.graphs = GraphEncoder(hidden=hidden, code=width) if "graphs" in reads else None
+        self.scales = nn.ModuleDict(
+            {part: nn.BatchNorm1d(width, eps=1e-8, affine=False) for part in reads} if standardise else {}
+        )
         self.hidden, self.out = nn.Linear(2 * width, head), nn.Linear(head, 1)
+
+    def _scaled(self, part: str, codes: Tensor) -> Tensor:
+        return self.scales[part](codes) if part in self.scales else codes
 
     def _halves(self, sets: Tensor, types: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor]:
         """The first layer's shares of sets (sets, head) and graphs (graphs, head); zeros where not read."""
@@ -82,9 +100,9 @@ class Predictor(nn.Module):
         left = self.hidden.bias.expand(len(sets), -1)
         right = left.new_zeros(len(types), left.shape[1])
         if self.sets is not None:
-            left = left + F.linear(self.sets(sets), of_sets)
+            left = left + F.linear(self._scaled("sets", self.sets(sets)), of_sets)
         if self.graphs is not None:
-            right = F.linear(self.graphs(types, adjacency), of_graphs)
+            right = F.linear(self._scaled("graphs", self.graphs(types, adjacency)), of_graphs)
         return left, right
 
     def paired(self, sets: Tensor, types: Tensor, adjacency: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from nbpkg.nets import cellgraphs, seeded
 from nbpkg.nets.metad2a import Generator, Predictor
 
 
+@pytest.mark.parametrize("standardise", [False, True])
 @pytest.mark.parametrize("reads", [("sets", "graphs"), ("sets",), ("graphs",)])
-def test_the_predictor_scores_alike_in_pairs_in_groups_and_over_sets(reads):
+def test_the_predictor_scores_alike_in_pairs_in_groups_and_over_sets(reads, standardise):
     with seeded(0):
-        model = Predictor(12, 8, 16, 16, reads=reads).double()
+        model = Predictor(12, 8, 16, 16, reads=reads, standardise=standardise).double().eval()
     sets = torch.randn(3, 2, 4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     types = cellgraphs.types_of(space.random(6, 1)).unflatten(0, (3, 2))
     adjacency = cellgraphs.topology()
@@ -46,3 +47,11 @@ def test_the_generator_draws_for_a_target_from_all_its_sets():
     again = model.draw(sets[:2], 40, torch.Generator().manual_seed(0))
     assert np.array_equal(drawn.ops, again.ops) and len(np.unique(drawn.ops, axis=0)) == 40
     assert 40 <= drawn.distinct <= drawn.valid <= drawn.counted
+
+
+def test_standardised_codes_have_mean_0_and_variance_1_over_a_batch():
+    with seeded(0):
+        model = Generator(12, 8, 8, standardise=True)
+    codes = model.sets(torch.randn(40, 2, 3, 12, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(codes.mean(0), torch.zeros(8), atol=1e-4, rtol=0)
+    torch.testing.assert_close(codes.std(0, correction=0), torch.ones(8), atol=1e-2, rtol=0)
