@@ -975,8 +975,8 @@ plots.finish(fig)
 # The published figure for CIFAR is the best of thirty by **test** accuracy; we compute it too, to show what it is worth.
 
 # %%
-def compare(seed, target, pools, scores, truth, valid, n, k):
-    """One run of a target. pools: {name: cells (n,)}; scores: {name: (15625,)} -> {what/pool/score: accuracy in %}."""
+def compare(pools, scores, truth, valid, k):
+    """One run. pools: {name: cells (n,)}; scores: {name: (15625,)} -> {(what, pool, score): accuracy in %}."""
     found = {}
     for pool, cells in pools.items():
         for name, score in scores.items():
@@ -1014,7 +1014,7 @@ with s.section("search"):
                     for name, score in scores.items():
                         table_rank.setdefault((target, name), []).append(spearman(score[~DEAD], TRUTH[target][~DEAD]))
                 pools["all cells"] = np.arange(space.N_CELLS)
-                found[seed, target, run] = compare(seed, target, pools, scores, TRUTH[target], VALID[target], N_POOL, K)
+                found[seed, target, run] = compare(pools, scores, TRUTH[target], VALID[target], K)
 SCORES = ("published", "scaled", "centred", "graphs only", "image-free", "FLOPs", "parameters", "random", "borrowed", "borrowed image-free")
 
 
@@ -1072,18 +1072,28 @@ for target, truth in TRUTH.items():
         if "borrowed" in pool + score and target in BARRED:
             continue
         values = {what: result(target, what, pool, score).mean(1) for what in ("top", "valid", "test")}
-        lines.append(f"| {label} | {values['top'].mean():.2f} | {values['valid'].mean():.2f} | {values['test'].mean():.2f} |")
+        regret = truth.max() - values["top"]
+        s.metric(slug("regret", target, pool, score), regret, unit="%")
+        lines.append(f"| {label} | {values['top'].mean():.2f} | {regret.mean():.2f} | {values['valid'].mean():.2f} | {values['test'].mean():.2f} |")
     closed = ranking.expected_best(truth, K)[-1]
     s.metric(f"search/{target}/test/expected-best-of-random", float(closed), low=float(closed), high=float(closed), unit="%")
-    lines.append(f"| any {K} cells of the space, in closed form | {truth.mean():.2f} | | {closed:.2f} |")
+    lines.append(f"| any {K} cells of the space, in closed form | {truth.mean():.2f} | {truth.max() - truth.mean():.2f} | | {closed:.2f} |")
     s.say(
-        f"**{TITLE[target]}**: test accuracy in % of the first cell, of the best of {K} by validation, and of the best of {K} by test:\n\n| | top-1 | best of {K} by validation | best of {K} by test |\n|---|---|---|---|\n"
+        f"**{TITLE[target]}**: test accuracy in % of the first cell, how far it is from the best there is (*regret*), of the best of {K} by validation, and of the best of {K} by test:\n\n| | top-1 | its regret | best of {K} by validation | best of {K} by test |\n|---|---|---|---|---|\n"
         + "\n".join(lines)
     )
+pixels = TARGETS[MAIN].data().x_train
+extract = features.get(EXTRACTOR).network(s.device)
+extract(pixels[:8])
+started = time.process_time()
+for part in pixels.split(32):
+    extract(part)
+seconds["features"] = [time.process_time() - started]
+s.metric("seconds/features", seconds["features"][0], unit="s")
 s.metric("seconds/draw", float(np.median(seconds["draw"])), unit="s")
 s.metric("seconds/score", float(np.median(seconds["score"])), unit="s")
 s.say(
-    f"One search takes {np.median(seconds['draw']):.3f} CPU seconds to draw {N_POOL} candidates and {np.median(seconds['score']):.3f} to score them, on one thread, once the images have features."
+    f"One search takes {seconds['features'][0]:.2f} seconds for the features of {len(pixels)} images, {np.median(seconds['draw']):.3f} to draw {N_POOL} candidates and {np.median(seconds['score']):.3f} to score them, in CPU seconds of one thread."
 )
 
 # %% [markdown]
@@ -1660,9 +1670,9 @@ claim(
 )
 names, rule = over_targets("limits-predicted-minus-image-free")
 claim("under-limits", "Under latency limits, with HELP, it finds better cells than the image-free score among the same candidates", names, "mean over devices and limits, above 0 on each target", rule)
-s.metric("seconds/search", s.record().metrics["seconds/draw"].value + s.record().metrics["seconds/score"].value, unit="s", paper=33.0)
+s.metric("seconds/search", sum(s.record().metrics[f"seconds/{part}"].value for part in ("features", "draw", "score")), unit="s", paper=33.0)
 claim(
-    "seconds", "A search takes at most the 33 seconds that the paper quotes for its searches, on a CPU and images' features aside",
+    "seconds", "A search takes at most the 33 seconds that the paper quotes for its searches, on one thread of a CPU, features of the images included",
     ["seconds/search"], "at most 33 CPU seconds; a single figure, so never more than partly", verdicts.at_most("seconds/search", 33.0),
 )
 s.claims_table()
