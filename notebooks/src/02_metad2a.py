@@ -129,10 +129,10 @@ s.say(
 # A search on a new dataset trains architectures on it: hundreds of GPU hours.
 # MetaD2A asks whether tasks that were seen before can replace that.
 # It learns from a *meta-database*: triples of a task, a cell and the accuracy of that cell after training on that task.
-# At test time it is given images and labels of a dataset that no task was cut from, trains nothing, and answers with cells.
+# At test time it is given images and labels of a new dataset, trains nothing, and answers with cells.
 #
 # What would a lazy person answer?
-# Three answers need no image: a random cell, the cell with the most parameters, and the best of thirty random cells once all thirty have been trained and compared on validation images.
+# Three answers need no meta-learning: a random cell, the cell with the most parameters, and the best of thirty random cells once all thirty have been trained and compared on validation images.
 
 # %% tags=["nbval-check-output"]
 PARAMS, FLOPS = (count.astype(float) for count in costs.costs(OPS))
@@ -200,7 +200,7 @@ print(f"p(good) = {torch.sigmoid(theta * v):.3f}, slope {theta.grad:.3f}")
 # | $v$ | `encoder(sets)` | (batch, 56) | the task as a vector |
 # | $z$ | `z` | (batch, 56) | the latent code that the decoder reads |
 # | $G$ | `types`, `ADJACENCY` | (batch, 8), (8, 8) | a cell: what its eight vertices do, and which edges join them |
-# | $h_v$ | `states` | (batch, hidden) | what the decoder, or the encoder of graphs, knows at vertex $v$ |
+# | $h_i$ | `states` | (batch, hidden) | what the decoder, or the encoder of graphs, knows at vertex $i$ |
 # | $g$ | `GraphEncoder(...)` | (batch, 56) | a cell as a vector |
 # | $s(D, G)$ | `predictor.paired` | (batch,) | the predicted accuracy, in deviations from the mean |
 #
@@ -274,13 +274,15 @@ assert encoder(some[:, :3, :2]).shape == encoder(some).shape == (2, 56)
 # q(z \mid D) = \mathcal N\bigl(\mu(v), \sigma^2(v)\bigr), \qquad p(z) = \mathcal N(0, I),
 # $$ (eq-md-latent)
 #
-# and the decoder writes the graph vertex by vertex, as D-VAE does {cite:p}`zhang2019dvae`: first a type, then whether each earlier vertex has an edge to it,
+# where training scales the noise by a further 0.01, so that $z$ all but is $\mu(v)$.
+# The decoder writes the graph vertex by vertex, as D-VAE does {cite:p}`zhang2019dvae`: first a type, then whether each earlier vertex has an edge to it,
 #
 # $$
-# p(G \mid z) = \prod_{v=1}^{7} p(t_v \mid h_{v-1}) \prod_{u=v-1}^{0} p(e_{uv} \mid h_u, h_v), \qquad h_v = \operatorname{GRU}\Bigl(t_v, \sum_{u \to v} m_u\Bigr).
+# p(G \mid z) = \prod_{i=1}^{7} p(t_i \mid h_{i-1}) \prod_{j=i-1}^{0} p(e_{ji} \mid h_j, h_i), \qquad h_i = \operatorname{GRU}\Bigl(t_i, \sum_{j \to i} m_j\Bigr).
 # $$ (eq-md-decoder)
 #
-# The message $m_u$ is gated: $m_u = \sigma(W_g [h_u; u] + b) \odot W_m [h_u; u]$.
+# The first state is $h_0 = \operatorname{GRU}(\text{input}, \tanh(W z))$, which is how the dataset enters.
+# The message of vertex $j$ is gated: $m_j = \sigma(W_g [h_j; j] + b) \odot W_m [h_j; j]$.
 # With the true decisions given, the state between two edge decisions depends on a running sum of messages, so one cumulative sum replaces the loop over edges.
 
 # %% tags=["hide-input"]
@@ -290,7 +292,7 @@ s.show(Latent.forward, GraphDecoder.log_likelihood)
 # The loss is the negative log-likelihood of cells that did well on the task, with a small weight on the divergence of the code,
 #
 # $$
-# \mathcal L_{\text{gen}} = \sum_{(D, G)} \Bigl[-\log p(G \mid z) + 0.005\, \operatorname{KL}\bigl(q(z \mid D) \,\|\, p(z)\bigr)\Bigr].
+# \mathcal L_{\text{gen}} = \frac1B \sum_{(D, G)} \Bigl[-\log p(G \mid z) + 0.005\, \operatorname{KL}\bigl(q(z \mid D) \,\|\, p(z)\bigr)\Bigr].
 # $$ (eq-md-generator)
 #
 # Despite its look this is no autoencoder: no graph is encoded, and at test time $z = \mu(v)$.
@@ -320,7 +322,7 @@ def sample_cells(model, sets, n, draws):
 # Two sweeps run through it, from the input to the output and back, each with its own gated recurrent unit; the last states of both become $g$.
 #
 # $$
-# s(D, G) = w^\top \tanh\bigl(W [v; g] + b\bigr), \qquad \mathcal L_{\text{pred}} = \sum_{(D, G, y)} \bigl(s(D, G) - y\bigr)^2,
+# s(D, G) = w^\top \tanh\bigl(W [v; g] + b\bigr), \qquad \mathcal L_{\text{pred}} = \frac1B \sum_{(D, G, y)} \bigl(s(D, G) - y\bigr)^2,
 # $$ (eq-md-predictor)
 #
 # where $y$ is how well the cell did, normalised by mean and deviation over the training rows.
@@ -372,6 +374,7 @@ assert (FUNCTION[picked.numpy()] == FUNCTION).all() and (picked.numpy() != np.ar
 # ### Training
 #
 # Both networks are trained with Adam on batches of tasks, and the best step by the validation tasks is kept.
+# A predictor is judged there by the squared error *inside* tasks, each task's mean taken off score and truth, since that is what ranks cells.
 # The rows of one task share its set in a step of the predictor, which saves encodings.
 
 # %% tags=["method"]
@@ -404,7 +407,8 @@ def train_generator(seed, data, plan, sizes, device="cpu", blind=False):
     draws, twins, adjacency = torch.Generator().manual_seed(seed), Twins(data["function"]), ADJACENCY.to(device)
     banks = [data[name].to(device) * (0.0 if blind else 1.0) for name in ("bank", "valid_bank")]
     fixed = torch.arange(len(banks[1])).repeat_interleave(data["valid_good"].shape[1])
-    checks = draw_sets(banks[1], fixed, plan["images"], draws), graphs_of(data["valid_good"].flatten()).to(device)
+    good = twins(data["valid_good"].flatten(), draws).numpy()
+    checks = draw_sets(banks[1], fixed, plan["images"], draws), graphs_of(good).to(device)
 
     def loss_of(model):
         rows = torch.randint(len(banks[0]), (plan["batch"],), generator=draws)
@@ -419,14 +423,15 @@ def train_generator(seed, data, plan, sizes, device="cpu", blind=False):
     return trained(model, loss_of, judge, plan["steps"], plan["rate"], plan["every"])
 
 
-def train_predictor(seed, data, plan, sizes, device="cpu"):
-    """Equation (eq-md-predictor). data: `bank`, `cells` and `y` (tasks, k), and the same of validation."""
+def train_predictor(seed, data, plan, sizes, device="cpu", inside=True):
+    """Equation (eq-md-predictor). data: `bank`, `cells`, `y` (tasks, k), and of validation; inside: judged in tasks."""
     with seeded(seed):
         model = Predictor(**sizes).to(device)
     draws, twins, adjacency = torch.Generator().manual_seed(seed), Twins(data["function"]), ADJACENCY.to(device)
     bank, y, valid_bank, valid_y = (data[name].to(device) for name in ("bank", "y", "valid_bank", "valid_y"))
     every_task = torch.arange(len(valid_bank))
-    checks = draw_sets(valid_bank, every_task, plan["images"], draws), graphs_of(data["valid_cells"]).to(device)
+    twin = twins(data["valid_cells"], draws).numpy()
+    checks = draw_sets(valid_bank, every_task, plan["images"], draws), graphs_of(twin).to(device)
 
     def loss_of(model):
         rows = torch.randint(len(bank), (plan["tasks"],), generator=draws)
@@ -435,7 +440,8 @@ def train_predictor(seed, data, plan, sizes, device="cpu"):
         return F.mse_loss(score, y[rows])
 
     def judge(model):
-        return F.mse_loss(model.paired(*checks, adjacency), valid_y)
+        error = model.paired(*checks, adjacency) - valid_y
+        return (error - error.mean(1, keepdim=True) if inside else error).square().mean()
 
     return trained(model, loss_of, judge, plan["steps"], plan["rate"], plan["every"])
 
@@ -531,6 +537,7 @@ SEEN = np.isin(FUNCTION[CELLS["test"]], FUNCTION[CELLS["train"]])
 # It is the sum of what the task is like, what the cell is like, what the two have in common, and noise.
 # For the noise, the cells of the test tasks are trained once more with another seed.
 # For what a cell is like without regard to the task, take a regression on its operations and pairs of operations, fitted to the meta-training tasks after each task's mean was taken off: *image-free* below, since it never sees a picture.
+# Cells of the same function share their features, and so their score.
 
 # %% tags=["method"]
 def pair_features(cells):
@@ -540,18 +547,29 @@ def pair_features(cells):
     return np.concatenate([one.reshape(*one.shape[:-2], 30), *(p.reshape(*p.shape[:-2], 25) for p in pairs)], -1)
 
 
-def image_free(cells, quality, penalty):
-    """Ridge regression of centred qualities (tasks, k) on `pair_features`: weights (405,)."""
-    x, y = pair_features(cells.ravel()), (quality - quality.mean(1, keepdims=True)).ravel()
+def function_features(function):
+    """`pair_features` of every cell, averaged over the cells of its function: (15625, 405)."""
+    every = pair_features(np.arange(len(function)))
+    sums = np.zeros((function.max() + 1, every.shape[1]))
+    np.add.at(sums, function, every)
+    return (sums / np.bincount(function)[:, None])[function]
+
+
+def image_free(x, quality, penalty):
+    """Ridge regression of centred qualities (tasks, k) on features x (tasks, k, 405): weights (405,)."""
+    x, y = x.reshape(-1, x.shape[-1]), (quality - quality.mean(1, keepdims=True)).ravel()
     return np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
 
 
 # %%
+FEATURES = function_features(FUNCTION)
+
+
 def fitted_image_free(quality):
     """Scores of all cells by `image_free`, the penalty chosen on validation tasks: (15625,)."""
-    weights = [image_free(CELLS["train"], quality["train"], p) for p in 10.0 ** np.arange(-1, 4)]
-    ranks = [np.nanmean(within(pair_features(CELLS["valid"]) @ w, quality["valid"])) for w in weights]
-    return pair_features(np.arange(space.N_CELLS)) @ weights[int(np.argmax(ranks))]
+    weights = [image_free(FEATURES[CELLS["train"]], quality["train"], p) for p in 10.0 ** np.arange(-1, 4)]
+    ranks = [np.nanmean(within(FEATURES[CELLS["valid"]] @ w, quality["valid"])) for w in weights]
+    return FEATURES @ weights[int(np.argmax(ranks))]
 
 
 RIDGE_SCORE = fitted_image_free(QUALITY)
@@ -586,7 +604,7 @@ s.metric("variance/image-free", explained, unit="nats²")
 SECOND = within(AGAIN[1], QUALITY["test"])
 s.metric("rank/test-tasks/second-training", float(np.nanmean(SECOND)))
 s.say(
-    f"Inside a test task, qualities have a variance of {total:.4f} nats². A second training repeats {100 * shared / total:.0f} % of it; the rest is noise of training and of testing. "
+    f"Inside a test task, qualities have a variance of {total:.4f} nats². A second training repeats {100 * shared / total:.0f} % of it; the rest is noise of training. Both are judged on the same 400 images, so what the choice of images adds counts as repeated. "
     f"The image-free regression accounts for {100 * explained / total:.0f} %, so that about {100 * max(shared - explained, 0) / total:.0f} % is left for all that depends on the dataset and for what the regression misses. "
     f"A second training ranks the cells of a task with Spearman {np.nanmean(SECOND):.3f}."
 )
@@ -610,7 +628,7 @@ for target, truth in TRUTH.items():
 s.say(
     "Does the order of cells in small networks carry over to the full benchmark? The image-free score of our meta-database has a rank correlation with the table's accuracies of live cells of "
     + " and ".join(f"{spearman(RIDGE_SCORE[~DEAD], truth[~DEAD]):.3f} on {TITLE[target]}" for target, truth in TRUTH.items())
-    + ". Whatever is learned from it, with or without images, starts from there."
+    + f". Whatever is learned from it, with or without images, starts from there. The borrowed qualities below get noise of {LENT_NOISE / np.mean([v[~DEAD].std() for v in LENT.values()]):.2f} times the deviation of live cells in the table."
 )
 
 # %% [markdown]
@@ -664,13 +682,21 @@ print({name: tuple(bank.shape) for name, bank in (BANK | TARGET_BANK).items()})
 
 # %% [markdown]
 # CIFAR-10 is a source that no meta-training task was cut from.
-# CIFAR-100 is not: a third of those tasks are cut from sixty of its classes, so we show the search only images of the twenty test classes, and judge its cells by the table, whose accuracies are over all hundred.
+# CIFAR-100 is not: a third of those tasks are cut from sixty of its classes, so we show the search only images of classes that the test tasks use, and judge its cells by the table, whose accuracies are over all hundred.
 #
 # ## Training
 #
 # The generator learns from the best quarter of each task's twelve cells; the paper has one good cell a task.
 # A *blind* generator has the same sizes and the same cells and sees zeros in place of images.
-# Predictors come in six kinds: as published; reading sets only, or graphs only; with means in place of attention; *scaled*, explained below; and *centred*, scaled as well, which learns each quality less its task's mean, because the order inside a task is all that a search asks for.
+#
+# | predictor | what differs from the published one |
+# |---|---|
+# | *published* | nothing |
+# | *sets only*, *graphs only* | reads only one of the two; sets only is judged by its whole error, since inside a task it has none to lose |
+# | *mean pooling* | sets are pooled by means, not by attention |
+# | *scaled* | codes are scaled, see below |
+# | *centred* | scaled, and learns each quality less its task's mean, because the order inside a task is all that a search asks for |
+# | *borrowed* | learns other qualities, see below |
 
 # %% tags=["method"]
 def training_data(cells, quality, bank):
@@ -690,7 +716,7 @@ def training_data(cells, quality, bank):
 def plan_of(session):
     """Length and step of meta-training at the session's profile."""
     return session.choose(
-        smoke={"steps": 90, "batch": 16, "tasks": 4, "images": 5, "rate": 3e-3, "every": 50},
+        smoke={"steps": 60, "batch": 16, "tasks": 4, "images": 5, "rate": 6e-3, "every": 30},
         standard={"steps": 1000, "batch": 32, "tasks": 12, "images": 10, "rate": 1e-3, "every": 50},
         paper={"steps": 20_000, "batch": 32, "tasks": 32, "images": 20, "rate": 1e-4, "every": 200},
     )
@@ -710,7 +736,7 @@ def make_artifact_search(session):
     call = {"data": training_data(cells, quality, bank), "plan": plan_of(session), "device": session.device.type}
     call["seed"] = session.seeds[0]
     first = session.memo("generator", train_generator, sizes=generator, blind=False, **call)
-    second = session.memo("predictor published", train_predictor, sizes=predictor, **call)
+    second = session.memo("predictor published", train_predictor, sizes=predictor, inside=True, **call)
     return {
         "extractor": extractor, "resolution": tasks.train[0].resolution, "images": call["plan"]["images"],
         "mean": mean, "basis": basis, "scale": [float(quality["train"].mean()), float(quality["train"].std())],
@@ -721,7 +747,7 @@ def make_artifact_search(session):
 # %% [markdown]
 # *Borrowed* networks have the published form too, and learn from the same tasks, images and cells, but from other qualities.
 # Small networks after short training need not order cells as the full benchmark does, and the table of the benchmark, on which the search will be judged, is of networks forty times larger, trained for 200 epochs.
-# So every cell of a CIFAR-100 task is given that cell's accuracy on CIFAR-100 in the table, every cell of a Tiny-ImageNet task that on ImageNet16-120, and noise is added, in proportion as large as ours.
+# So every cell of a CIFAR-100 task is given that cell's accuracy on CIFAR-100 in the table, every cell of a Tiny-ImageNet task that on ImageNet16-120, and noise is added, in proportion as large as ours but never larger than the deviation itself.
 # No accuracy on CIFAR-10 is among them, and CIFAR-10 is then the one target for which these networks may be asked.
 # This answers what the search could do, had its meta-database been made at full size.
 #
@@ -756,7 +782,7 @@ with s.section("meta-training"):
         calls = [{"seed": seed, "data": data, "sizes": form, "blind": blind, **common} for seed in s.seeds]
         runs[name] = s.memo_each(name, train_generator, calls, WORKERS)
     for name, (data, form) in KINDS.items():
-        calls = [{"seed": seed, "data": data, "sizes": form, **common} for seed in s.seeds]
+        calls = [{"seed": seed, "data": data, "sizes": form, "inside": name != "sets only", **common} for seed in s.seeds]
         runs[name] = s.memo_each(f"predictor {name}", train_predictor, calls, WORKERS)
 
 # %% tags=["hide-input"]
@@ -770,7 +796,7 @@ with torch.no_grad():
 s.metric("codes/deviation-before-training", np.array(at_first))
 s.say(f"Before training, an output of the encoder deviates between tasks by {100 * np.mean(at_first):.1f} % of its size.")
 
-# %% mystnb={"figure": {"caption": "Meta-training. Left, the generators: nats for each graph, with the entropy of six operations drawn at random as a dotted line. Right, predictors: squared error in units of the training rows' variance. Thin lines are training batches, thick ones validation tasks; one line a seed.", "name": "fig-md-training"}, "image": {"alt": "Two panels of curves over training steps. Left: loss of the generator, the scaled and the blind one on training batches and on validation tasks, with a dotted horizontal line. Right: squared error of three kinds of predictor on training batches and on validation tasks."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Meta-training. Left, the generators: nats for each graph, with the entropy of six operations drawn at random as a dotted line. Right, predictors: squared error in units of the training rows' variance, over batches and, each task's mean taken off, over validation tasks. Training losses of generators include the small divergence. Thin lines are training batches, thick ones validation tasks; one line a seed.", "name": "fig-md-training"}, "image": {"alt": "Two panels of curves over training steps. Left: loss of the generator, the scaled and the blind one on training batches and on validation tasks, with a dotted horizontal line. Right: squared error of three kinds of predictor on training batches and on validation tasks."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 2, width=7.6, height=3.2)
 LOOK = {"generator": "metad2a", "scaled generator": "ours", "blind": "gcn", "published": "metad2a", "scaled": "ours", "graphs only": "gcn"}
 for ax, names in zip(axes, (("generator", "scaled generator", "blind"), ("published", "scaled", "graphs only")), strict=True):
@@ -784,7 +810,7 @@ for ax, names in zip(axes, (("generator", "scaled generator", "blind"), ("publis
     ax.legend()
 axes[0].axhline(6 * np.log(5), color=plots.INK, linestyle=":", lw=1)
 axes[0].set(ylabel="nats a graph", title="generators")
-axes[1].set(ylabel="squared error", title="predictors", ylim=(0, 2))
+axes[1].set(ylabel="squared error", title="predictors", ylim=(0, 1.5))
 plots.letter(axes)
 plots.finish(fig)
 
@@ -813,7 +839,7 @@ s.metric("nats/validation/scaled", best_judged("scaled generator"), unit="nats")
 s.metric("nats/validation/blind-minus-generator", best_judged("blind") - best_judged("generator"), unit="nats")
 s.say(
     f"On good cells of the validation tasks the generator needs {best_judged('generator').mean():.2f} nats a graph at its best step, the scaled one {best_judged('scaled generator').mean():.2f}, the blind one {best_judged('blind').mean():.2f}, "
-    f"and drawing operations at random {6 * np.log(5):.2f}. What the images are worth to a generator is what the blind one lacks."
+    f"and drawing operations at random {6 * np.log(5):.2f}. These are the least values on the very tasks that chose the step; what the images are worth is tested below, on test tasks."
 )
 
 # %% [markdown]
@@ -855,6 +881,8 @@ for name, score in ROWS.items():
     rank = np.nan_to_num(np.stack([within(one, truth) for one in score]))  # a constant score ranks nothing
     fresh = np.stack([fresh_only(one, truth) for one in score])
     fresh = 0.0 if name == "sets only" else np.nanmean(fresh)
+    if name == "sets only":  # constant inside a task, up to rounding
+        rank, in_accuracy = np.zeros_like(rank), 0.0
     pooled = np.nan_to_num(np.stack([pearson(one.ravel(), truth.ravel()) for one in score]))
     over_tasks = stats.bootstrap_interval(rank.mean(0), seed=0)
     s.metric(f"rank/test-tasks/{name.replace(' ', '-')}", over_tasks.mean, low=over_tasks.low, high=over_tasks.high, n=len(truth))
@@ -1099,7 +1127,7 @@ s.say(
 # %% [markdown]
 # ## Held-out tasks, with accuracies of our own
 #
-# The table knows two data sets.
+# So far two data sets of the table were searched for.
 # For the test tasks, every cell that a method names is trained, as the cells of the meta-database were, and what counts is the mean accuracy, and the quality, of the first one.
 # Two more rivals need no network: the best cell of the *nearest* training task, by the angle between mean features, and the cell with the most parameters.
 
@@ -1167,7 +1195,7 @@ for name in ORDER:
         cell += " | |"
     lines.append(cell)
 s.say(
-    f"Accuracies in % over {len(TASKS.test)} test tasks; of the trained ones the accuracy of a second training, since the first one chose. Then MetaD2A less the method, in percentage points and in quality, with bootstrap intervals over tasks.\n\n"
+    f"Accuracies in % over {len(TASKS.test)} test tasks; of the trained ones the accuracy of a second training, since the first one chose (on the same images, so it is still somewhat too high). Then MetaD2A less the method, in percentage points and in quality, with bootstrap intervals over tasks.\n\n"
     "| chosen by | mean accuracy | MetaD2A less this | in nats |\n|---|---|---|---|\n" + "\n".join(lines)
 )
 
@@ -1189,7 +1217,7 @@ plots.finish(fig)
 # ## Does it look at the dataset?
 #
 # If the images matter, then the images of *another* task must do harm.
-# The predictor ranks the cells of each test task once with sets of that task and once with sets of every other.
+# The predictor ranks the cells of each test task once with sets of that task and once with sets of every other that shares no class with it.
 # The generator is asked how likely it finds the good cells of a task, once given that task, once given another.
 
 # %%
@@ -1216,10 +1244,14 @@ def swap_generator(model, bank, good, seed):
     return np.stack(out)
 
 
+# Test tasks of one source can share classes, and then images: such pairs are no swap.
+APART = np.array([[a.source != b.source or not set(a.classes) & set(b.classes) for b in TASKS.test] for a in TASKS.test])
+APART |= ~APART.any(0) & ~np.eye(len(APART), dtype=bool)  # at smoke there may be no others
+
+
 def own_and_other(matrix):
-    """Of a matrix (shown, judged): the diagonal, and the mean of the rest of each column."""
-    own = np.diag(matrix)
-    return own, (matrix.sum(0) - own) / (len(matrix) - 1)
+    """Of a matrix (shown, judged): the diagonal, and the mean of each column over tasks without shared classes."""
+    return np.diag(matrix), np.where(APART, matrix, 0).sum(0) / APART.sum(0)
 
 
 def best_quarter(cells, accuracy):
@@ -1231,7 +1263,11 @@ with s.section("swaps"):
         name: np.mean([swap_predictor(model_of(name, seed), BANK["test"], CELLS["test"], QUALITY["test"], seed) for seed in s.seeds], 0)
         for name in ("published", "scaled")
     }
-    good = best_quarter(CELLS["test"], QUALITY["test"])
+    good = Twins(FUNCTION)(torch.from_numpy(best_quarter(CELLS["test"], QUALITY["test"])), torch.Generator().manual_seed(0)).numpy()
+    NATS = {
+        name: np.mean([np.diag(swap_generator(model_of(name, seed), BANK["test"] * (0.0 if blind else 1.0), good, seed)) for seed in s.seeds], 0)
+        for name, (_, _, blind) in GENERATORS.items() if "borrowed" not in name
+    }  # fmt: skip
     for name in ("generator", "scaled generator"):
         SWAPS[name] = np.mean([swap_generator(model_of(name, seed), BANK["test"], good, seed) for seed in s.seeds], 0)
 
@@ -1259,6 +1295,10 @@ s.say(
     "Predictors in Spearman's correlation, generators in nats; means over test tasks and seeds, intervals by bootstrap over tasks.\n\n"
     "| | own sets | other sets | difference |\n|---|---|---|---|\n" + "\n".join(lines)
 )
+for name in ("generator", "scaled generator"):
+    gap = stats.paired_bootstrap(NATS[name], NATS["blind"])
+    s.metric(slug("likelihood", name + " minus blind"), gap.difference, low=gap.low, high=gap.high, n=gap.n, unit="nats")
+    s.say(f"Against the blind generator, the {name} finds good cells of the test tasks likelier by {gap.difference:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] nats a graph.")
 
 # %% [markdown]
 # ### A control that must succeed
@@ -1266,7 +1306,7 @@ s.say(
 # That the images make no difference can mean two things: that there is nothing in them to find, or that these networks, trained this long on this many tasks, could not have found it.
 # So plant something.
 # Each quality is replaced by a made-up one: the image-free score of the cell, plus a term that depends on the task, plus noise of the size that was measured.
-# The term prefers 3x3 convolutions to pooling where the first feature of a task's images is large on average, and pooling to convolutions where it is small; it varies as much as the image-free score does.
+# The term prefers 3x3 convolutions to pooling where the first feature of a task's images is large on average, and pooling to convolutions where it is small; on training tasks it varies as much as the image-free score does.
 # The images and the cells are the real ones.
 # Networks that can use images must now rank better with a task's own.
 
@@ -1283,7 +1323,7 @@ def plant(bank, cells, score, spread, noise, seed):
     centre, scale = level["train"].mean(), level["train"].std()
     rng, made = np.random.default_rng(seed), {}
     for role, numbers in cells.items():
-        own = ((level[role] - centre) / scale)[:, None] * liking[numbers]
+        own = ((level[role] - centre) / scale).clip(-2, 2)[:, None] * liking[numbers]
         made[role] = score[numbers] + spread * own + noise * rng.normal(size=numbers.shape)
     return made
 
@@ -1292,18 +1332,23 @@ def plant(bank, cells, score, spread, noise, seed):
 NOISE = float(np.sqrt(max(total - shared, 0.0)))
 PLANTED = plant(BANK, CELLS, RIDGE_SCORE, float(RIDGE_SCORE[~DEAD].std()), NOISE, seed=0)
 PLANTED_DATA = training_data(CELLS, PLANTED, BANK)
-PLANTED_KINDS = {"published": SMALL, "scaled": KINDS["scaled"][1], "generator": FORM, "scaled generator": GENERATORS["scaled generator"][1]}
+LONGER = PLAN | {"steps": 4 * PLAN["steps"], "every": 4 * PLAN["every"]}
+PLANTED_KINDS = {  # sizes, plan, seeds
+    "published": (SMALL, PLAN, s.seeds), "published, four times as long": (SMALL, LONGER, s.seeds[:1]),
+    "scaled": (KINDS["scaled"][1], PLAN, s.seeds), "generator": (FORM, PLAN, s.seeds),
+    "scaled generator": (GENERATORS["scaled generator"][1], PLAN, s.seeds),
+}  # fmt: skip
 planted_runs, planted_swaps = {}, {}
 with s.section("meta-training"):
-    for name, form in PLANTED_KINDS.items():
+    for name, (form, plan, seeds) in PLANTED_KINDS.items():
         train_one = train_generator if "generator" in name else train_predictor
-        calls = [{"seed": seed, "data": PLANTED_DATA, "sizes": form, **common} for seed in s.seeds]
-        planted_runs[name] = s.memo_each(f"planted {name}", train_one, calls, WORKERS)
+        calls = [{"seed": seed, "data": PLANTED_DATA, "sizes": form, **common | {"plan": plan}} for seed in seeds]
+        planted_runs[name] = s.memo_each(f"planted {name.split(',')[0]}", train_one, calls, WORKERS)
 with s.section("swaps"):
-    good = best_quarter(CELLS["test"], PLANTED["test"])
-    for name, form in PLANTED_KINDS.items():
+    good = Twins(FUNCTION)(torch.from_numpy(best_quarter(CELLS["test"], PLANTED["test"])), torch.Generator().manual_seed(0)).numpy()
+    for name, (form, _, seeds) in PLANTED_KINDS.items():
         matrices = []
-        for seed, run in zip(s.seeds, planted_runs[name], strict=True):
+        for seed, run in zip(seeds, planted_runs[name], strict=True):
             net = (Generator if "generator" in name else Predictor)(**form)
             net.load_state_dict(run["state"])
             net = net.to(s.device).eval()
@@ -1324,7 +1369,7 @@ blind_rank = float(np.nanmean(within(RIDGE_SCORE[CELLS["test"]], PLANTED["test"]
 s.metric("planted/image-free/rank", blind_rank)
 s.say(
     "With planted qualities:\n\n| | own sets | other sets | difference |\n|---|---|---|---|\n" + "\n".join(lines)
-    + f"\n\nThe image-free score, which made up the shared part, ranks with {blind_rank:.3f}."
+    + f"\n\nThe image-free score, which made up the shared part, ranks with {blind_rank:.3f}. The longer training has one seed."
 )
 
 # %% [markdown]
@@ -1398,13 +1443,14 @@ else:
         "top-1-image-free": truth[theirs[RIDGE_SCORE[theirs].argmax()]], "top-1-flops": truth[theirs[FLOPS[theirs].argmax()]],
     }  # fmt: skip
     for name, value in exact.items():
-        s.metric(f"authors/{name}", float(value), low=float(value), high=float(value), unit="" if "rank" in name else "%")
+        ends = {} if "random" in name else {"low": float(value), "high": float(value)}
+        s.metric(f"authors/{name}", float(value), **ends, unit="" if "rank" in name else "%")
     s.say(
         f"Of the {len(theirs)} cells, all different, {int(DEAD[theirs].sum())} are dead. Their accuracies on CIFAR-100 have mean {exact['mean']:.2f} %, median {exact['median']:.2f} %, and range from {exact['least']:.2f} to {exact['best']:.2f} %; "
         f"uniform draws over all cells have mean {truth.mean():.2f} %, over live functions {truth[~DEAD].mean():.2f} % (cells counted once each). "
         f"The predicted score ranks them with Spearman {exact['rank']:.3f}. The cell with the best score reaches {exact['top-1']:.2f} %. "
         f"The best of the first {K} by validation has {exact['best-of-k-by-validation']:.2f} %, by test {exact['best-of-k-by-test']:.2f} %; {K} of their cells at random, the best by validation, {random_valid:.2f} % on average.\n\n"
-        f"Our image-free regression, which has seen neither CIFAR-100's accuracies nor its images, ranks the same 500 with {exact['rank-image-free']:.3f} and puts a cell of {exact['top-1-image-free']:.2f} % first; the cell with the most FLOPs has {exact['top-1-flops']:.2f} %."
+        f"Our image-free regression, which has seen no accuracy of the table (a third of its training tasks are cut from sixty classes of CIFAR-100, at 16 by 16 pixels), ranks the same 500 with {exact['rank-image-free']:.3f} and puts a cell of {exact['top-1-image-free']:.2f} % first; the cell with the most FLOPs has {exact['top-1-flops']:.2f} %."
     )
 
 # %% mystnb={"figure": {"caption": "Left: the authors' 500 cells for CIFAR-100 against our generator's and uniform draws over functions. Right: the authors' predicted score against the true accuracy. At profile smoke, our own cells on digits.", "name": "fig-md-authors"}, "image": {"alt": "Left: three step histograms of accuracy in percent. Right: scatter plot of true accuracy in percent against the rank of the predicted score, a dot for each of 500 cells."}} tags=["hide-input"]
@@ -1502,7 +1548,8 @@ plots.finish(fig)
 # ## The claims
 #
 # A claim about one number asks where its interval lies: *reproduced* means all of it on the claimed side, *contradicted* all of it on the other, *partly* that only the mean is on the claimed side, *not reproduced* that the mean is on the other.
-# Intervals over test tasks are bootstraps over tasks after averaging the seeds; intervals over seeds are Student's, and with few seeds they are wide.
+# Intervals over test tasks are bootstraps over tasks after averaging the seeds; tasks of one source share classes and images, so these intervals are somewhat too narrow.
+# Intervals over seeds are Student's, and with few seeds they are wide; the meta-database, and the image-free score that is fitted to it, stay the same.
 
 # %% tags=["hide-input"]
 each = list(TRUTH)
@@ -1530,9 +1577,12 @@ for target in each:
         f"headline/{target}", result(target, "test", "generator", "published").mean(1), unit="%",
         paper={"cifar10": 94.37, "cifar100": 73.51}.get(target),
     )  # fmt: skip
-    s.metric(f"difference/{target}/limits-predicted-minus-image-free", np.array([
-        (UNDER[target, seed][0]["MetaD2A + HELP"][0] - UNDER[target, seed][0]["image-free + HELP"][0]).mean() for seed in s.seeds
-    ]), unit="%")  # fmt: skip
+    gaps = []
+    for seed in s.seeds:  # where both keep the limit
+        choices, limits = UNDER[target, seed]
+        kept = (choices["MetaD2A + HELP"][1] <= limits * 1.0001) & (choices["image-free + HELP"][1] <= limits * 1.0001)
+        gaps.append((choices["MetaD2A + HELP"][0] - choices["image-free + HELP"][0])[kept].mean() if kept.any() else 0.0)
+    s.metric(f"difference/{target}/limits-predicted-minus-image-free", np.array(gaps), unit="%")
 
 
 def over_targets(name, rule=verdicts.greater, **options):
@@ -1545,17 +1595,17 @@ def claim(id, statement, names, test, rule):
 
 
 claim(
-    "generated-better", "Cells written for a dataset are better than uniform draws, on datasets that were in no training task",
+    "generated-better", "Cells written for a dataset are better than uniform draws, for images of classes that were in no training task",
     [f"drawn/{t}/generator-minus-uniform" for t in each], "mean accuracy of draws, less uniform over cells, above 0 on each target; t over seeds",
     verdicts.each_of(*(verdicts.greater(f"drawn/{t}/generator-minus-uniform") for t in each)),
 )
 claim(
-    "better-than-shares", "They are better than draws by the shares of each operation among good cells, which need no network",
+    "better-than-shares", "Cells written for a dataset are better than draws by the shares of each operation among good cells, which need no network",
     [f"drawn/{t}/generator-minus-shares" for t in each], "the same, less draws by shares",
     verdicts.each_of(*(verdicts.greater(f"drawn/{t}/generator-minus-shares") for t in each)),
 )
 claim(
-    "images-help-generator", "The generator owes this to the images: a blind generator writes worse cells",
+    "images-help-generator", "A blind generator, which sees no images, writes worse cells for them",
     [f"drawn/{t}/generator-minus-blind" for t in each], "the same, less the blind generator",
     verdicts.each_of(*(verdicts.greater(f"drawn/{t}/generator-minus-blind") for t in each)),
 )
@@ -1564,34 +1614,39 @@ claim(
     ["swap/generator/own-minus-other"], "log-likelihood, bootstrap over test tasks, above 0", verdicts.greater("swap/generator/own-minus-other"),
 )
 claim(
+    "likelihood", "The generator finds good cells of unseen tasks likelier than a blind one does",
+    ["likelihood/generator-minus-blind"], "log-likelihood, bootstrap over test tasks, above 0", verdicts.greater("likelihood/generator-minus-blind"),
+)
+claim(
     "predictor-ranks", "The meta-predictor ranks cells on unseen tasks better than chance",
     ["rank/test-tasks/published"], "Spearman within a task, bootstrap over test tasks, above 0", verdicts.greater("rank/test-tasks/published"),
 )
 claim(
-    "predictor-beats-image-free", "It ranks them better than a ridge regression that sees no image",
+    "predictor-beats-image-free", "The predictor ranks better than a ridge regression that sees no image",
     ["difference/predictor-image-free"], "difference within tasks, bootstrap over test tasks, above 0", verdicts.greater("difference/predictor-image-free"),
 )
 claim(
-    "predictor-uses-images", "It ranks them better than a predictor that reads graphs only",
+    "predictor-uses-images", "The predictor ranks better than one that reads graphs only",
     ["difference/predictor-graphs-only"], "the same, less graphs only", verdicts.greater("difference/predictor-graphs-only"),
 )
 claim(
-    "swap-predictor", "It ranks them better with the task's own images than with another's",
+    "swap-predictor", "The predictor ranks better with the task's own images than with another's",
     ["swap/published/own-minus-other"], "the same, own less other sets", verdicts.greater("swap/published/own-minus-other"),
 )
 claim(
     "attention-over-means", "Pooling by attention ranks better than pooling by means",
     ["difference/predictor-mean-pooling"], "the same, less mean pooling", verdicts.greater("difference/predictor-mean-pooling"),
 )
+for name in PLANTED_KINDS:
+    kind = slug(name)
+    claim(
+        f"control-{kind}", f"The control: where the images do matter, the {name if 'generator' in name else 'predictor (' + name + ')'} finds it",
+        [f"planted/{kind}/own-minus-other"], "planted qualities; own less other sets, bootstrap over test tasks, above 0",
+        verdicts.greater(f"planted/{kind}/own-minus-other"),
+    )
 claim(
-    "control", "The control: where the images do matter, predictor and generator as published find it within this training",
-    ["planted/published/own-minus-other", "planted/generator/own-minus-other"], "planted accuracies; own less other sets above 0, for both",
-    verdicts.all_of(verdicts.greater("planted/published/own-minus-other"), verdicts.greater("planted/generator/own-minus-other")),
-)
-claim(
-    "control-scaled", "The control, with scaled codes (ours)",
-    ["planted/scaled/own-minus-other", "planted/scaled-generator/own-minus-other"], "the same",
-    verdicts.all_of(verdicts.greater("planted/scaled/own-minus-other"), verdicts.greater("planted/scaled-generator/own-minus-other")),
+    "swap-scaled", "A predictor with scaled codes (ours), which passes the control, ranks better with the task's own images",
+    ["swap/scaled/own-minus-other"], "own less other sets, above 0", verdicts.greater("swap/scaled/own-minus-other"),
 )
 open_targets = [t for t in each if t not in BARRED]
 for target in open_targets:
@@ -1638,42 +1693,42 @@ claim(
 )
 for rival, words in (("uniform", "uniform draws over cells"), ("functions", "uniform draws over functions")):
     claim(
-        f"borrowed-generated-{rival}", f"With qualities of the full benchmark: cells written for an unseen dataset are better than {words}",
+        f"borrowed-generated-{rival}", f"With borrowed qualities: cells written for an unseen dataset are better than {words}",
         [f"drawn/{t}/borrowed-minus-{rival}" for t in open_targets], "mean accuracy of draws, difference above 0; t over seeds",
         verdicts.each_of(*(verdicts.greater(f"drawn/{t}/borrowed-minus-{rival}") for t in open_targets)),
     )
 claim(
-    "borrowed-images", "With these: the generator owes it to the images, against a blind one",
+    "borrowed-images", "With borrowed qualities: a blind generator writes worse cells",
     [f"drawn/{t}/borrowed-minus-blind-borrowed" for t in open_targets], "the same",
     verdicts.each_of(*(verdicts.greater(f"drawn/{t}/borrowed-minus-blind-borrowed") for t in open_targets)),
 )
-borrowed("borrowed-search", f"With these: the first cell of the search is as good as the best of {K} trained random cells by validation", "top-minus-random-search", "difference of test accuracy at least 0", verdicts.at_least, threshold=0.0)
-borrowed("borrowed-generator-needed", "With these: the generator helps the predictor find more than among uniform candidates", "top-minus-uniform-pool", "difference of top-1 above 0")
-borrowed("borrowed-image-free", "With these: the search finds a better cell than the image-free score over the whole space", "top-minus-image-free", "difference of top-1 above 0")
+borrowed("borrowed-search", f"With borrowed qualities: the first cell of the search is as good as the best of {K} trained random cells by validation", "top-minus-random-search", "difference of test accuracy at least 0", verdicts.at_least, threshold=0.0)
+borrowed("borrowed-generator-needed", "With borrowed qualities: the generator helps the predictor find more than among uniform candidates", "top-minus-uniform-pool", "difference of top-1 above 0")
+borrowed("borrowed-image-free", "With borrowed qualities: the search finds a better cell than the image-free score over the whole space", "top-minus-image-free", "difference of top-1 above 0")
 claim(
-    "borrowed-headline", f"With these: the best of {K} by test accuracy comes within 0.1 points of the best cell that there is",
+    "borrowed-headline", f"With borrowed qualities: the best of {K} by test accuracy comes within 0.1 points of the best cell that there is",
     [f"headline/{t}/borrowed" for t in open_targets], "at least the best cell of the table less 0.1",
     verdicts.each_of(*(verdicts.at_least(f"headline/{t}/borrowed", float(TRUTH[t].max()) - 0.1) for t in open_targets)),
 )
-borrowed("borrowed-headline-is-search", f"Beyond the paper, with these: that figure owes more than half a point to the method, against {K} random cells chosen by test accuracy as well", "headline-minus-random", "difference at least 0.5", verdicts.at_least, threshold=0.5)
+borrowed("borrowed-headline-is-search", f"Beyond the paper, with borrowed qualities: that figure owes more than half a point to the method, against {K} random cells chosen by test accuracy as well", "headline-minus-random", "difference at least 0.5", verdicts.at_least, threshold=0.5)
 claim(
     "held-out-beats-random", "On held-out tasks the first cell is better than a random one",
     ["held-out/metad2a-minus-random-cell"], "accuracy of cells that we trained, bootstrap over test tasks, above 0", verdicts.greater("held-out/metad2a-minus-random-cell"),
 )
 claim(
-    "held-out-beats-image-free", "On held-out tasks it is better than the first of as many uniform cells by the image-free score",
+    "held-out-beats-image-free", "On held-out tasks the first cell is better than the first of as many uniform cells by the image-free score",
     ["held-out/metad2a-minus-uniform-+-image-free"], "the same", verdicts.greater("held-out/metad2a-minus-uniform-+-image-free"),
 )
 claim(
-    "held-out-beats-nearest", "On held-out tasks it is better than the best cell of the nearest training task",
+    "held-out-beats-nearest", "On held-out tasks the first cell is better than the best cell of the nearest training task",
     ["held-out/metad2a-minus-nearest-task's-best"], "the same", verdicts.greater("held-out/metad2a-minus-nearest-task's-best"),
 )
 names, rule = over_targets("limits-predicted-minus-image-free")
-claim("under-limits", "Under latency limits, with HELP, it finds better cells than the image-free score among the same candidates", names, "mean over devices and limits, above 0 on each target", rule)
+claim("under-limits", "Under latency limits, with HELP, the search finds better cells than the image-free score among the same candidates", names, "mean over devices and limits where both keep the limit, above 0 on each target", rule)
 s.metric("seconds/search", sum(s.record().metrics[f"seconds/{part}"].value for part in ("features", "draw", "score")), unit="s", paper=33.0)
 claim(
     "seconds", "A search takes at most the 33 seconds that the paper quotes for its searches, on one thread of a CPU, features of the images included",
-    ["seconds/search"], "at most 33 CPU seconds; a single figure, so never more than partly", verdicts.at_most("seconds/search", 33.0),
+    ["seconds/search"], "at most 33 CPU seconds; a single figure, so never more than partly", verdicts.at_most("seconds/search", 33.0) if s.device.type == "cpu" else (lambda _: ("not tested", "processor seconds say nothing on a GPU")),
 )
 s.claims_table()
 
@@ -1689,15 +1744,15 @@ s.claims_table()
 #
 # **The scale.**
 # A meta-database of small networks, trained briefly, knows the order of cells at that scale.
-# How much of it holds for networks of full size is a question that no meta-learning answers; the correlation printed with the meta-database says how little it is here, and the borrowed networks show what the same search does once the scales agree.
+# How much of it holds for networks of full size is a question that no meta-learning answers; the correlation printed with the meta-database says how much it is here, and the borrowed networks show what the same search does once the scales agree.
 #
 # **The dataset.**
-# On this space, one order of cells serves most datasets, as the first figure shows.
-# Then a network that ignores the images loses little, and what a conditional generator learns from its condition is hard to tell from nothing.
+# How far one order of cells serves two datasets, the first figure shows.
+# Where it does, a network that ignores the images loses little, and what a conditional generator learns from its condition is hard to tell from nothing.
 # A space, or a family of tasks, in which the best cell changes more would be the fairer test of the idea.
 #
 # **The cost that is not counted.**
-# The search takes seconds because the meta-database took hours: the trivial baselines below need it too, all but the last two.
+# The search takes seconds because the meta-database took hours: of the trivial answers below, only the image-free score needs it too.
 
 # %% tags=["hide-input"]
 hours = float(ZOO.cpu_seconds.sum()) / 3600
@@ -1752,7 +1807,7 @@ s.deviation(
     "lower figures on validation, fairer ones on test",
 )
 s.deviation(
-    "CIFAR-100 is shown by its twenty test classes, since the others are in training tasks; MNIST, SVHN, aircraft and pets are not searched with networks of full size; the MobileNetV3 space is left out.",
+    "CIFAR-100 is shown by classes of the test tasks, since sixty others are in training tasks; MNIST, SVHN, aircraft and pets are not searched with networks of full size; the MobileNetV3 space is left out.",
     "two of the paper's six datasets, one of two spaces",
 )
 s.deviation(
@@ -1848,7 +1903,7 @@ def check_nats(function):
     sharp = np.full((6, 5), 0.01)
     sharp[:, 3] = 0.96
     assert np.isclose(function(np.array([space.index([3] * 6)]), sharp), -6 * np.log(0.96))
-    value = function(DATA["valid_good"].numpy().ravel(), SHARES * 0.99 + 0.002)
+    value = function(Twins(FUNCTION)(DATA["valid_good"].flatten(), torch.Generator().manual_seed(0)).numpy(), SHARES * 0.99 + 0.002)
     return f"Exercise 3: correct; shares need {value:.2f} nats on good validation cells, the generator {best_judged('generator').mean():.2f}"
 
 

@@ -94,12 +94,12 @@ def test_the_image_free_score_is_a_ridge_regression_blind_to_the_level_of_a_task
     rng = np.random.default_rng(1)
     cells = rng.integers(space.N_CELLS, size=(20, 8))
     accuracy = rng.normal(50, 5, (20, 8))
-    weights = md.image_free(cells, accuracy, 3.0)
-    x, y = md.pair_features(cells.ravel()), (accuracy - accuracy.mean(1, keepdims=True)).ravel()
+    features = md.function_features(FUNCTION)
+    weights = md.image_free(features[cells], accuracy, 3.0)
+    x, y = features[cells.ravel()], (accuracy - accuracy.mean(1, keepdims=True)).ravel()
     np.testing.assert_allclose(weights, Ridge(3.0, fit_intercept=False).fit(x, y).coef_, atol=1e-8)
-    np.testing.assert_allclose(
-        weights, md.image_free(cells, accuracy + rng.normal(0, 30, (20, 1)), 3.0), atol=1e-8
-    )
+    raised = accuracy + rng.normal(0, 30, (20, 1))
+    np.testing.assert_allclose(weights, md.image_free(features[cells], raised, 3.0), atol=1e-8)
 
 
 def test_the_reduction_whitens_and_keeps_the_largest_directions(md):
@@ -245,3 +245,34 @@ def test_drawn_cells_follow_the_likelihood(md, taught):
         wanted = generator.graphs.type_head(start).softmax(-1)[0, 2:]
     np.testing.assert_allclose(share, wanted / wanted.sum(), atol=0.03)
     assert len(cells) <= 20_000
+
+
+def test_features_of_a_function_are_the_mean_of_its_cells(md):
+    features, own = md.function_features(FUNCTION), md.pair_features(np.arange(space.N_CELLS))
+    for label in (0, 17, 400, int(FUNCTION.max())):
+        members = np.flatnonzero(label == FUNCTION)
+        wanted = np.broadcast_to(own[members].mean(0), (len(members), own.shape[1]))
+        np.testing.assert_allclose(features[members], wanted)
+    np.testing.assert_allclose(features.mean(0), own.mean(0))
+
+
+def test_planted_qualities_follow_the_images_and_nothing_else(md):
+    bank = {role: torch.randn(n, 2, 5, 3, generator=draws(n)) for role, n in (("train", 30), ("test", 8))}
+    cells = {
+        role: np.random.default_rng(0).integers(space.N_CELLS, size=(len(x), 12)) for role, x in bank.items()
+    }
+    score = np.random.default_rng(1).normal(size=space.N_CELLS)
+    none = md.plant(bank, cells, score, 0.0, 0.0, seed=0)
+    for role, numbers in cells.items():
+        np.testing.assert_array_equal(none[role], score[numbers])
+    own = md.plant(bank, cells, 0 * score, 1.0, 0.0, seed=0)["test"]
+    ops = space.ops_of(cells["test"])
+    liking = (ops == 3).sum(-1) - (ops == 4).sum(-1)
+    centre = bank["train"][..., 0].mean((1, 2)).mean().item()
+    for t in range(8):
+        slope = np.polyfit(liking[t], own[t], 1)[0]
+        assert (slope > 0) == (bank["test"][t, ..., 0].mean().item() > centre)
+        spread = own[t] - own[t].mean()
+        np.testing.assert_allclose(spread, slope * (liking[t] - liking[t].mean()), atol=1e-6)
+    noise = md.plant(bank, cells, 0 * score, 0.0, 2.0, seed=3)["train"]
+    np.testing.assert_allclose(noise.std(), 2.0, rtol=0.15)
