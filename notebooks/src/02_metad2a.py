@@ -301,6 +301,7 @@ s.show(Latent.forward, GraphDecoder.log_likelihood)
 # %% tags=["hide-input"]
 s.show(Generator)
 
+
 # %% [markdown]
 # To look at what a generator has learned, draw many graphs and read off their cells.
 # A graph is *valid* if it has one input, one output, and every other vertex lies between.
@@ -330,6 +331,7 @@ def sample_cells(model, sets, n, draws):
 
 # %% tags=["hide-input"]
 s.show(GraphEncoder.forward, Predictor)
+
 
 # %% [markdown]
 # ### Sets are drawn afresh
@@ -369,6 +371,7 @@ class Twins:
 twins, draws = Twins(FUNCTION), torch.Generator().manual_seed(0)
 picked = twins(torch.arange(space.N_CELLS), draws)
 assert (FUNCTION[picked.numpy()] == FUNCTION).all() and (picked.numpy() != np.arange(space.N_CELLS)).any()
+
 
 # %% [markdown]
 # ### Training
@@ -466,6 +469,7 @@ def scores_of(predictor, sets, cells):
     """Scores of cells on a target, averaged over its sets: (n,) -> float64 (n,)."""
     return predictor(sets, graphs_of(cells).to(sets.device), ADJACENCY.to(sets.device)).double().cpu().numpy()
 
+
 # %% [markdown]
 # ## The meta-database
 #
@@ -501,6 +505,7 @@ for role, a in ACCURACY.items():
         f"accuracy {a.mean():.1f} %, deviation {a.std():.1f} over all rows and {(a - a.mean(1, keepdims=True)).std():.1f} inside a task."
     )
 
+
 # %% [markdown]
 # 400 images say little about small differences in accuracy.
 # The cross-entropy of the same images says more, since it does not throw away how sure the network was; so we compare the two.
@@ -531,6 +536,7 @@ s.say(
 
 # %%
 SEEN = np.isin(FUNCTION[CELLS["test"]], FUNCTION[CELLS["train"]])
+
 
 # %% [markdown]
 # How much of a quality can depend on the dataset?
@@ -609,6 +615,7 @@ s.say(
     f"A second training ranks the cells of a task with Spearman {np.nanmean(SECOND):.3f}."
 )
 
+
 # %% tags=["hide-input"]
 def lend(noise, seed=0):
     """Qualities by role from the table of each task's source, with noise of that deviation."""
@@ -630,6 +637,7 @@ s.say(
     + " and ".join(f"{spearman(RIDGE_SCORE[~DEAD], truth[~DEAD]):.3f} on {TITLE[target]}" for target, truth in TRUTH.items())
     + f". Whatever is learned from it, with or without images, starts from there. The borrowed qualities below get noise of {LENT_NOISE / np.mean([v[~DEAD].std() for v in LENT.values()]):.2f} times the deviation of live cells in the table."
 )
+
 
 # %% [markdown]
 # ### Features of images
@@ -679,6 +687,7 @@ with s.section("features"):
         name: reduce(features.features(task, EXTRACTOR, device=s.device), REDUCTION) for name, task in TARGETS.items()
     }
 print({name: tuple(bank.shape) for name, bank in (BANK | TARGET_BANK).items()})
+
 
 # %% [markdown]
 # CIFAR-10 is a source that no meta-training task was cut from.
@@ -842,6 +851,7 @@ s.say(
     f"and drawing operations at random {6 * np.log(5):.2f}. These are the least values on the very tasks that chose the step; what the images are worth is tested below, on test tasks."
 )
 
+
 # %% [markdown]
 # ## Does the predictor rank?
 #
@@ -996,6 +1006,7 @@ for ax, (target, truth) in zip(axes[0], TRUTH.items(), strict=True):
 axes[0, 0].legend(loc="upper left")
 plots.finish(fig)
 
+
 # %% [markdown]
 # In the published run the generator writes better cells than uniform draws, on both data sets; part of the lead is that its meta-database held no dead cell, as the row *uniform over functions* shows.
 # Draws by shares, thirty numbers that need no network, do as well, and so does the blind generator: what was learned is which operations are good, not for whom.
@@ -1134,6 +1145,7 @@ s.say(
     f"One search takes {seconds['features'][0]:.2f} seconds for the features of {len(pixels)} images, {np.median(seconds['draw']):.3f} to draw {N_POOL} candidates and {np.median(seconds['score']):.3f} to score them, in CPU seconds of one thread."
 )
 
+
 # %% [markdown]
 # ## Held-out tasks, with accuracies of our own
 #
@@ -1222,6 +1234,7 @@ ax.set_yticks(range(len(shown)), shown)
 ax.set_ylim(len(shown) - 0.5, -0.5)
 ax.set(xlabel="accuracy above random cells (percentage points)")
 plots.finish(fig)
+
 
 # %% [markdown]
 # At the scale of the meta-database the search works: in the published run its first cell is better than a random one, and than the cell with the most parameters.
@@ -1312,6 +1325,7 @@ for name in ("generator", "scaled generator"):
     gap = stats.paired_bootstrap(NATS[name], NATS["blind"])
     s.metric(slug("likelihood", name + " minus blind"), gap.difference, low=gap.low, high=gap.high, n=gap.n, unit="nats")
     s.say(f"Against the blind generator, the {name} finds good cells of the test tasks likelier by {gap.difference:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] nats a graph, with a median over tasks of {np.median(NATS[name] - NATS['blind']):+.3f}; it does worst on {TASKS.test[int(np.argmin(NATS[name] - NATS['blind']))].name}.")
+
 
 # %% [markdown]
 # ### A control that must succeed
