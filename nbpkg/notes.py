@@ -136,7 +136,7 @@ class Notes(ABC):
                 text = inspect.cleandoc("\n" + inspect.getsource(thing))
             except (TypeError, OSError):
                 raise NbpkgError(f"{thing!r} has no source that could be shown") from None
-            self.say(f"`{thing.__module__}.{thing.__qualname__}`:\n\n```python\n{text}\n```")
+            self.say(f"`{thing.__qualname__}`, in `{thing.__module__}`:\n\n```python\n{text}\n```")
 
     def claims_table(self) -> None:
         """Shows the claims with our numbers, the paper's, the test and the verdict."""
