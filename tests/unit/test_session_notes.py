@@ -212,7 +212,7 @@ def test_show_prints_the_source_of_a_method_and_refuses_a_value(capsys):
     s = opened()
     s.show(Metric.over_seeds)
     out = capsys.readouterr().out
-    assert out.startswith("`Metric.over_seeds`, in `nbpkg.record`:\n\n```python\n@classmethod\ndef over_seeds(")
+    assert out.startswith("`Metric.over_seeds`, in `nbpkg.record`:\n\n```python\n@classmethod\ndef ")
     assert out.rstrip().endswith("```")
     with pytest.raises(NbpkgError, match="no source"):
         s.show(3)
