@@ -1018,7 +1018,7 @@ def bound(seen, values, rho=0.75, noise=0.05):
     return cross @ inverse @ y + np.sqrt(np.maximum(spread, 0))
 
 
-def candidates(kind, acquisition, seen, values, n, seed, scale=20.0):
+def candidates(kind, acquisition, seen, values, n, seed, scale=5.0):
     """n proposals of a kind: random | mutation | guided | all."""
     rng = np.random.default_rng(seed)
     if kind == "random":
