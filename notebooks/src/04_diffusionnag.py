@@ -1182,6 +1182,10 @@ for kind, meta in METAS.items():
     )
 
 # %% [markdown]
+# So what can a guide of each kind know?
+# The benchmark's one learns what makes a cell good on ImageNet16-120 at full size, and must hope that CIFAR agrees.
+# The zoo's one could learn what a task likes; its labels are noisy, since a small test set judges a small network.
+#
 # ## Training
 #
 # The base network is trained on a random half of all cells, so that *new* can mean something.
@@ -1236,6 +1240,9 @@ for name, pieces in (("guide", guide), ("ranking predictor", quiet), ("MetaD2A's
 print(f"score network {np.mean([base[seed]['seconds'] for seed in s.seeds]):.1f} CPU seconds a seed")
 
 # %% [markdown]
+# All of it takes a minute or two a seed.
+# The score network is the dearest part, and by the closed form it is the one that nobody needs here.
+#
 # ### How near is the network to the exact score?
 #
 # Since the best possible loss is known, so is what remains to be learned.
@@ -1867,6 +1874,12 @@ plots.finish(fig)
 
 
 # %% [markdown]
+# In the published run the score network is not the problem: replacing it by the exact score changes next to nothing.
+# The trained guide is: at small $k$ it falls short of the law by far more than its perfect version does.
+# The perfect guide asks for a little too much at small $k$ and a little too little at large $k$, and the operations that it puts on the edges part from the law's as $k$ grows.
+# This is the gap [](#eq-dn-gap), the part that no training removes.
+# What exact guidance still misses is the price of twenty steps.
+#
 # ### Where the guide speaks
 #
 # The trained slope against the perfect one, level by level.
@@ -1916,6 +1929,11 @@ plots.letter(axes)
 plots.finish(fig)
 
 # %% [markdown]
+# At high noise the trained slope points the right way.
+# At low noise the perfect slope vanishes: the cell is decided, and nothing that a guide could say would change it.
+# A trained network does not know this and goes on pulling, in directions that mean nothing.
+# With small $k$ the score holds the entries in place; with large $k$ it no longer can, and samples leave the corners: this is where the invalid ones come from.
+#
 # ### A guide that never saw noise
 #
 # The ranking predictor as guide: same data, same network, no noise in training.
@@ -1952,6 +1970,11 @@ s.say(
 )
 
 # %% [markdown]
+# In the published run the difference between the two guides is small beside its interval.
+# On the CIFAR targets there is none worth the name; on the digits the guide with noise is ahead and leaves more distinct cells.
+# That is less than the method's argument makes one expect.
+# A likely reason, which we have not tested: what these guides have learned is mostly a sum over edges, and a sum has the same slope everywhere, in noise and out of it.
+#
 # ## Where rows depend on each other
 #
 # So far the base law was a product, and the score network had nothing to understand.
@@ -2094,6 +2117,13 @@ for name, rival in (
     )
 
 # %% [markdown]
+# Here diffusion loses.
+# In the published run, and at equal numbers of training cells or more, it keeps to good cells less often than even six histograms do, and the autoregressive model of the same size is far ahead of it.
+# The sampler is not to blame, for the exact score, walked in the same way, draws nothing but good cells.
+# The network has learned too little: it spends its training on 56 numbers at all noise levels, while a likelihood model meets the six choices themselves.
+# Among the masks the one that lets every row see every other is ahead, by less than chance allows to claim; the closure forbids edges to hear of each other, as the exercise shows, and *raw* lets them by its misspelling.
+# Novelty is one half for everything that does not copy, as it must be.
+#
 # ## Guided Bayesian optimisation
 #
 # From ten random cells on, each round proposes 64 candidates and looks up the five with the best acquisition.
@@ -2144,6 +2174,9 @@ axes[0, 0].legend()
 plots.finish(fig)
 
 # %% [markdown]
+# Guided proposals beat random ones clearly, and mutation not at all.
+# Both come near to what choosing from the whole space gives, so there is little left to win.
+#
 # ## Two aims at once
 #
 # A guide is a function to climb, and functions can be added.
@@ -2303,6 +2336,10 @@ ax.legend()
 plots.finish(fig)
 
 # %% [markdown]
+# Guiding by two aims moves the samples where they are sent, [as the figure shows](#fig-dn-front).
+# As a way to the front it is no better than chance allows: the areas of the four pools differ by less than their intervals are wide, and even the whole space, ranked by the same two predictors, leaves more than a third of the exact area uncovered.
+# The predictors are the limit here and not the pool.
+#
 # ## Where it breaks
 #
 # ### A meta-database of other networks
@@ -2347,6 +2384,10 @@ s.say(
 
 
 # %% [markdown]
+# It does not.
+# Small networks after a few epochs prefer other cells than full-size ones after two hundred, and a guide follows what it was taught: the mean of the samples does not rise beyond chance.
+# A method with three networks has its weakest place in the labels of one of them.
+#
 # ### Tasks that no table holds
 
 # %%
@@ -2380,6 +2421,15 @@ print(
 )
 
 # %% [markdown]
+# On the held-out tasks of the zoo the order of a dozen cells is predicted with a modest rank correlation by the guide that was taught by the zoo, better than by counting convolutions, and better than by the benchmark's guide.
+# With so few and so noisy labels a task, much more cannot be expected.
+#
+# ### One cell that needs no method
+#
+# The trivial answer of the beginning, six 3x3 convolutions, comes back.
+# On both CIFAR targets the ranking predictor puts just this cell on top of nearly every pool that holds it, and at the paper's strength guided samples crowd around it: their mean accuracy is about that of this one cell.
+# A guide that has mostly learned to count convolutions is a strong guide on this benchmark.
+#
 # ## The claims
 
 # %% tags=["hide-input"]
@@ -2751,6 +2801,11 @@ print(check_flow(flow_step_solution))
 # </details>
 #
 # ## Summary
+#
+# DiffusionNAG trains a score network on cells, steers it with the slope of a predictor that reads noise, and ranks what comes out.
+# What remains of that here: guidance raises the accuracy of samples, more than a filter with the same predictor and more compute does, and more than MetaD2A's generator; a search among guided samples of middle strength gets near the optimum in a few dozen looks; and all of it takes a small fraction of the published time, because twenty steps of a small network are enough.
+# What does not: unconditional samples are fair draws, which a die gives; on a space that can be enumerated the same predictor does better on the whole table; at the published strength a handful of cells is left; noise in the guide's training mattered little; and where rows depend on each other, an autoregressive model learns the law better.
+# The claims one by one:
 
 # %% tags=["hide-input"]
 by_verdict = {}
