@@ -142,7 +142,7 @@ def _networks(profile: str) -> tuple[Collection, list[list[Job]]]:
 
 
 def _tiny(profile: str) -> tuple[Collection, list[list[Job]]]:
-    """Five starts, five orders of the images and two learning rates for a task; some with starts of their own.
+    """Five starts, five orders of the images, two learning rates for a task; some with a start of their own.
 
     Beside photographs: scikit-learn's digits in their order, and beginning with the five.
     """
