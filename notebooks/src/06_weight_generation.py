@@ -417,7 +417,7 @@ def vae_loss(vae, x, generator, beta):
 # %% tags=["method"]
 def cosine_steps(parameters, rate, steps):
     """AdamW whose rate rises over 5 % of the steps and falls to 0 by a cosine, and its schedule."""
-    optimiser = torch.optim.AdamW(parameters, rate, weight_decay=1e-3)
+    optimiser = torch.optim.AdamW(parameters, rate, weight_decay=1e-3, foreach=True)
     shape = lambda t: min((t + 1) / (0.05 * steps + 1), 0.5 + 0.5 * math.cos(math.pi * t / steps))
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, shape)
 
@@ -1032,7 +1032,7 @@ assert torch.allclose(run_many(renamed, pictures, small), one_by_one[..., [2, 0,
 # For a dataset that the generator has seen: $n$ networks from each method, their accuracies, how far they are from the training networks and how many errors they share with them.
 
 
-# %% tags=["method"]
+# %% tags=["method", "hide-input"]
 def seen_candidates(i, own, models, bank, n, guidance, g, shapes):
     """For training task i {name: (n, P)}: samples of the generators, controls, reconstructions."""
     mine, vae = select(own, own["task"] == i), models["vae"]
@@ -1044,7 +1044,7 @@ def seen_candidates(i, own, models, bank, n, guidance, g, shapes):
     zoo_like = weight_controls(mine["W"], mine["start"], mine["valid"], n, 0.1, scale, g)
     noisy = {
         f"noise {level}": zoo_like["zoo network"] + level * scale * torch.randn(n, len(scale), generator=g)
-        for level in (0.1, 0.2, 0.3, 0.4)
+        for level in (0.1, 0.2, 0.3, 0.5, 0.8)
     }
     return {
         "ours": sampled("ordered", draw_sets(bank, tasks, g), guidance),
@@ -1087,7 +1087,7 @@ def judge_seen(seed, own, held, models, bank, tasks, n, guidance, shapes):
     return {name: torch.stack(values).numpy() for name, values in out.items()}
 
 
-# %% tags=["method"]
+# %% tags=["method", "hide-input"]
 def try_guidance(seed, models, bank, tasks, seen, grid, n, shapes):
     """Mean validation accuracy (%) over the training tasks for each guidance of the grid."""
     g, out = torch.Generator().manual_seed(seed), []
@@ -1134,7 +1134,7 @@ def conditions(seed, models, bank, tasks, seen, n, guidance, shapes):
 # Networks from the zoo come from other datasets now.
 
 
-# %% tags=["method"]
+# %% tags=["method", "hide-input"]
 def unseen_starts(i, own, models, body, bank, n, guidance, g, shapes):
     """For a task i that is no training task {name: (n, P)}: where training may start."""
     vae, tasks, classes = models["vae"], torch.full((n,), i), bank.shape[1]
@@ -1262,7 +1262,7 @@ def head_zoo(seed, xs, copies):
     return torch.stack(out)
 
 
-# %% tags=["method"]
+# %% tags=["method", "hide-input"]
 def judge_heads(seed, xs, judged, bank, seen, unseen, d, copies, steps, n):
     """Accuracy (%) of heads on the test features of seen and unseen tasks: {name: (tasks,)}.
 
@@ -1307,7 +1307,7 @@ def judge_heads(seed, xs, judged, bank, seen, unseen, d, copies, steps, n):
 # ### Scaling, and one start against many
 
 
-# %% tags=["method"]
+# %% tags=["method", "hide-input"]
 def judge_scaling(
     seed, own, bank, tasks, seen, counts, orders, sizes, unseen, grid, tuning, marks, batch, shapes
 ):
@@ -1379,7 +1379,7 @@ def judge_starts(seed, zoo, names, tasks, train_rows, d, steps, beta, shapes):
 # %%
 SIZES = {
     "d": s.choose(smoke=8, standard=32),
-    "vae": s.choose(smoke=150, standard=1500),
+    "vae": s.choose(smoke=150, standard=1000),
     "generator": s.choose(smoke=200, standard=2000),
     "beta": 1e-2,
 }
@@ -1414,7 +1414,7 @@ def tries(what, function, **config):
 
 models, guide = MODELS.get, G.get
 SEEN_REPORT = tries("in distribution", judge_seen, own=OWN, held=HELD, models=models, bank=BANK, tasks=TASKS, n=N, guidance=guide, shapes=SHAPES)  # fmt: skip
-CONDITIONS = tries("conditions", conditions, models=models, bank=BANK, tasks=TASKS, seen=SEEN, n=s.choose(smoke=3, standard=10), guidance=guide, shapes=SHAPES)  # fmt: skip
+CONDITIONS = tries("conditions", conditions, models=models, bank=BANK, tasks=TASKS, seen=SEEN, n=s.choose(smoke=3, standard=6), guidance=guide, shapes=SHAPES)  # fmt: skip
 
 # %%
 GRID = s.choose(smoke=(0.03, 0.1), standard=(0.01, 0.03, 0.1))
@@ -1422,7 +1422,7 @@ MARKS = s.choose(smoke=(0, 1, 5, 20), standard=(0, 1, 5, 20, 50, 100))
 BATCH, REPEATS = s.choose(smoke=20, standard=40), s.choose(smoke=2, standard=3)
 unseen_config = {"own": OWN, "bank": BANK, "tasks": TASKS, "tuning": TUNING, "unseen": UNSEEN, "grid": GRID, "marks": MARKS, "batch": BATCH, "shapes": SHAPES}  # fmt: skip
 with s.section("union"):
-    BODIES = {seed: s.memo("union", train_union, seed=seed, tasks=collection.train, shapes=SHAPES, steps=s.choose(smoke=40, standard=600)) for seed in s.seeds}  # fmt: skip
+    BODIES = {seed: s.memo("union", train_union, seed=seed, tasks=collection.train, shapes=SHAPES, steps=s.choose(smoke=40, standard=500)) for seed in s.seeds}  # fmt: skip
 UNSEEN_CURVES = tries(
     "unseen", judge_unseen, models=models, body=BODIES.get, n=REPEATS, guidance=guide, **unseen_config
 )
@@ -1434,8 +1434,8 @@ HEADS = tries("heads", judge_heads, xs=XS, judged=JUDGED, bank=BANK, seen=SEEN, 
 # %%
 smaller = {
     "d": SIZES["d"],
-    "vae": SIZES["vae"] // 3,
-    "generator": SIZES["generator"] // 3,
+    "vae": SIZES["vae"] // 2,
+    "generator": SIZES["generator"] // 2,
     "beta": SIZES["beta"],
     "guidance": 0.0,
 }
@@ -1632,7 +1632,7 @@ SHOWN = {
     "Gaussian of a start": ("params", "Gaussian in a start"), "mix of two": ("flops", "mix of two"),
 }  # fmt: skip
 fig, ax = plots.figure(width=7.2, height=3.8)
-levels = ["noise 0.1", "noise 0.2", "noise 0.3", "noise 0.4"]
+levels = ["noise 0.1", "noise 0.2", "noise 0.3", "noise 0.5", "noise 0.8"]
 novelty = lambda name: 1 - by_task(name, 3).mean()
 ax.plot([0] + [novelty(k) for k in levels], [by_task(k).mean() for k in ["zoo network", *levels]], color=plots.MUTED, marker="x", ls="--", label="training network + noise")  # fmt: skip
 for name, (look, label) in SHOWN.items():
@@ -1784,7 +1784,7 @@ for rival in ("regression", "nearest class mean", "ridge, five images", "ridge, 
 #
 # ### More datasets, more networks
 #
-# Smaller generators, trained for a third of the steps, on fewer datasets or on fewer networks for each.
+# Smaller generators, trained for half of the steps, on fewer datasets or on fewer networks for each.
 
 # %% tags=["hide-input"]
 lines = []
@@ -1834,7 +1834,7 @@ FOR_TRAINING = {
     "common starts": COMMON["order"] < last,
     "own starts": FREE["order"] < max(per_task) - max(1, max(per_task) // 5),
 }
-STARTS = tries("starts", judge_starts, zoo=FAMILIES, names=list(FAMILIES), tasks=TASKS, train_rows=FOR_TRAINING, d=SIZES["d"], steps=SIZES["vae"] // 3, beta=SIZES["beta"], shapes=SHAPES)  # fmt: skip
+STARTS = tries("starts", judge_starts, zoo=FAMILIES, names=list(FAMILIES), tasks=TASKS, train_rows=FOR_TRAINING, d=SIZES["d"], steps=SIZES["vae"] // 2, beta=SIZES["beta"], shapes=SHAPES)  # fmt: skip
 
 # %% tags=["hide-input"]
 columns = ("held-out", "held-out-rebuilt", "training-rebuilt", "average")
@@ -1925,7 +1925,7 @@ claim("beats-average", "Samples beat the average of a start's networks, which co
 claim("beats-kde", "Samples beat a kernel estimate in the same latent", f"difference above 0, {boot}", above("seen-minus/kde-in-the-latent"), "seen-minus/kde-in-the-latent")  # fmt: skip
 claim("beats-gaussian", "Samples beat a Gaussian for each number within a start", f"difference above 0, {boot}", above("seen-minus/gaussian-of-a-start"), "seen-minus/gaussian-of-a-start")  # fmt: skip
 claim("newer-than-noise", "At equal accuracy samples are newer than training networks with noise", f"difference of novelty above 0, {boot}", above("novelty/ours-minus-noise-at-equal-accuracy"), "novelty/ours-minus-noise-at-equal-accuracy")  # fmt: skip
-claim("as-new-as-trained", "Samples are as new as independently trained networks", f"difference of novelty at least 0, {boot}", verdicts.at_least("novelty/ours-minus-held-out", 0.0), "novelty/ours-minus-held-out")  # fmt: skip
+claim("as-new-as-trained", "Samples are as new as independently trained networks", f"difference of novelty at least 0, at whatever accuracy each has, {boot}", verdicts.at_least("novelty/ours-minus-held-out", 0.0), "novelty/ours-minus-held-out")  # fmt: skip
 claim("zero-step", "On an unseen dataset samples beat random networks before any training", f"difference above 0 at step 0, {unseen_boot}", above("unseen-minus/random/0"), "unseen-minus/random/0")  # fmt: skip
 LATER = [mark for mark in MARKS if mark in (5, 20, 100)]
 claim("better-start", "On an unseen dataset a sample is a better start than a random one", f"difference above 0 after {', '.join(map(str, LATER))} steps, {unseen_boot}", verdicts.each_of(*(above(f"unseen-minus/random/{m}") for m in LATER)), *(f"unseen-minus/random/{m}" for m in LATER))  # fmt: skip

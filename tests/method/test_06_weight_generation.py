@@ -12,6 +12,7 @@ from nbpkg.nets.tinycnn import tinycnn
 
 @pytest.fixture(scope="module")
 def ch():
+    torch.set_num_threads(1)  # as the chapter has it: for small tensors more are slower
     return chapters.load("06_weight_generation")
 
 
@@ -100,7 +101,7 @@ def test_padding_gets_no_gradient_and_changes_nothing(ch):
 
 def test_networks_survive_an_autoencoder_that_is_wide_enough(ch):
     _, W, shapes = some_rows(ch, 4)
-    made = ch.train_vae(0, W, shapes, d=8, steps=300, beta=1e-4)
+    made = ch.train_vae(0, W, shapes, d=8, steps=120, beta=1e-4)
     mean, std = ch.latents(made, W, shapes)
     assert (std > 0).all() and made["curve"][-1] < 0.1 * made["curve"][0]
     again = ch.decoded(made, mean, shapes)
@@ -251,8 +252,8 @@ def two_places(ch):
 
 def test_the_generator_finds_both_places_and_the_regression_their_middle(ch):
     places, mean, tasks, bank = two_places(ch)
-    made = ch.train_generator(0, mean, torch.full_like(mean, 0.05), bank, tasks, "ordered", 600)
-    rival = ch.train_regression(0, mean, bank, tasks, 300)
+    made = ch.train_generator(0, mean, torch.full_like(mean, 0.05), bank, tasks, "ordered", 350)
+    rival = ch.train_regression(0, mean, bank, tasks, 150)
     for task in (0, 1):
         sets = ch.draw_sets(bank, torch.full((100,), task), rng(task))
         z = ch.sample_latents(made, "ordered", sets, rng(2))
