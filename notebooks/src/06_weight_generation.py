@@ -225,7 +225,7 @@ for source in dict.fromkeys(task.source for task in TASKS):
         s.data_used(images.load(source).registered)
 with s.section("features"):
     SEEN_FEATURES = features.features_of(TASKS, EXTRACTOR, "train", images=PER_CLASS)
-    JUDGED_FEATURES = features.features_of(TASKS, EXTRACTOR, "test")
+    JUDGED_FEATURES = features.features_of(TASKS, EXTRACTOR, "test", images=TASKS[0].n_test)
 
 
 # %% tags=["method"]
