@@ -1563,6 +1563,13 @@ for rival in ("reconstruction", "regression", "unconditional", "KDE in the laten
 compare("seen-minus/best-of-zoo", chosen_best("ours"), chosen_best("zoo network"))
 
 # %% [markdown]
+# Read the table as a chain.
+# In the published run most of the loss is the autoencoder's: reconstructions stand clearly below the networks that they rebuild, and samples only a little below reconstructions, so that the diffusion model does its own part well.
+# The regression is at chance, and so is everything that mixes starts: the networks of one dataset lie in five places, as in the toy they lay in two, and the middle of the places is no network.
+# Unconditional samples are good networks of *some* dataset, which helps nobody.
+# What costs nothing and stays within one start, the average of its networks or a kernel estimate in the same latent, is better than the samples.
+# The best network with a little noise is the best of all on average, because it was chosen.
+#
 # ### What the condition does
 #
 # If conditioning works, samples for a dataset are good on that dataset and at chance on others, and a dataset whose classes are renamed gets another network.
@@ -1615,17 +1622,18 @@ if not s.smoke:
 s.say(text)
 
 # %% [markdown]
-# The order-free encoder *must* mix up the two tasks of digits: it maps both to one condition, so it samples networks for either, and half of them are for the other one.
+# The order-free encoder *must* mix up the two tasks of digits: it maps both to one condition, so it samples networks for either of them, whichever is asked for.
 # It is no help that its samples are good networks.
 #
-# The ordered encoder keeps them apart, but it has not understood what an order is: a renamed dataset is one it never saw, and the samples follow neither the old names nor the new ones well.
+# The ordered encoder keeps them apart, but it has not understood what an order is: a renamed dataset is one that it never saw, and the samples follow neither the old names nor the new ones.
 # Twenty datasets are twenty points; nothing in them says that exchanging two classes means exchanging two rows of the last layer.
+# The condition works as a name tag.
 #
 # ### Is it new?
 #
 # Samples are compared with training networks in two ways: how far they are in weights, and how much of their errors they share.
 
-# %% mystnb={"figure": {"caption": "Novelty against accuracy, training tasks, means over tasks and seeds. Novelty is one minus the largest overlap of error sets with a training network of the same dataset (equation above). Up and to the right is better; the line joins training networks with more and more noise.", "name": "fig-wg-novelty"}, "image": {"alt": "Scatter of methods by novelty on the horizontal and accuracy on the vertical axis. Training networks with rising noise form a falling line from upper left to lower right. Held-out networks lie upper right, above the line; samples of the diffusion model, reconstructions and averages lie near one another between them."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Novelty against accuracy, training tasks, means over tasks and seeds. Novelty is one minus the largest overlap of error sets with a training network of the same dataset (equation above). Up and to the right is better; the line joins training networks with more and more noise.", "name": "fig-wg-novelty"}, "image": {"alt": "Scatter of methods by novelty on the horizontal and accuracy on the vertical axis. Training networks with rising noise form a falling line from upper left to lower right. Held-out networks lie near its upper end; samples of the diffusion model lie on its lower part, reconstructions and the kernel estimate on it or close by, the average within a start somewhat below it."}} tags=["hide-input"]
 SHOWN = {
     "held-out network": ("oracle", "held-out network"), "ours": ("d2nwg", "latent diffusion"),
     "reconstruction": ("gcn", "reconstruction"), "reconstruction, held out": ("ridge", "reconstruction, held out"),
@@ -1682,6 +1690,12 @@ s.say(
 
 
 # %% [markdown]
+# In the published run the samples lie on the line of noise: a training network to which noise of half a deviation is added is about as far away, as accurate and as alike as a sample.
+# Their novelty is the novelty of noise, and this agrees with what {cite:t}`zeng2025memorization` found for other generators.
+# Mind the held-out networks, too.
+# They share *more* errors with training networks than samples do: they begin at the same starts, and good networks fail on the same hard images.
+# So a low overlap alone is no merit; a worse network has it for nothing.
+#
 # ## Unseen datasets: a better start?
 #
 # Now the datasets are new.
@@ -1723,7 +1737,7 @@ for mark in MARKS:
         if rival != "ours":
             compare(f"unseen-minus/{SLUG(rival)}/{mark}", at_mark("ours", mark), at_mark(rival, mark))
 
-# %% mystnb={"figure": {"caption": "Test accuracy on unseen tasks while training from different starts: tasks with new classes of known sources (left), whole new sources (right). Bands are 95 % bootstrap intervals of latent diffusion over tasks.", "name": "fig-wg-unseen"}, "image": {"alt": "Two panels of accuracy against training steps on a squeezed scale. All starts begin near ten percent except the matched nearest dataset, which begins higher. After twenty and more steps the pretrained body and averages lead, latent diffusion lies among the zoo's networks, and the random start is last."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test accuracy on unseen tasks while training from different starts: tasks with new classes of known sources (left), whole new sources (right). Bands are 95 % bootstrap intervals of latent diffusion over tasks.", "name": "fig-wg-unseen"}, "image": {"alt": "Two panels of accuracy against training steps on a squeezed scale. All starts begin near ten percent except the matched nearest dataset, which begins higher. After twenty and more steps the pretrained body and the average within a start lead, latent diffusion lies among the other starts from the zoo, and the random start is last."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 2, width=8.6, height=3.8)
 known = np.array([TASKS[i].source in {task.source for task in collection.train} for i in UNSEEN])
 LOOKS = {"ours": "d2nwg", "random": "random", "average of a start": "nearest", "nearest dataset": "mix", "nearest, matched": "ridge", "union body": "oracle", "unconditional": "gcn"}  # fmt: skip
@@ -1755,6 +1769,13 @@ s.say(
 )
 
 # %% [markdown]
+# Before training, samples are at chance on new datasets, or so near to it that nobody would use them.
+# What is a little above chance there is the nearest dataset's network with its classes matched, which is retrieval.
+# After some steps, samples are on average a better start than random weights, as the paper says.
+# But so is any network of the zoo, and unconditional samples do about as well: what helps is to begin among trained weights, and the condition has little part in it.
+# The average of a start's networks over all datasets and the body pretrained on the union, both simpler, are better starts.
+# (The random start's learning rate is the largest of the grid; a still larger one might bring it nearer.)
+#
 # ## A larger family: heads of a frozen backbone
 #
 # A head here has many more numbers than the tiny network, and is generated row by row.
@@ -1781,6 +1802,11 @@ for rival in ("regression", "nearest class mean", "ridge, five images", "ridge, 
     compare(f"heads-averaged-minus/{SLUG(rival)}", head_at("generated, averaged"), head_at(rival))
 
 # %% [markdown]
+# Here something does carry over: on classes that no head was ever trained for, generated rows are well above chance, since a row belongs to a class and the model has seen many classes.
+# A single sample is poor, and the mean of twenty is much better; the regression, which aims at the mean from the start, is as good or better.
+# There is one place to aim at here and not five, so a distribution is of no use.
+# And the nearest class mean, which takes the same five images and no learning, beats them all on unseen tasks.
+#
 # ## What explains it
 #
 # ### More datasets, more networks
@@ -1963,7 +1989,7 @@ s.deviation("Fine-tuning is 100 steps of SGD without augmentation at a rate chos
 s.deviations_table()
 
 # %% [markdown]
-# Not measured: larger networks chunk by chunk beyond heads, the size of the latent, zoos with mixed architectures, few-shot adaptation, and the best zoo network with noise as a start on unseen datasets.
+# Not measured: learning rates above the grid, larger networks chunk by chunk beyond heads, the size of the latent, zoos with mixed architectures, few-shot adaptation, and the best zoo network with noise as a start on unseen datasets.
 # All unseen tasks but three are whole sources, and seven tasks make wide intervals.
 #
 # ## Exercises
@@ -2198,7 +2224,7 @@ print(check_pairs(pair_averages_solution))
 #
 # </details>
 #
-# 5. A generated network has a distance to its nearest training network that is larger than zero. Is it new?
+# 5. Does a distance to the nearest training network that is larger than zero show that a generated network is new?
 #
 # <details><summary>Answer</summary>
 #
