@@ -22,7 +22,7 @@
 # |---|---|
 # | You need | PyTorch, a first idea of autoencoders; the [foundations](00_foundations.ipynb) for tasks, features and the zoo |
 # | To read | 50 minutes |
-# | To run | `smoke`: under a minute, offline; `standard`: about an hour on one CPU core, 2 GB of memory, of which the zoo of trained networks takes the first half |
+# | To run | `smoke`: under a minute, offline; `standard`: about half an hour on a free CPU core, 2 GB of memory; the zoo of trained networks takes a good third of it |
 # | Data | `smoke`: scikit-learn's digits; `standard`: [Tiny-ImageNet, CIFAR-100, CIFAR-10, MNIST, DTD, sign digits](../book/data.md) |
 #
 # The published outputs below come from a `standard` run; the [run card](#run-card) at the end says from which one.
@@ -82,7 +82,6 @@ plots.theme()
 # The network is $y = a b x$, a dataset is a slope $k$, and gradient descent from small starts ends near $(\sqrt k, \sqrt k)$ or $(-\sqrt k, -\sqrt k)$.
 # A generator has to hit one of the two; the mean of the two, where a regression must aim, is a network that answers zero.
 
-
 # %% mystnb={"figure": {"caption": "Left: where gradient descent ends on y = a b x for three slopes k, from 60 small random starts each; curves hold all perfect solutions. Right: twelve DDIM paths of the weight a for k = 2, from noise to a sampled weight, with the exact denoiser.", "name": "fig-wg-toy"}, "image": {"alt": "Left, three pairs of hyperbola branches in the plane of weights a and b; the end points of training sit in two clusters for each slope, opposite each other, and the mean of all is a cross at the origin. Right, twelve lines start anywhere between minus three and three and part into two bundles that end at plus and minus 1.41."}} tags=["hide-input"]
 def descend(k, starts, rate=0.05, steps=400):
     """End points (n, 2) of gradient descent on (a b - k)^2 / 2 from starts (n, 2)."""
@@ -131,6 +130,7 @@ axes[1].invert_xaxis()
 axes[1].set(xlabel="time t (noise to the left)", ylabel="weight a", title="sampling for k = 2")
 plots.finish(fig)
 
+
 # %% [markdown]
 # ## The question, and what a trivial answer gives
 #
@@ -148,7 +148,6 @@ plots.finish(fig)
 #
 # A network is its parameters in a fixed order.
 # To judge many of them, we run all rows side by side: a convolution with groups is $G$ convolutions at once.
-
 
 # %% tags=["method"]
 def shapes_of(classes):
@@ -201,7 +200,6 @@ nets = [tinycnn(3, seed=seed) for seed in range(4)]
 toy_rows, pictures = torch.stack([flat(net.state_dict()) for net in nets]), torch.randn(5, 3, 8, 8)
 one_by_one = torch.stack([net(pictures) for net in nets])
 assert torch.allclose(run_many(toy_rows, pictures, shapes_of(3)), one_by_one, atol=1e-5)
-
 
 # %% [markdown]
 # ### How far does one get with nothing?
@@ -317,7 +315,6 @@ for k in (1.0, 2.0, 4.0):
 #
 # (The authors' code divides all weights by one constant.)
 
-
 # %% tags=["method"]
 def token_places(shapes):
     """Where the numbers of each token stand in the flat row: (tokens, longest), -1 for padding."""
@@ -377,7 +374,6 @@ assert torch.equal(from_tokens(to_tokens(numbers, places), places), numbers)
 # The authors weigh the KL term with $10^{-6}$, so that their autoencoder is close to a plain one with a little noise in its latent; ours is similar.
 # Each token has a linear map of its own into a few numbers; what is left is a small multilayer perceptron.
 # (The published one reshapes a row to a picture of 64 by 64 and runs a convolutional autoencoder of 38 million parameters over it, although neighbours in that picture are no neighbours in the network.)
-
 
 # %% tags=["method"]
 class WeightVAE(nn.Module):
@@ -475,7 +471,6 @@ def decoded(made, z, shapes):
 #
 # For weights that end in a classifier, this is no detail: rename the classes, and another network is wanted, but the set is the same.
 
-
 # %% tags=["method"]
 class OrderedEncoder(nn.Module):
     """Sets (..., classes, images, f) -> (..., d) from the class means, joined in the order of the labels."""
@@ -514,7 +509,6 @@ def draw_sets(bank, tasks, generator, shots=5):
 #
 # The authors do not normalise the vectors, so that the targets' sharpness hangs on their length; we divide all products by $\sqrt{d}$.
 
-
 # %% tags=["method"]
 def align_loss(D, W):
     """Equation (eq-wg-align) for dataset vectors D (b, d) and weight latents W (b, d)."""
@@ -542,7 +536,6 @@ def align_loss(D, W):
 # $$
 # \hat\epsilon = (1 + g)\, \epsilon_\psi(z_t, t, c) - g\, \epsilon_\psi(z_t, t, \varnothing) .
 # $$ (eq-wg-guidance)
-
 
 # %% tags=["method"]
 def signal(T=1024, first=0.0015, last=0.0155):
@@ -592,7 +585,6 @@ def noised(z, t, noise, abar):
 # $$ (eq-wg-ddim)
 #
 # With $\sigma = 0$ nothing random happens after the first draw; with all steps and $\sigma^2 = \frac{1 - \bar\alpha_u}{1 - \bar\alpha_t} \bigl( 1 - \frac{\bar\alpha_t}{\bar\alpha_u} \bigr)$ it is ancestral sampling.
-
 
 # %% tags=["method"]
 def guided(denoiser, c, guidance):
@@ -650,7 +642,6 @@ for steps, stream in ((200, None), (1024, drawn)):
 # The latents are drawn from their posteriors, not taken at their means, and scaled to mean 0 and deviation 1 in every dimension, over the training networks.
 # Denoiser and dataset encoder are trained together.
 # What is used later is the running mean of their weights.
-
 
 # %% tags=["method"]
 class Generator(nn.Module):
@@ -736,7 +727,6 @@ def sample_latents(made, kind, sets, generator, guidance=0.0, steps=50, ancestra
 # The control is a network with the same encoder that predicts the latent from the condition by least squares.
 # Where the networks of a dataset lie in several places, the mean of the places is what it must predict.
 
-
 # %% tags=["method"]
 def train_regression(seed, mean, bank, tasks, steps, kind="ordered", batch=64, rate=1e-3):
     """Least squares from sets to latents mean (N, d): the state and the scale."""
@@ -775,7 +765,6 @@ def regressed(made, sets, kind="ordered"):
 # (MNIST's classes have relatives: two training tasks are scikit-learn's digits, once in their order and once beginning with five.
 # CIFAR-10's have some too, in Tiny-ImageNet and CIFAR-100.)
 # Training tasks of one source are drawn with replacement and share classes among themselves.
-
 
 # %% tags=["method"]
 def zoo_arrays(trained, tasks):
@@ -854,7 +843,6 @@ plots.finish(fig)
 # An initialisation is judged by what training makes of it.
 # All networks that are compared see the same batches in the same order; each row of weights has its own learning rate.
 
-
 # %% tags=["method"]
 def finetune(W, rates, x, y, batches, judge, marks, shapes, momentum=0.9):
     """SGD with momentum from W (G, P) at rates (G,), on batches (steps, b): accuracies in % (marks, G).
@@ -900,7 +888,6 @@ assert torch.allclose(together[:, 1:2], alone)
 #
 # A strong control uses the zoo's *data* instead of its networks: one body, trained on all tasks at once with a classifier for each, and a fresh classifier for the new task.
 
-
 # %% tags=["method"]
 def train_union(seed, tasks, shapes, steps, rate=0.3, batch=40):
     """A shared body trained on all tasks, each with its own last layer: the body as a row (P - head,)."""
@@ -943,7 +930,6 @@ def train_union(seed, tasks, shapes, steps, rate=0.3, batch=40):
 # What is large?
 # That is told by pairs of independently trained networks, and by training networks with noise added, at the same accuracy.
 
-
 # %% tags=["method"]
 def overlap(wrong_a, wrong_b):
     """IoU (a, b) of the error sets in bool rows (a, n) and (b, n); two empty sets give 1."""
@@ -964,7 +950,6 @@ def nearest(x, base):
 # The zoo's networks begin at a few common starts, each trained many times with other orders of the images and two learning rates.
 # Networks from one start stay near each other; networks from different starts do not.
 # So there are two versions of averaging: over all networks of a dataset, and within one start.
-
 
 # %% tags=["method"]
 def weight_controls(W, start, valid, n, noise, scale, g):
@@ -1005,7 +990,6 @@ def kde_latents(z, valid, n, g, share=0.3, width=0.1):
 # Nearest means the smallest distance between class means.
 # A fairer retrieval also matches classes: it pairs each class of the new dataset with the most similar class of the old one and moves the rows of the last layer accordingly, which is exact and free.
 
-
 # %% tags=["method"]
 def matched(new, old):
     """Which class of the old dataset each new class takes, (classes,), and the mean squared distance."""
@@ -1030,7 +1014,6 @@ assert torch.allclose(run_many(renamed, pictures, small), one_by_one[..., [2, 0,
 # ### One dataset, all methods
 #
 # For a dataset that the generator has seen: $n$ networks from each method, their accuracies, how far they are from the training networks and how many errors they share with them.
-
 
 # %% tags=["method", "hide-input"]
 def seen_candidates(i, own, models, bank, n, guidance, g, shapes):
@@ -1133,7 +1116,6 @@ def conditions(seed, models, bank, tasks, seen, n, guidance, shapes):
 # Nothing below may look at the new dataset but through five images of each class, until training begins.
 # Networks from the zoo come from other datasets now.
 
-
 # %% tags=["method", "hide-input"]
 def unseen_starts(i, own, models, body, bank, n, guidance, g, shapes):
     """For a task i that is no training task {name: (n, P)}: where training may start."""
@@ -1220,7 +1202,6 @@ def judge_unseen(
 # Nothing has to be known about the order of the classes, and a new class is a new point among many.
 # The networks of this zoo are ridge regressions on bootstrap samples of each task's training images; the code of a row is its projection on principal components.
 
-
 # %% tags=["method"]
 def ridge_head(x, y, classes, penalty=0.3):
     """Rows (classes, F + 1), bias last, of a ridge regression of one-hot labels on features x (n, F)."""
@@ -1305,7 +1286,6 @@ def judge_heads(seed, xs, judged, bank, seen, unseen, d, copies, steps, n):
 
 # %% [markdown]
 # ### Scaling, and one start against many
-
 
 # %% tags=["method", "hide-input"]
 def judge_scaling(
@@ -1564,9 +1544,9 @@ compare("seen-minus/best-of-zoo", chosen_best("ours"), chosen_best("zoo network"
 
 # %% [markdown]
 # Read the table as a chain.
-# In the published run most of the loss is the autoencoder's: reconstructions stand clearly below the networks that they rebuild, and samples only a little below reconstructions, so that the diffusion model does its own part well.
+# In the published run most of the loss is the autoencoder's: reconstructions stand clearly below the networks that they rebuild, and samples less far below reconstructions, so that the diffusion model loses less than the autoencoder.
 # The regression is at chance, and so is everything that mixes starts: the networks of one dataset lie in five places, as in the toy they lay in two, and the middle of the places is no network.
-# Unconditional samples are good networks of *some* dataset, which helps nobody.
+# Unconditional samples are networks of *some* dataset, which helps nobody.
 # What costs nothing and stays within one start, the average of its networks or a kernel estimate in the same latent, is better than the samples.
 # The best network with a little noise is the best of all on average, because it was chosen.
 #
@@ -1633,7 +1613,7 @@ s.say(text)
 #
 # Samples are compared with training networks in two ways: how far they are in weights, and how much of their errors they share.
 
-# %% mystnb={"figure": {"caption": "Novelty against accuracy, training tasks, means over tasks and seeds. Novelty is one minus the largest overlap of error sets with a training network of the same dataset (equation above). Up and to the right is better; the line joins training networks with more and more noise.", "name": "fig-wg-novelty"}, "image": {"alt": "Scatter of methods by novelty on the horizontal and accuracy on the vertical axis. Training networks with rising noise form a falling line from upper left to lower right. Held-out networks lie near its upper end; samples of the diffusion model lie on its lower part, reconstructions and the kernel estimate on it or close by, the average within a start somewhat below it."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Novelty against accuracy, training tasks, means over tasks and seeds. Novelty is one minus the largest overlap of error sets with a training network of the same dataset (equation above). Up and to the right is better; the line joins training networks with more and more noise.", "name": "fig-wg-novelty"}, "image": {"alt": "Scatter of methods by novelty on the horizontal and accuracy on the vertical axis. Training networks with rising noise form a falling line from upper left to lower right. Held-out networks lie near its upper end; samples of the diffusion model lie on its lower part, reconstructions and the kernel estimate on it or close by, and so does the average within a start."}} tags=["hide-input"]
 SHOWN = {
     "held-out network": ("oracle", "held-out network"), "ours": ("d2nwg", "latent diffusion"),
     "reconstruction": ("gcn", "reconstruction"), "reconstruction, held out": ("ridge", "reconstruction, held out"),
@@ -1687,7 +1667,6 @@ s.say(
     )
     + "\n\nDistances are root mean squares over the numbers of a network, in deviations of their layers."
 )
-
 
 # %% [markdown]
 # In the published run the samples lie on the line of noise: a training network to which noise of half a deviation is added is about as far away, as accurate and as alike as a sample.
@@ -1802,7 +1781,7 @@ for rival in ("regression", "nearest class mean", "ridge, five images", "ridge, 
     compare(f"heads-averaged-minus/{SLUG(rival)}", head_at("generated, averaged"), head_at(rival))
 
 # %% [markdown]
-# Here something does carry over: on classes that no head was ever trained for, generated rows are well above chance, since a row belongs to a class and the model has seen many classes.
+# Here something does carry over: on classes that no head was ever trained for, generated rows are above chance, since a row belongs to a class and the model has seen many classes.
 # A single sample is poor, and the mean of twenty is much better; the regression, which aims at the mean from the start, is as good or better.
 # There is one place to aim at here and not five, so a distribution is of no use.
 # And the nearest class mean, which takes the same five images and no learning, beats them all on unseen tasks.
@@ -1845,7 +1824,7 @@ s.metric("scaling/more-networks/unseen", scaled_up(thin, full, "unseen"), unit="
 
 # %% [markdown]
 # At equal training effort, a generator of few datasets is better on each of them: capacity and steps are shared out.
-# More datasets hardly help on unseen ones, and more networks for each dataset hardly help on seen ones.
+# More datasets help little on unseen ones, if at all, and more networks for each dataset do not help on seen ones.
 # Twenty datasets are few, and nothing here says what a thousand would do.
 #
 # ### Why the zoo has common starts
@@ -1934,7 +1913,6 @@ s.say(
     + f".\n\nFifty networks for one dataset take {sampling:.2f} CPU seconds, DDIM with 50 steps."
 )
 
-
 # %% [markdown]
 # ## Claims and verdicts
 #
@@ -1997,6 +1975,7 @@ s.deviation("All samples count, and the best of many is chosen on validation ima
 s.deviation("Fine-tuning is 100 steps of SGD without augmentation at a rate chosen for each start; the paper's protocol is not in its code.", "unknown")  # fmt: skip
 s.deviations_table()
 
+
 # %% [markdown]
 # Not measured: learning rates above the grid, larger networks chunk by chunk beyond heads, the size of the latent, zoos with mixed architectures, few-shot adaptation, and the best zoo network with noise as a start on unseen datasets.
 # All unseen tasks but three are whole sources, and seven tasks make wide intervals.
@@ -2009,7 +1988,6 @@ s.deviations_table()
 #
 # Permute the hidden units of the first linear layer: rows of its weight and bias, and columns of the last layer's weight.
 # The function must not change, though the row of numbers does.
-
 
 # %% tags=["exercise"]
 def permute_hidden(W, order, shapes):
@@ -2048,7 +2026,6 @@ print(check_permute(permute_hidden_solution))
 # Write a simulation of the expected best of $k$ of them.
 # How much does reporting the best of fifty add, if *nothing* tells good samples from bad ones but test noise?
 
-
 # %% tags=["exercise"]
 def best_of(mean, deviation, k, repeats=20_000, seed=0):
     """The expected maximum of k normal draws, by simulation."""
@@ -2080,7 +2057,6 @@ print(check_best(best_of_solution))
 # If the training latents are points $z_1, \dots, z_m$, each equally likely, the best prediction of $z_0$ from $z_t$ is a mean of the points with softmax weights.
 # Write it.
 # A denoiser that reaches this optimum can sample nothing but its training points: that is memorisation, in one formula.
-
 
 # %% tags=["exercise"]
 def best_clean(z, points, a):
@@ -2122,7 +2098,6 @@ print(check_best_clean(best_clean_solution))
 # Renaming classes is exact: `rename` moves the rows of the last layer, and the condition's classes move alike.
 # Write the augmentation that turns one pair of network and dataset into another.
 
-
 # %% tags=["exercise"]
 def augment(W, sets, generator, shapes):
     """Networks (G, P) and sets (G, classes, images, f), each pair with its classes in a random order."""
@@ -2160,7 +2135,6 @@ print(check_augment(augment_solution))
 #
 # Average pairs of networks of one dataset, once within a start and once across starts, and give the mean test accuracy of both.
 # Predict before you run it: which of them is an image of what a regression must do?
-
 
 # %% tags=["exercise"]
 def pair_averages(W, start, x, y, shapes, n=20, seed=0):
