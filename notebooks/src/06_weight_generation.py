@@ -1613,7 +1613,7 @@ s.say(text)
 #
 # Samples are compared with training networks in two ways: how far they are in weights, and how much of their errors they share.
 
-# %% mystnb={"figure": {"caption": "Novelty against accuracy, training tasks, means over tasks and seeds. Novelty is one minus the largest overlap of error sets with a training network of the same dataset (equation above). Up and to the right is better; the line joins training networks with more and more noise.", "name": "fig-wg-novelty"}, "image": {"alt": "Scatter of methods by novelty on the horizontal and accuracy on the vertical axis. Training networks with rising noise form a falling line from upper left to lower right. Held-out networks lie near its upper end; samples of the diffusion model lie on its lower part, reconstructions and the kernel estimate on it or close by, and so does the average within a start."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Novelty against accuracy, training tasks, means over tasks and seeds. Novelty is one minus the largest overlap of error sets with a training network of the same dataset (equation above). Up and to the right is better; the line joins training networks with more and more noise.", "name": "fig-wg-novelty"}, "image": {"alt": "Scatter of methods by novelty on the horizontal and accuracy on the vertical axis. Training networks with rising noise form a falling line from upper left to lower right. Held-out networks lie near its upper end; samples of the diffusion model lie a little below its lower part, reconstructions and the kernel estimate close to it, and so does the average within a start."}} tags=["hide-input"]
 SHOWN = {
     "held-out network": ("oracle", "held-out network"), "ours": ("d2nwg", "latent diffusion"),
     "reconstruction": ("gcn", "reconstruction"), "reconstruction, held out": ("ridge", "reconstruction, held out"),
@@ -1669,7 +1669,7 @@ s.say(
 )
 
 # %% [markdown]
-# In the published run the samples lie on the line of noise: a training network to which noise of half a deviation is added is about as far away, as accurate and as alike as a sample.
+# In the published run the samples lie close to the line of noise, a little below it: a training network to which noise of half a deviation is added is about as far away, as accurate and as alike as a sample.
 # Their novelty is the novelty of noise, and this agrees with what {cite:t}`zeng2025memorization` found for other generators.
 # Mind the held-out networks, too.
 # They share *more* errors with training networks than samples do: they begin at the same starts, and good networks fail on the same hard images.
