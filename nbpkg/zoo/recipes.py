@@ -142,17 +142,38 @@ def _networks(profile: str) -> tuple[Collection, list[list[Job]]]:
 
 
 def _tiny(profile: str) -> tuple[Collection, list[list[Job]]]:
-    tasks = collection(profile, None if profile == "smoke" else (24, 3, 3))
-    seeds, rates, recipe = range(25), (0.02, 0.05), {"epochs": 30, "batch": 40, "pad": 2, "flip": True}
+    """Five starts, five orders of the images, two learning rates for a task; some with a start of their own.
+
+    Beside photographs: scikit-learn's digits in their order, and beginning with the five.
+    """
+    tasks = collection(profile, None if profile == "smoke" else (18, 3, 3))
+    starts, orders, rates, recipe = 5, 5, (0.04, 0.08), {"epochs": 40, "batch": 40, "pad": 2}
+    free_tasks, free = 4, range(25)
     if profile == "smoke":
-        seeds, recipe = range(2), {"epochs": 2, "batch": 20}
+        starts, orders, rates, recipe = 2, 2, rates[1:], {"epochs": 20, "batch": 20}
+        free_tasks, free = 2, range(4)
+    else:
+        sizes = {"n_train": 40, "n_valid": 20, "n_test": 20, "resolution": 16}
+        shown = [tuple(range(10)), (*range(5, 10), *range(5))]
+        digits_ = [Task(f"digits-train-{i:03d}", "digits", c, **sizes) for i, c in enumerate(shown)]
+        tasks = Collection((*tasks.train, *digits_), tasks.valid, tasks.test)
     jobs = [
-        Job(TinySpec(), task, seed, Recipe(lr=lr, **recipe))
+        Job(TinySpec(first=start), task, 100 * start + order, _tiny_recipe(task, lr, recipe))
         for task in tasks.train
+        for start in range(starts)
+        for order in range(orders)
         for lr in rates
-        for seed in seeds
+    ]
+    jobs += [
+        Job(TinySpec(), task, 1_000 + seed, _tiny_recipe(task, rates[-1], recipe))
+        for task in tasks.train[:: len(tasks.train) // free_tasks][:free_tasks]
+        for seed in free
     ]
     return tasks, [jobs]
+
+
+def _tiny_recipe(task: Task, lr: float, recipe: dict) -> Recipe:
+    return Recipe(lr=lr, flip=task.source != "digits", **recipe)  # a mirrored digit is another thing
 
 
 ZOOS = {

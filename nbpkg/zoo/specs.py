@@ -90,13 +90,19 @@ class ResNetSpec:
 
 @dataclass(frozen=True, order=True)
 class TinySpec:
-    """A network of `nbpkg.nets.tinycnn`: widths of its three convolutions, units of its hidden layer."""
+    """A network of `nbpkg.nets.tinycnn`: widths of its three convolutions, units of its hidden layer.
+
+    first: the seed of the first weights, for networks that start alike and differ by what their job's seed
+    draws in training; -1: the job's seed draws the first weights too.
+    """
 
     widths: tuple[int, int, int] = (8, 10, 10)
     hidden: int = 20
+    first: int = -1
 
     def build(self, num_classes: int, seed: int) -> nn.Module:
-        return tinycnn.tinycnn(num_classes, 3, self.widths, self.hidden, seed)
+        start = seed if self.first < 0 else self.first
+        return tinycnn.tinycnn(num_classes, 3, self.widths, self.hidden, start)
 
     def stack_key(self) -> tuple:
         return ("tinycnn", self.widths, self.hidden)
