@@ -997,9 +997,9 @@ class Generator(nn.Module):
         self.sets, self.latent, self.graphs = DatasetEncoder(inputs, 56), Latent(), GraphDecoder()
         self.register_buffer("wiring", cellgraphs.topology("published"), persistent=False)
 
-    def loss(self, sets, ops):
+    def loss(self, sets, ops, draws):
         """Sets (n, classes, images, d) and good cells (n, c, 6): the published loss, a number."""
-        z, mean, log_variance = self.latent(self.sets(sets))
+        z, mean, log_variance = self.latent(self.sets(sets), draws)
         types = cellgraphs.types_of(ops.numpy()).flatten(0, 1)
         nats = -sum(
             self.graphs.log_likelihood(z.repeat_interleave(ops.shape[1], 0), types, self.wiring)
@@ -1029,7 +1029,7 @@ def train_generator(seed, meta, steps, best=4, tasks=20, shots=10, rate=2e-3):
     def loss(role="train", draws=generator):
         sets, chosen = meta[role]["sets"], torch.randperm(len(good[role]), generator=draws)[:tasks]
         images = torch.randperm(sets.shape[2], generator=draws)[:shots]
-        return net.loss(sets[chosen][:, :, images], good[role][chosen])
+        return net.loss(sets[chosen][:, :, images], good[role][chosen], draws)
 
     @torch.no_grad()
     def judge(weights):
