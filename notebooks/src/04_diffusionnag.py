@@ -1668,7 +1668,7 @@ ratio = [
     swept[SHOW, seed][f"{K[SHOW]:g}"]["seconds"] / N_GUIDED / (free[seed]["seconds"] / 256)
     for seed in s.seeds
 ]
-s.metric("speed/guided-over-free", ratio)
+s.metric("speed/seconds-guided-over-free", ratio)
 s.metric(
     "speed/unconditional-seconds-per-256",
     [free[seed]["seconds"] for seed in s.seeds],
