@@ -260,7 +260,7 @@ for name, values in TRIVIAL.items():
 
 # %% [markdown]
 # Keep the last row in mind: five images of each class and a frozen network that was trained elsewhere are a classifier already.
-# The generator sees the same five images through the same features.
+# The generator, too, sees five images of each class through these features, reduced to their principal components.
 #
 # ## By hand: why a distribution, and not a prediction
 #
@@ -815,7 +815,7 @@ s.say(
     f"{len(FREE['W'])} with starts of their own. {N_VALID} tasks for tuning, {len(UNSEEN)} unseen tasks for the test."
 )
 
-# %% mystnb={"figure": {"caption": "Left: test accuracy of all networks of each training task, one dot a network. Right: map of the weights, the first two principal components of all networks from common starts; colour is the start, and the digits are drawn as crosses.", "name": "fig-wg-zoo"}, "image": {"alt": "Left, a column of dots for each task; photographs lie between about 30 and 55 percent, both digit tasks near 90. Right, a scatter of networks that falls into separate clouds, one for each common start, within which tasks are spread."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: test accuracy of all networks of each training task, one dot a network. Right: map of the weights, the first two principal components of all networks from common starts; colour is the start, and the digits are drawn as crosses.", "name": "fig-wg-zoo"}, "image": {"alt": "Left, a column of dots for each task; photographs lie between about 15 and 60 percent, both digit tasks near 90. Right, a scatter of networks that falls into separate clouds, one for each common start, within which tasks are spread."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 2, width=8.0, height=3.4, width_ratios=(1.2, 1))
 by_accuracy = sorted(SEEN, key=lambda i: ZOO["test"][ZOO["task"] == i].mean())
 for column, i in enumerate(by_accuracy):
@@ -928,7 +928,7 @@ def train_union(seed, tasks, shapes, steps, rate=0.3, batch=40):
 # $$ (eq-wg-iou)
 #
 # What is large?
-# That is told by pairs of independently trained networks, and by training networks with noise added, at the same accuracy.
+# That is told by held-out networks of the zoo, which share starts with training networks but not the order of the images, and by training networks with noise added, at the same accuracy.
 
 # %% tags=["method"]
 def overlap(wrong_a, wrong_b):
@@ -947,7 +947,7 @@ def nearest(x, base):
 # ### Controls that cost nothing
 #
 # All controls start from the networks that the generator was trained on.
-# The zoo's networks begin at a few common starts, each trained many times with other orders of the images and two learning rates.
+# The zoo's networks begin at a few common starts (a start is one draw of random first weights), each trained many times with other orders of the images and two learning rates.
 # Networks from one start stay near each other; networks from different starts do not.
 # So there are two versions of averaging: over all networks of a dataset, and within one start.
 
@@ -1113,7 +1113,7 @@ def conditions(seed, models, bank, tasks, seen, n, guidance, shapes):
 # %% [markdown]
 # ### A new dataset, all starts
 #
-# Nothing below may look at the new dataset but through five images of each class, until training begins.
+# Nothing below may look at the new dataset but through five images of each class (and the mean and deviation that scale its pixels), until training begins.
 # Networks from the zoo come from other datasets now.
 
 # %% tags=["method", "hide-input"]
@@ -1354,7 +1354,7 @@ def judge_starts(seed, zoo, names, tasks, train_rows, d, steps, beta, shapes):
 # ## Training
 #
 # Three things are trained for each seed: the autoencoder, the generators (with the ordered encoder, with the order-free one, and without any) and the regression.
-# Guidance is chosen on validation images of the training tasks.
+# Guidance is chosen on validation images of the training tasks for the ordered encoder; the order-free one takes the same value, which may not be its best.
 
 # %%
 SIZES = {
@@ -1429,7 +1429,7 @@ for counts, orders in CORNERS:
     SCALING[counts, orders] = tries("scaling", judge_scaling, counts=counts, orders=orders, sizes=smaller, seen=SEEN[: min(5, CORNERS[0][0])], **{k: v for k, v in unseen_config.items()})  # fmt: skip
 
 
-# %% mystnb={"figure": {"caption": "Left: error of the autoencoder in standardised units while it trains. Middle: loss of the three generators. Right: mean accuracy of training networks, of networks that the autoencoder never saw, and of their reconstructions, one dot a training task, first seed.", "name": "fig-wg-training"}, "image": {"alt": "Three panels. The error of the autoencoder falls steeply and then slowly. The generators' losses fall and flatten, lowest with a condition. On the right, reconstructions lie somewhat below the diagonal of equal accuracy, both for training and for held-out networks."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: error of the autoencoder in standardised units while it trains. Middle: loss of the three generators. Right: mean accuracy of training networks, of networks that the autoencoder never saw, and of their reconstructions, one dot a training task, first seed.", "name": "fig-wg-training"}, "image": {"alt": "Three panels. The error of the autoencoder falls steeply and then slowly. The generators' losses fall and flatten, lowest with a condition. On the right, reconstructions lie below the diagonal of equal accuracy, both for training and for held-out networks, farthest for the two digit tasks."}} tags=["hide-input"]
 def smoothed(curve, width=25, points=30):
     """Running mean of a curve at some points of it, and their steps."""
     mean = np.convolve(curve, np.ones(width) / width, "valid")
@@ -1465,7 +1465,7 @@ plots.finish(fig)
 
 # %% [markdown]
 # An autoencoder of weights is judged by what its reconstructions can do, not by its error: a squared error of a tenth may be harmless in one layer and fatal in another.
-# Note the held-out networks: much of what tells two orders of the images apart is noise to the autoencoder, and it gives back something nearer to the middle of a start's networks.
+# Note the held-out networks: they are rebuilt as well as training networks, and probably for the reason that the autoencoder gives back what the networks of a start have in common and drops what tells two orders apart; we did not measure that.
 # That the reconstructions work nevertheless is owed to the common starts, [as we shall see](#why-the-zoo-has-common-starts).
 #
 # ## In distribution: datasets whose networks were in the zoo
@@ -1544,10 +1544,12 @@ compare("seen-minus/best-of-zoo", chosen_best("ours"), chosen_best("zoo network"
 
 # %% [markdown]
 # Read the table as a chain.
-# In the published run most of the loss is the autoencoder's: reconstructions stand clearly below the networks that they rebuild, and samples less far below reconstructions, so that the diffusion model loses less than the autoencoder.
-# The regression is at chance, and so is everything that mixes starts: the networks of one dataset lie in five places, as in the toy they lay in two, and the middle of the places is no network.
+# In the published run most of the loss is the autoencoder's: reconstructions stand clearly below the networks that they rebuild, and samples less far below reconstructions.
+# That holds with guidance; without it, as the validation accuracies above show, samples lose several points more.
+# The regression is at chance, and so are the average and the Gaussian over all starts: the networks of one dataset lie in five places, as in the toy they lay in two, and the middle of the places is no network.
+# (A point between two networks mostly mixes two starts as well, but it is often close to one of its ends, which is what its mean shows.)
 # Unconditional samples are networks of *some* dataset, which helps nobody.
-# What costs nothing and stays within one start, the average of its networks or a kernel estimate in the same latent, is better than the samples.
+# The average within a start, which costs nothing, is better than the samples, and so is a kernel estimate in the same latent, which, however, begins at the networks that are best on validation images; a Gaussian within a start is about level.
 # The best network with a little noise is the best of all on average, because it was chosen.
 #
 # ### What the condition does
@@ -1555,7 +1557,7 @@ compare("seen-minus/best-of-zoo", chosen_best("ours"), chosen_best("zoo network"
 # If conditioning works, samples for a dataset are good on that dataset and at chance on others, and a dataset whose classes are renamed gets another network.
 # The two tasks of digits are the sharpest test: the same images, the same ten classes, in another order.
 
-# %% mystnb={"figure": {"caption": "Mean accuracy of samples for the dataset of the row on the images of the column, ordered encoder (left) and order-free encoder (right). The last two are the same digits with their classes in another order.", "name": "fig-wg-conditions"}, "image": {"alt": "Two square heat maps of training tasks by training tasks. On the left the diagonal is bright and everything else dark. On the right the diagonal is bright for photographs; in the lower right corner the four cells of the two digit tasks share an intermediate colour."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Mean accuracy of samples for the dataset of the row on the images of the column, ordered encoder (left) and order-free encoder (right). The last two are the same digits with their classes in another order.", "name": "fig-wg-conditions"}, "image": {"alt": "Two square heat maps of training tasks by training tasks. On the left the diagonal is bright and everything else dark. On the right the diagonal is bright for photographs; in the lower right corner the two rows of the digit tasks look alike, the column of the first digit task brighter than that of the second."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 2, width=8.4, height=3.9, sharey=True)
 for ax, key, title in zip(
     axes, ("matrix", "twins"), ("ordered encoder", "order-free encoder"), strict=True
@@ -1602,10 +1604,10 @@ if not s.smoke:
 s.say(text)
 
 # %% [markdown]
-# The order-free encoder *must* mix up the two tasks of digits: it maps both to one condition, so it samples networks for either of them, whichever is asked for.
+# The order-free encoder *must* mix up the two tasks of digits: it maps both to nearly one condition, so whichever is asked for, it samples from one mixture of networks, and the mixture may lean to one of the two.
 # It is no help that its samples are good networks.
 #
-# The ordered encoder keeps them apart, but it has not understood what an order is: a renamed dataset is one that it never saw, and the samples follow neither the old names nor the new ones.
+# The ordered encoder keeps them apart, but it has not understood what an order is: a renamed dataset is one that it never saw, and the samples do not follow the new names, and hardly the old ones.
 # Twenty datasets are twenty points; nothing in them says that exchanging two classes means exchanging two rows of the last layer.
 # The condition works as a name tag.
 #
@@ -1613,7 +1615,7 @@ s.say(text)
 #
 # Samples are compared with training networks in two ways: how far they are in weights, and how much of their errors they share.
 
-# %% mystnb={"figure": {"caption": "Novelty against accuracy, training tasks, means over tasks and seeds. Novelty is one minus the largest overlap of error sets with a training network of the same dataset (equation above). Up and to the right is better; the line joins training networks with more and more noise.", "name": "fig-wg-novelty"}, "image": {"alt": "Scatter of methods by novelty on the horizontal and accuracy on the vertical axis. Training networks with rising noise form a falling line from upper left to lower right. Held-out networks lie near its upper end; samples of the diffusion model lie a little below its lower part, reconstructions and the kernel estimate close to it, and so does the average within a start."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Novelty against accuracy, training tasks, means over tasks and seeds. Novelty is one minus the largest overlap of error sets with a training network of the same dataset (equation above). Up and to the right is better; the line joins training networks with more and more noise.", "name": "fig-wg-novelty"}, "image": {"alt": "Scatter of methods by novelty on the horizontal and accuracy on the vertical axis. Training networks with rising noise form a falling line from upper left to lower right. Held-out networks lie above the line; the kernel estimate is almost on it; the average within a start, reconstructions, samples of the diffusion model and the Gaussian within a start lie a little below it, and the mix of two clearly below."}} tags=["hide-input"]
 SHOWN = {
     "held-out network": ("oracle", "held-out network"), "ours": ("d2nwg", "latent diffusion"),
     "reconstruction": ("gcn", "reconstruction"), "reconstruction, held out": ("ridge", "reconstruction, held out"),
@@ -1670,7 +1672,7 @@ s.say(
 
 # %% [markdown]
 # In the published run the samples lie close to the line of noise, a little below it: a training network to which noise of half a deviation is added is about as far away, as accurate and as alike as a sample.
-# Their novelty is the novelty of noise, and this agrees with what {cite:t}`zeng2025memorization` found for other generators.
+# By these two measures they are no newer than noise, which agrees with what {cite:t}`zeng2025memorization` found for other generators.
 # Mind the held-out networks, too.
 # They share *more* errors with training networks than samples do: they begin at the same starts, and good networks fail on the same hard images.
 # So a low overlap alone is no merit; a worse network has it for nothing.
@@ -1716,7 +1718,7 @@ for mark in MARKS:
         if rival != "ours":
             compare(f"unseen-minus/{SLUG(rival)}/{mark}", at_mark("ours", mark), at_mark(rival, mark))
 
-# %% mystnb={"figure": {"caption": "Test accuracy on unseen tasks while training from different starts: tasks with new classes of known sources (left), whole new sources (right). Bands are 95 % bootstrap intervals of latent diffusion over tasks.", "name": "fig-wg-unseen"}, "image": {"alt": "Two panels of accuracy against training steps on a squeezed scale. All starts begin near ten percent except the matched nearest dataset, which begins higher. After twenty and more steps the pretrained body and the average within a start lead, latent diffusion lies among the other starts from the zoo, and the random start is last."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Test accuracy on unseen tasks while training from different starts: tasks with new classes of known sources (left), whole new sources (right). Bands are 95 % bootstrap intervals of latent diffusion over the few tasks of a panel; they show how tasks differ, not how starts do, which is tested on paired differences below.", "name": "fig-wg-unseen"}, "image": {"alt": "Two panels of accuracy against training steps on a squeezed scale. All starts begin between nine and thirteen percent except the matched nearest dataset, which begins at about fifteen. After twenty and more steps the pretrained body and the average within a start lead, latent diffusion lies among the other starts from the zoo and at their lower end after a hundred steps, and the random start is last."}} tags=["hide-input"]
 fig, axes = plots.figure(1, 2, width=8.6, height=3.8)
 known = np.array([TASKS[i].source in {task.source for task in collection.train} for i in UNSEEN])
 LOOKS = {"ours": "d2nwg", "random": "random", "average of a start": "nearest", "nearest dataset": "mix", "nearest, matched": "ridge", "union body": "oracle", "unconditional": "gcn"}  # fmt: skip
@@ -1751,8 +1753,10 @@ s.say(
 # Before training, samples are at chance on new datasets, or so near to it that nobody would use them.
 # What is a little above chance there is the nearest dataset's network with its classes matched, which is retrieval.
 # After some steps, samples are on average a better start than random weights, as the paper says.
-# But so is any network of the zoo, and unconditional samples do about as well: what helps is to begin among trained weights, and the condition has little part in it.
-# The average of a start's networks over all datasets and the body pretrained on the union, both simpler, are better starts.
+# But so is any network of the zoo, behind samples after twenty steps and level with them after a hundred; unconditional samples are not distinguishable from them early and better at the end.
+# What helps is to begin among trained weights; that the condition adds to it is not shown.
+# The regression's networks, which lie between the starts, end below random ones.
+# From some twenty steps on the body pretrained on the union is a better start, and after a hundred steps the average of a start's networks over all datasets is one too; both are simpler.
 # (The random start's learning rate is the largest of the grid; a still larger one might bring it nearer.)
 #
 # ## A larger family: heads of a frozen backbone
@@ -1782,15 +1786,16 @@ for rival in ("regression", "nearest class mean", "ridge, five images", "ridge, 
 
 # %% [markdown]
 # Here something does carry over: on classes that no head was ever trained for, generated rows are above chance, since a row belongs to a class and the model has seen many classes.
-# A single sample is poor, and the mean of twenty is much better; the regression, which aims at the mean from the start, is as good or better.
-# There is one place to aim at here and not five, so a distribution is of no use.
-# And the nearest class mean, which takes the same five images and no learning, beats them all on unseen tasks.
+# A single sample is poor, and the mean of many is much better; the regression, which aims at the mean from the start, is close to it, a little below on training tasks and a little above on unseen ones in the published run.
+# There is one place to aim at here and not five, so a distribution buys little.
+# And the nearest class mean, which takes five images of each class and no learning, beats all three on unseen tasks, although the averaged head has drawn its images anew for each of the heads and so has seen more of them.
+# (The class mean sees the features whole, the generator their principal components.)
 #
 # ## What explains it
 #
 # ### More datasets, more networks
 #
-# Smaller generators, trained for half of the steps, on fewer datasets or on fewer networks for each.
+# Generators of the same size, autoencoder included, trained for half of the steps and sampled without guidance, on fewer datasets or on fewer networks for each.
 
 # %% tags=["hide-input"]
 lines = []
@@ -1823,8 +1828,9 @@ s.metric("scaling/more-networks/seen", scaled_up(thin, full, "seen"), unit="poin
 s.metric("scaling/more-networks/unseen", scaled_up(thin, full, "unseen"), unit="points")
 
 # %% [markdown]
-# At equal training effort, a generator of few datasets is better on each of them: capacity and steps are shared out.
-# More datasets help little on unseen ones, if at all, and more networks for each dataset do not help on seen ones.
+# At equal training effort, a generator of few datasets is better on them in the mean: each dataset gets more of the steps.
+# The generators of all datasets are near chance after so few steps, so that the table speaks of the effort more than of the data.
+# More datasets help little on unseen ones, if at all, and more orders of the images for each dataset do not help on seen ones; longer training might change both.
 # Twenty datasets are few, and nothing here says what a thousand would do.
 #
 # ### Why the zoo has common starts
@@ -1918,6 +1924,8 @@ s.say(
 #
 # *On par* is taken as: at most two points below held-out networks of the zoo.
 # Intervals are over tasks, after averaging over seeds and samples; where a claim is about seeds, over seeds.
+# Training tasks share classes, and two are the same digits, so their intervals are rather too narrow; nothing is corrected for the number of claims.
+# "Independently trained" in the table means the held-out networks, which share starts with training networks; as they are more accurate, that claim holds for any worse network too.
 
 # %% tags=["hide-input"]
 above, below = verdicts.greater, verdicts.smaller
@@ -1988,6 +1996,7 @@ s.deviations_table()
 #
 # Permute the hidden units of the first linear layer: rows of its weight and bias, and columns of the last layer's weight.
 # The function must not change, though the row of numbers does.
+# (The toy networks are untrained and their logits small, so the change that the check prints for the half-way network is small as well.)
 
 # %% tags=["exercise"]
 def permute_hidden(W, order, shapes):
@@ -2212,7 +2221,7 @@ print(check_pairs(pair_averages_solution))
 # <details><summary>Answer</summary>
 #
 # Not yet: noise and averages have such a distance too.
-# Compare what it does, its errors, with noise at equal accuracy and with independently trained networks.
+# Compare what it does, its errors, with noise at equal accuracy and with networks that were trained but not shown to the generator.
 #
 # </details>
 #
@@ -2222,8 +2231,8 @@ print(check_pairs(pair_averages_solution))
 # Each link can be checked by itself, and each has a cheap rival.
 # Here the chain holds for datasets that it has seen: its samples are working networks for the dataset that is named, where a regression gives nothing.
 # They are not on par with trained networks, they are as new as noise makes them, and averages within a start are better and free.
-# On unseen datasets they are a better start than random weights, but not because of the condition, and pretraining on the union of the data beats them.
-# And all of this rests on a zoo of common starts; without them, the autoencoder learns its networks by heart.
+# On unseen datasets they are a better start than random weights, but no part of the condition in that is shown, and after some steps pretraining on the union of the data beats them.
+# And all of this rests on a zoo of common starts; without them, in a small test on few networks, the autoencoder learns its networks by heart.
 # The verdicts of this run:
 
 # %% tags=["hide-input"]
