@@ -108,7 +108,10 @@ class TinySpec:
         return ("tinycnn", self.widths, self.hidden)
 
     def floats(self, resolution: int) -> int:
-        return 3 * resolution**2 * sum(self.widths)
+        # What a convolution puts out and its ReLU; every stride of 2 leaves half of the pixels a side.
+        sides = [-(-resolution // 2**stage) for stage in (1, 2, 3)]
+        maps = sum(width * side**2 for width, side in zip(self.widths, sides, strict=True))
+        return 2 * (maps + 4 * self.widths[-1] + self.hidden)
 
     def params(self, num_classes: int) -> int:
         return tinycnn.params(num_classes, 3, self.widths, self.hidden)
