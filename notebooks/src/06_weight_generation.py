@@ -1540,7 +1540,7 @@ def compare(metric, a, b, unit="points"):
 compare("seen-minus/held-out", by_task("ours"), by_task("held-out network"))
 for rival in ("reconstruction", "regression", "unconditional", "KDE in the latent", "average of a start", "Gaussian of a start", "order-free"):  # fmt: skip
     compare(f"seen-minus/{SLUG(rival)}", by_task("ours"), by_task(rival))
-compare("seen-minus/best-of-zoo", chosen_best("ours"), chosen_best("zoo network"))
+_ = compare("seen-minus/best-of-zoo", chosen_best("ours"), chosen_best("zoo network"))
 
 # %% [markdown]
 # Read the table as a chain.
@@ -1825,7 +1825,7 @@ few, full = CORNERS[0], CORNERS[-1]
 s.metric("scaling/more-datasets/unseen", scaled_up(few, full, "unseen"), unit="points")
 thin = CORNERS[-2] if not s.smoke else few
 s.metric("scaling/more-networks/seen", scaled_up(thin, full, "seen"), unit="points")
-s.metric("scaling/more-networks/unseen", scaled_up(thin, full, "unseen"), unit="points")
+_ = s.metric("scaling/more-networks/unseen", scaled_up(thin, full, "unseen"), unit="points")
 
 # %% [markdown]
 # At equal training effort, a generator of few datasets is better on them in the mean: each dataset gets more of the steps.
