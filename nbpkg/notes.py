@@ -142,6 +142,13 @@ class Notes(ABC):
         """Shows the claims with our numbers, the paper's, the test and the verdict."""
         self.say(tables.claims(self.record()))
 
+    def claims_by_verdict(self) -> None:
+        """Shows the statements of the claims as a list with an entry a verdict."""
+        found: dict[str, list[str]] = {}
+        for claim in self.record().claims:
+            found.setdefault(claim.verdict, []).append(claim.statement)
+        self.say("\n".join(f"- **{verdict}**: " + "; ".join(said) + "." for verdict, said in found.items()))
+
     def deviations_table(self) -> None:
         """Shows the numbered deviations."""
         self.say(tables.deviations(self.record()))

@@ -17,6 +17,7 @@ closed form) is given the interval low = high = value by the chapter.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from nbpkg.record import CONTRADICTED, NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Metric, number
 
@@ -95,6 +96,19 @@ def all_of(*rules: Rule) -> Rule:
         return max(tested, key=(REPRODUCED, PARTLY, NOT_REPRODUCED, CONTRADICTED).index), note
 
     return rule
+
+
+def one_run(rule: Rule) -> Rule:
+    """`rule` for metrics of a single trained network, whose intervals speak of draws from it alone.
+
+    They say nothing of other trainings, so the rule sees no intervals: partly or not reproduced.
+    """
+
+    def judged(metrics):
+        verdict, note = rule({name: replace(metric, low=None, high=None) for name, metric in metrics.items()})
+        return verdict, note
+
+    return judged
 
 
 def each_of(*rules: Rule) -> Rule:

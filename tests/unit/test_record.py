@@ -353,3 +353,9 @@ def test_the_run_card_counts_what_came_from_the_cache():
     assert ["pieces from the cache", "1 of 1; they took 1.0 s when made, counted above"] in columns(
         tables.run_card(cached)
     )
+
+
+def test_a_single_run_neither_settles_nor_refutes():
+    rule = verdicts.one_run(verdicts.greater("x"))
+    assert rule({"x": Metric(1.0, low=0.5, high=1.5)})[0] == "partly"
+    assert rule({"x": Metric(-1.0, low=-1.5, high=-0.5)})[0] == "not reproduced"

@@ -216,3 +216,12 @@ def test_show_prints_the_source_of_a_method_and_refuses_a_value(capsys):
     assert out.rstrip().endswith("```")
     with pytest.raises(NbpkgError, match="no source"):
         s.show(3)
+
+
+def test_claims_are_listed_by_verdict(capsys):
+    s = opened()
+    s.metric("x", 1.0, low=0.5, high=1.5)
+    for id, statement, threshold in (("a", "one", 0.0), ("b", "two", 2.0), ("c", "three", 0.1)):
+        s.claim(id, statement, metrics=["x"], test="t", rule=at_least("x", threshold))
+    s.claims_by_verdict()
+    assert capsys.readouterr().out == "- **reproduced**: one; three.\n- **contradicted**: two.\n"
