@@ -1,0 +1,234 @@
+"""Probabilistic grammars whose entropy is known: sampling, exact probabilities, exact entropy.
+
+A grammar here can be read from left to right with one word ahead (it is LL(1), which is checked), so that a
+sentence has one derivation only. Then the entropy of sentences is that of derivations, for which there is a
+recursion, and the probability of the next word is a product of rule probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+
+from nbpkg.errors import NbpkgError
+
+Rule = tuple[float, tuple[str, ...]]
+
+_MOST_WORDS = 10_000  # of a sampled sentence; beyond it the grammar is refused
+
+
+class Grammar:
+    """Rules and their probabilities: {symbol: [(probability, right-hand side), ...]}.
+
+    The first symbol is where sentences start. Names without rules of their own are words. Right-hand sides
+    may be empty. Probabilities are divided by their sum; rules of probability 0 are left out.
+
+    Raises NbpkgError when a symbol has no rule of positive probability, when the grammar is not LL(1) (two
+    rules of a symbol can begin with the same word, or an empty one competes with what may follow), and when
+    sentences are infinitely long on average.
+    """
+
+    def __init__(self, rules: Mapping[str, Iterable[Rule]]):
+        self.rules: dict[str, list[Rule]] = {}
+        for symbol, given in rules.items():
+            kept = [(float(p), tuple(right)) for p, right in given if p != 0]
+            total = sum(p for p, _ in kept)
+            if not kept or not all(p > 0 for p, _ in kept) or not math.isfinite(total):
+                raise NbpkgError(f"grammar: the rules of {symbol!r} have no proper probabilities")
+            self.rules[symbol] = [(p / total, right) for p, right in kept]
+        if not self.rules:
+            raise NbpkgError("a grammar needs rules")
+        self.start = next(iter(self.rules))
+        self._sums = {symbol: list(accumulate(p for p, _ in r)) for symbol, r in self.rules.items()}
+        self._first, self._nullable = self._firsts()
+        self._choice, self._empty = self._table()
+        _ = self.expected_words  # refuses grammars whose sentences do not end
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """Every word, sorted."""
+        used = {item for rules in self.rules.values() for _, right in rules for item in right}
+        return tuple(sorted(used - set(self.rules)))
+
+    # -------------------------------------------------------------- reading with one word ahead
+
+    def _firsts(self) -> tuple[dict[str, set[str]], set[str]]:
+        """The words that each symbol can begin with, and the symbols that can be empty (a fixed point)."""
+        first: dict[str, set[str]] = {symbol: set() for symbol in self.rules}
+        nullable: set[str] = set()
+        changed = True
+        while changed:
+            before = sum(map(len, first.values())) + len(nullable)
+            for symbol, rules in self.rules.items():
+                for _, right in rules:
+                    words, empty = self._begin(right, first, nullable)
+                    first[symbol] |= words
+                    if empty:
+                        nullable.add(symbol)
+            changed = before != sum(map(len, first.values())) + len(nullable)
+        return first, nullable
+
+    def _begin(self, right: Sequence[str], first, nullable) -> tuple[set[str], bool]:
+        words: set[str] = set()
+        for item in right:
+            if item not in self.rules:
+                return words | {item}, False
+            words |= first[item]
+            if item not in nullable:
+                return words, False
+        return words, True
+
+    def _follows(self) -> dict[str, set[str]]:
+        follow: dict[str, set[str]] = {symbol: set() for symbol in self.rules}
+        changed = True
+        while changed:
+            before = sum(map(len, follow.values()))
+            for symbol, rules in self.rules.items():
+                for _, right in rules:
+                    for place, item in enumerate(right):
+                        if item in self.rules:
+                            words, empty = self._begin(right[place + 1 :], self._first, self._nullable)
+                            follow[item] |= words | (follow[symbol] if empty else set())
+            changed = before != sum(map(len, follow.values()))
+        return follow
+
+    def _table(self) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+        """For each symbol, the rule that a word calls for, and the rule that makes it empty."""
+        follow = self._follows()
+        choice: dict[str, dict[str, int]] = {symbol: {} for symbol in self.rules}
+        vanish: dict[str, int] = {}
+        for symbol, rules in self.rules.items():
+            for number, (_, right) in enumerate(rules):
+                words, empty = self._begin(right, self._first, self._nullable)
+                if empty:
+                    if symbol in vanish or self._first[symbol] & follow[symbol]:
+                        raise NbpkgError(f"grammar: {symbol!r} can be empty in two ways, or is not LL(1)")
+                    vanish[symbol] = number
+                for word in words:
+                    if choice[symbol].setdefault(word, number) != number:
+                        raise NbpkgError(f"grammar: two rules of {symbol!r} begin with {word!r}: not LL(1)")
+        return choice, vanish
+
+    # -------------------------------------------------------------- exact numbers
+
+    def _solve(self, own: np.ndarray) -> np.ndarray:
+        """x with x[A] = own[A] + sum over rules of probability times the x of their symbols, (symbols,)."""
+        names = {symbol: i for i, symbol in enumerate(self.rules)}
+        mean = np.zeros((len(names), len(names)))
+        for symbol, rules in self.rules.items():
+            for p, right in rules:
+                for item in right:
+                    if item in names:
+                        mean[names[symbol], names[item]] += p
+        if max(abs(np.linalg.eigvals(mean))) >= 1 - 1e-9:
+            raise NbpkgError("grammar: its sentences are infinitely long on average")
+        return np.linalg.solve(np.eye(len(names)) - mean, own)
+
+    @cached_property
+    def expected_words(self) -> float:
+        """Mean number of words of a sentence, exactly."""
+        own = [
+            sum(p * sum(item not in self.rules for item in right) for p, right in rules)
+            for rules in self.rules.values()
+        ]
+        return float(self._solve(np.array(own))[0])
+
+    @cached_property
+    def entropy(self) -> float:
+        """Entropy of a sentence in nats, exactly.
+
+        That of a symbol is the entropy of the choice of its rule plus the expected sum of its children's
+        (Grenander, 1976): one linear system. It is the sentences' own since each has one derivation.
+        """
+        own = [-sum(p * math.log(p) for p, _ in rules) for rules in self.rules.values()]
+        return float(self._solve(np.array(own))[0])
+
+    @property
+    def entropy_rate(self) -> float:
+        """Entropy per word, in nats, of independent sentences one after the other, exactly.
+
+        `entropy` over `expected_words` (renewal theorem), where the end of a sentence can be told, as by a
+        full stop that stands nowhere else.
+        """
+        return self.entropy / self.expected_words
+
+    def log_probs(self, sentence: Sequence[str]) -> list[float]:
+        """log p(word | the words before it), in nats, for each word; -inf from the first impossible one on.
+
+        The sum is the log-probability of the sentence when it ends there; -inf where it cannot end.
+        """
+        stack, found = [self.start], []
+        for word in sentence:
+            log_p = 0.0
+            while stack:
+                top = stack.pop()
+                if top not in self.rules:
+                    log_p = log_p if top == word else -math.inf
+                    break
+                number = self._choice[top].get(word, self._empty.get(top))
+                if number is None:
+                    log_p = -math.inf
+                    break
+                p, right = self.rules[top][number]
+                log_p += math.log(p)
+                stack.extend(reversed(right))
+            else:
+                log_p = -math.inf
+            found.append(log_p)
+            if log_p == -math.inf:
+                return found + [-math.inf] * (len(sentence) - len(found))
+        # What is left on the stack must be able to vanish.
+        for top in reversed(stack):
+            if top not in self._nullable:
+                return [*found[:-1], -math.inf] if found else [-math.inf]
+            found[-1] += self._log_vanish(top)
+        return found
+
+    def _log_vanish(self, symbol: str) -> float:
+        p, right = self.rules[symbol][self._empty[symbol]]
+        return math.log(p) + sum(self._log_vanish(item) for item in right)
+
+    def cloze(self, sentence: Sequence[str], place: int) -> dict[str, float]:
+        """p(word at `place` | all other words), exactly, for every word that can stand there.
+
+        The best that any masked language model can do at a single mask. Raises NbpkgError when no word fits.
+        """
+        logs = {}
+        for word in self.words:
+            total = sum(self.log_probs([*sentence[:place], word, *sentence[place + 1 :]]))
+            if total > -math.inf:
+                logs[word] = total
+        if not logs:
+            raise NbpkgError(f"no word can stand at place {place} of {' '.join(sentence)[:60]!r}")
+        highest = max(logs.values())
+        weights = {word: math.exp(value - highest) for word, value in logs.items()}
+        return {word: weight / sum(weights.values()) for word, weight in weights.items()}
+
+    # -------------------------------------------------------------- sampling
+
+    def sample(self, rng: random.Random) -> tuple[list[str], list[tuple[int, str]]]:
+        """A sentence, and what was expanded when: (number of words so far, symbol) for each symbol, in order.
+
+        rng: Python's own generator, whose `random` gives the same numbers in every version.
+        """
+        words: list[str] = []
+        events: list[tuple[int, str]] = []
+        stack = [self.start]
+        draw, sums, rules = rng.random, self._sums, self.rules
+        while stack:
+            top = stack.pop()
+            if top not in rules:
+                words.append(top)
+                if len(words) > _MOST_WORDS:
+                    raise NbpkgError(f"grammar: a sentence of more than {_MOST_WORDS:,} words")
+                continue
+            events.append((len(words), top))
+            number = min(bisect_right(sums[top], draw()), len(rules[top]) - 1)
+            stack.extend(reversed(rules[top][number][1]))
+        return words, events

@@ -1,0 +1,158 @@
+"""Plain English text for pre-training: WikiText-2 and a shelf of novels, as documents of paragraphs.
+
+A document is a tuple of paragraphs, each a string on one line. Files from outside are checked before anything
+uses them: what is no UTF-8 text, was decoded wrongly once or holds no text is refused with NbpkgError, one
+line that names the file.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbpkg import data
+from nbpkg.data.tokens import UNKNOWN
+from nbpkg.errors import NbpkgError
+
+Document = tuple[str, ...]
+
+#: The two books that no model is trained on.
+HELD_OUT = ("cranford", "the_picture_of_dorian_gray")
+
+#: Longer files are refused: the largest registered one takes 10.8 MB.
+MAX_BYTES = 256 * 2**20
+
+_HEADING = re.compile(r"= [^=](?:.*[^=])? =")
+
+
+def refuse(path: str | Path, problem: str, cause: Exception | None = None):
+    """Raises NbpkgError naming the file by its last folders."""
+    raise NbpkgError(f"{'/'.join(Path(path).parts[-3:])}: {problem}; the file is refused") from cause
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a UTF-8 text file, with or without a byte order mark, without their ends.
+
+    Control characters other than tabs, which real files hold by accident, become spaces. Raises NbpkgError
+    when the file is missing, too large, not UTF-8 (the line is named), holds NUL or replacement characters
+    (which say that it was decoded wrongly before), or nothing but white space.
+    """
+    try:
+        if Path(path).stat().st_size > MAX_BYTES:
+            refuse(path, f"is larger than the {MAX_BYTES:,} bytes allowed")
+        content = Path(path).read_bytes()
+    except OSError as error:
+        refuse(path, f"cannot be read ({error.strerror})", error)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        refuse(path, f"is not UTF-8 text (line {line})", error)
+    for sign, name in (("\0", "a NUL byte, so it is no text"), ("\ufffd", "replacement characters (U+FFFD)")):
+        if sign in text:
+            refuse(path, f"holds {name} (line {text[: text.index(sign)].count(chr(10)) + 1})")
+    if not text.strip():
+        refuse(path, "holds no text")
+    controls = {c for c in set(text) if c not in "\n\r\t" and unicodedata.category(c) == "Cc"}
+    if controls:
+        text = text.translate({ord(c): " " for c in controls})
+    return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+
+
+def read_wikitext(path: str | Path) -> list[Document]:
+    """The articles of a WikiText file, each a document whose paragraphs are its headings and paragraphs.
+
+    An article begins at a heading of the first level, ` = Title = `. The files' `<unk>`, which stands for
+    words left out, becomes the unknown token, and ` @-@ ` and its like the signs that they stand for. Raises
+    NbpkgError when text stands before the first heading.
+    """
+    lines = [line.strip() for line in read_lines(path)]
+    articles: list[list[str]] = []
+    for number, line in enumerate(lines):
+        if not line:
+            continue
+        # A heading stands alone; a paragraph that looks like one does not.
+        alone = (number == 0 or not lines[number - 1]) and (number + 1 == len(lines) or not lines[number + 1])
+        if alone and _HEADING.fullmatch(line):
+            articles.append([])
+        elif not articles:
+            refuse(path, f"has text before the first heading (line {number + 1})")
+        line = re.sub(r" @([-,.])@ ", r"\1", line).replace("<unk>", UNKNOWN)
+        articles[-1].append(line)
+    return [tuple(article) for article in articles]
+
+
+def read_book(path: str | Path) -> Document:
+    """A book as one document: paragraphs are what empty lines part, each put on one line."""
+    paragraphs, lines = [], []
+    for line in [*read_lines(path), ""]:
+        if line.strip():
+            lines.append(line.strip())
+        elif lines:
+            paragraphs.append(re.sub(r"\s+", " ", " ".join(lines)))
+            lines = []
+    return tuple(paragraphs)
+
+
+def wikitext_name() -> str:
+    """The registered set that this machine has: "text-wikitext2", else "text-wikitext2-public"."""
+    return "text-wikitext2" if data.available("text-wikitext2") else "text-wikitext2-public"
+
+
+def wikitext(split: str = "train") -> list[Document]:
+    """The articles of WikiText-2's "train", "valid" or "test" file.
+
+    Raises NbpkgError for another split and when the files are absent (the message says how to get them).
+    """
+    if split not in ("train", "valid", "test"):
+        raise NbpkgError(f"WikiText-2 has no split {split!r}; take 'train', 'valid' or 'test'")
+    public = wikitext_name().endswith("public")
+    name = f"wikitext2-public/{split}.txt" if public else f"wikitext2/wiki.{split}.tokens"
+    return read_wikitext(data.path(f"text/{name}"))
+
+
+def titles() -> list[str]:
+    """The names of the registered books, in order: "a_christmas_carol", ..."""
+    return [Path(file.path).stem for file in data.registry.get("text-novels").files]
+
+
+def book(title: str) -> Document:
+    """The book of this title as one document; NbpkgError for an unknown title, and when it is absent."""
+    if title not in titles():
+        raise NbpkgError(f"no registered book is called {title!r}; titles() lists them")
+    return read_book(data.path(f"text/gutenberg/{title}.txt"))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to train on and documents held out, which share no article and no book.
+
+    sets: names of the registered data sets that they come from, for `Session.data_used`.
+    """
+
+    train: tuple[Document, ...]
+    valid: tuple[Document, ...]
+    sets: tuple[str, ...]
+
+
+def corpus(wiki: bool = True, novels: bool = True) -> Corpus:
+    """WikiText-2 (its train and valid files) and the novels (all but `HELD_OUT`, and `HELD_OUT`).
+
+    Raises NbpkgError when neither is asked for, or one is absent.
+    """
+    train: list[Document] = []
+    valid: list[Document] = []
+    sets = []
+    if wiki:
+        train += wikitext("train")
+        valid += wikitext("valid")
+        sets.append(wikitext_name())
+    if novels:
+        for title in titles():
+            (valid if title in HELD_OUT else train).append(book(title))
+        sets.append("text-novels")
+    if not sets:
+        raise NbpkgError("a corpus of neither WikiText-2 nor the novels holds nothing")
+    return Corpus(tuple(train), tuple(valid), tuple(sets))

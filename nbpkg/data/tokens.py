@@ -1,0 +1,260 @@
+"""From text to tokens: pieces of words learned from the text at hand, and sequences of one length.
+
+Everything that has tokens here counts its special ones first: `[PAD]` 0, `[UNK]` 1, `[CLS]` 2, `[SEP]` 3,
+`[MASK]` 4, in a learned vocabulary as in the generated language (`nbpkg.data.language`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from nbpkg import paths
+from nbpkg.errors import NbpkgError
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL))
+UNKNOWN = SPECIAL[UNK]
+
+#: Part of every key: raised whenever this module makes something else of the same text.
+VERSION = 1
+
+_CHUNK = 2_000  # paragraphs encoded at a time
+
+
+class Tokenizer:
+    """A learned vocabulary: text to ids and back. Made by `bpe` and `from_json`."""
+
+    def __init__(self, inner):
+        self._inner = inner
+        found = tuple(inner.id_to_token(i) for i in range(len(SPECIAL)))
+        if found != SPECIAL:
+            raise NbpkgError(f"a vocabulary must begin with {', '.join(SPECIAL)}, not {found}")
+
+    @classmethod
+    def from_json(cls, text: str) -> Tokenizer:
+        """The tokenizer that `to_json` wrote; NbpkgError when the text is something else."""
+        try:
+            inner = _library().Tokenizer.from_str(text)
+        except Exception as error:  # the library raises plain Exception
+            raise NbpkgError(f"this is no tokenizer ({str(error)[:80]})") from error
+        return cls(inner)
+
+    def to_json(self) -> str:
+        """All of the tokenizer, as JSON."""
+        return self._inner.to_str()
+
+    @cached_property
+    def digest(self) -> str:
+        """`sha256:<hex>` of the vocabulary and its settings: says which tokens a result was made with."""
+        return "sha256:" + hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, the special ones included."""
+        return self._inner.get_vocab_size()
+
+    def encode(self, texts: Sequence[str], unknown: float = 0.1) -> list[np.ndarray]:
+        """Token ids of each text, int32 (tokens,), without `[CLS]` and `[SEP]`; an empty text gives none.
+
+        unknown: the largest share of `[UNK]` among all tokens that the texts themselves do not ask for.
+        Raises NbpkgError beyond it, naming the first characters that the vocabulary lacks: such text is in
+        another script, or was decoded wrongly.
+        """
+        texts = list(texts)
+        found: list[np.ndarray] = []
+        for low in range(0, len(texts), _CHUNK):
+            made = self._inner.encode_batch_fast(texts[low : low + _CHUNK], add_special_tokens=False)
+            found += [np.array(one.ids, dtype=np.int32) for one in made]
+        total = sum(map(len, found))
+        missing = sum(int((ids == UNK).sum()) for ids in found) - sum(text.count(UNKNOWN) for text in texts)
+        if missing > unknown * total:
+            strange = self._strange(texts)
+            raise NbpkgError(
+                f"{missing:,} of {total:,} tokens are unknown to the vocabulary"
+                + (f", which lacks the characters {strange}" if strange else "")
+                + ": train one on this text, or mend the text"
+            )
+        return found
+
+    def _strange(self, texts: Sequence[str]) -> str:
+        known = {c for token in self._inner.get_vocab() for c in token}
+        normal = self._inner.normalizer.normalize_str
+        strange = dict.fromkeys(
+            c for text in texts for c in normal(text) if c not in known and not c.isspace()
+        )
+        return " ".join(f"{c!r} (U+{ord(c):04X})" for c in list(strange)[:5])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids; special tokens are shown."""
+        return self._inner.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The token of each id, with `▁` at the beginning of a word."""
+        return [self._inner.id_to_token(int(i)) for i in ids]
+
+
+def _library():
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise NbpkgError(
+            "the package tokenizers is not installed; run `pip install tokenizers`, "
+            "or use profile smoke, which needs none"
+        ) from error
+    return tokenizers
+
+
+def bpe(texts: Sequence[str], size: int = 4_096) -> Tokenizer:
+    """A vocabulary of `size` tokens, in lower case and without accents, learned from the texts.
+
+    Byte-pair encoding (Sennrich et al., 2016) within words: the commonest pair of neighbours becomes a token,
+    again and again. WordPiece, which BERT has, is learned in the same way but its trainer in `tokenizers`
+    gives another vocabulary each time; this one gives the same. Kept in the cache by the content of the
+    texts, the size and the version of the library; whatever is wrong with what is kept, it is learned again.
+    Characters that stand in less than one of 100,000 places are left to `[UNK]`. Raises NbpkgError for texts
+    without words and for a size that the texts cannot fill or that cannot hold their characters.
+    """
+    library = _library()
+    hasher = hashlib.sha256(f"bpe {size} {library.__version__} {VERSION}\n".encode())
+    for text in texts:
+        hasher.update(text.encode() + b"\n")
+    path = paths.cache_dir() / "text" / f"bpe-{hasher.hexdigest()[:32]}.json"
+    with contextlib.suppress(OSError, UnicodeDecodeError, NbpkgError):
+        kept = Tokenizer.from_json(path.read_text(encoding="utf-8"))
+        if kept.size == size:
+            return kept
+    made = _trained(library, texts, size)
+    with contextlib.suppress(OSError):
+        _write(path, made.to_json().encode())
+    return made
+
+
+def _trained(library, texts: Sequence[str], size: int) -> Tokenizer:
+    counts = Counter()
+    for text in texts:
+        counts.update(text)
+    total = sum(number for c, number in counts.items() if not c.isspace())
+    if not total:
+        raise NbpkgError("texts without words make no vocabulary")
+    normalizer = library.normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    normal = Counter()
+    for c, number in counts.items():
+        for one in normalizer.normalize_str(c):
+            normal[one] += number
+    rare = [c for c in counts if any(normal[one] < total / 100_000 for one in normalizer.normalize_str(c))]
+    strange = re.compile("|".join(map(re.escape, [UNKNOWN, *(c for c in rare if not c.isspace())])))
+    steps = library.pre_tokenizers
+    inner = library.Tokenizer(library.models.BPE(unk_token=UNKNOWN))
+    inner.normalizer = normalizer
+    inner.pre_tokenizer = steps.Sequence([steps.BertPreTokenizer(), steps.Metaspace(prepend_scheme="always")])
+    inner.decoder = library.decoders.Metaspace(prepend_scheme="always")
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=size, special_tokens=list(SPECIAL), show_progress=False
+    )  # fmt: skip
+    inner.train_from_iterator((strange.sub(" ", text) for text in texts), trainer=trainer)
+    made = Tokenizer(inner)
+    if made.size != size:
+        raise NbpkgError(f"these texts make a vocabulary of {made.size:,} tokens, not of {size:,}")
+    return made
+
+
+def stream(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -> np.ndarray:
+    """All documents as one row of ids, uint16 or int32 (tokens,), with `[SEP]` after each document.
+
+    Kept in the cache by the content of the documents and the tokenizer's digest.
+    """
+
+    def make() -> np.ndarray:
+        flat = [paragraph for document in documents for paragraph in document]
+        encoded = iter(tokenizer.encode(flat))
+        parts = []
+        for document in documents:
+            parts += [next(encoded) for _ in document]
+            parts.append(np.array([SEP], dtype=np.int32))
+        dtype = np.uint16 if tokenizer.size <= 2**16 else np.int32
+        return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
+
+    hasher = hashlib.sha256(f"stream {tokenizer.digest} {VERSION}\n".encode())
+    for document in documents:
+        for paragraph in document:
+            hasher.update(paragraph.encode() + b"\n")
+        hasher.update(b"\0")
+    return _kept(f"stream-{hasher.hexdigest()[:32]}", make)
+
+
+def pack(ids: np.ndarray, length: int = 64) -> np.ndarray:
+    """A row of ids cut into sequences, (n, length) of the same type: `[CLS]` and length - 1 tokens each.
+
+    What is left over at the end is dropped. Raises NbpkgError when there is not enough for one sequence.
+    """
+    if length < 2 or len(ids) < length - 1:
+        raise NbpkgError(f"{len(ids):,} tokens make no sequence of length {length}")
+    rows = len(ids) // (length - 1)
+    packed = np.full((rows, length), CLS, dtype=ids.dtype)
+    packed[:, 1:] = ids[: rows * (length - 1)].reshape(rows, length - 1)
+    return packed
+
+
+def padded(
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray] | None = None, length: int = 64
+) -> np.ndarray:
+    """Sentences, or pairs of them, as rows int64 (n, length): `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`.
+
+    Rows end in `[PAD]`. Of what is too long, the end of the longer sentence of a pair is cut first. Raises
+    NbpkgError for numbers of sentences that differ and for a length that holds no words.
+    """
+    pairs = second is not None
+    if pairs and len(first) != len(second):
+        raise NbpkgError(f"{len(first)} first and {len(second)} second sentences make no pairs")
+    room = length - (3 if pairs else 2)
+    if room < 2:
+        raise NbpkgError(f"a sequence of length {length} holds no sentence")
+    rows = np.full((len(first), length), PAD, dtype=np.int64)
+    for row, a in enumerate(first):
+        b = second[row] if pairs else a[:0]
+        keep_b = min(len(b), max(room - len(a), room // 2))
+        keep_a = min(len(a), room - keep_b)
+        parts = [[CLS], a[:keep_a], [SEP]] + ([b[:keep_b], [SEP]] if pairs else [])
+        joined = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
+        rows[row, : len(joined)] = joined
+    return rows
+
+
+# ------------------------------------------------------------------ kept on disk
+
+
+def _kept(key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array called `key`, from the cache when it is whole, else from `make()` (and then kept)."""
+    path = paths.cache_dir() / "text" / f"{key}.safetensors"
+    with contextlib.suppress(Exception):  # absent, or damaged in whatever way
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy") as file:
+            array, said = file.get_tensor("ids"), file.metadata()["sha256"]
+        if said == hashlib.sha256(array.tobytes()).hexdigest():
+            return array
+    array = make()
+    with contextlib.suppress(Exception):  # a cache that cannot be written is done without
+        from safetensors.numpy import save
+
+        _write(path, save({"ids": array}, {"sha256": hashlib.sha256(array.tobytes()).hexdigest()}))
+    return array
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,91 @@
+"""What every training of a `Bert` needs beside its loss: optimiser, schedules, clipping, held-out loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nbpkg.data.masking import Masked
+from nbpkg.errors import NbpkgError
+from nbpkg.nets.bert import Bert, precision
+
+_EVALUATION_BATCH = 128
+
+
+def optimiser(model: nn.Module, lr: float = 5e-4, weight_decay: float = 0.01) -> torch.optim.AdamW:
+    """AdamW with (0.9, 0.999); matrices and embeddings decay, biases and layer norms do not.
+
+    For two models, make two: neither then depends on the other.
+    """
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    free = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr, fused=True)
+
+
+def warm_up(step: int, steps: int, share: float = 0.05) -> float:
+    """Factor of the learning rate at a step: up linearly over `share` of the steps, then linearly to 0.
+
+    step: from 0 to steps - 1; the factor is positive at each. Raises NbpkgError for other steps and shares.
+    """
+    if not 0 <= step < steps or not 0 <= share < 1:
+        raise NbpkgError(f"no learning rate at step {step} of {steps} with warm-up {share}")
+    rising = max(1, round(share * steps))
+    return min((step + 1) / rising, (steps - step) / max(1, steps - rising + 1))
+
+
+def ramp(*points: tuple[float, float]) -> Callable[[float], float]:
+    """A schedule through (progress, value) points, progress from 0 to 1, straight between them.
+
+    `ramp((0, 4), (1, 1))` falls from 4 to 1; `ramp((0, 1), (0.5, 1), (0.5, 0))` is switched off half way. At
+    a progress named twice, the later value holds. Raises NbpkgError when progress goes back or leaves 0 to 1.
+    """
+    at, values = [float(x) for x, _ in points], [float(y) for _, y in points]
+    if not at or sorted(at) != at or at[0] < 0 or at[-1] > 1:
+        raise NbpkgError(f"the points of a schedule must go from progress 0 to 1, not {at}")
+
+    def value(progress: float) -> float:
+        # The last point that is reached, and the way to the one after it.
+        last = int(np.searchsorted(at, progress, side="right")) - 1
+        if last < 0 or last + 1 == len(at):
+            return values[max(last, 0)]
+        share = (progress - at[last]) / (at[last + 1] - at[last])
+        return values[last] + share * (values[last + 1] - values[last])
+
+    return value
+
+
+def update(model: nn.Module, optimiser: torch.optim.Optimizer, factor: float, clip: float = 1.0) -> Tensor:
+    """One step along the gradients that are there, clipped to norm `clip` over this model alone.
+
+    factor: of the optimiser's first learning rate, from `warm_up`. Clears the gradients. Returns the norm
+    before clipping, a tensor (). Clipping two models together would couple them.
+    """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    for group in optimiser.param_groups:
+        group["lr"] = group.setdefault("first_lr", group["lr"]) * factor
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return norm
+
+
+@torch.no_grad()
+def held_out_loss(model: Bert, masked: Masked, device: str | torch.device = "cpu") -> Tensor:
+    """Hard loss at each predicted place in nats, float64 (n,) on the CPU; the mean is the held-out loss.
+
+    The model is in evaluation mode meanwhile, and then as before.
+    """
+    training = model.training
+    model.eval()
+    found = []
+    for low in range(0, len(masked), _EVALUATION_BATCH):
+        part = masked.rows(low, low + _EVALUATION_BATCH).to(device)
+        with precision(device):
+            logits = model(part.inputs, part.positions)
+        found.append(F.cross_entropy(logits.float(), part.targets, reduction="none").double().cpu())
+    model.train(training)
+    return torch.cat(found)

@@ -1,0 +1,159 @@
+"""Soft labels between language models, and the weights of one model in another of other sizes.
+
+The two losses of Lee et al. (2023), at the places that are predicted: with student and teacher
+probabilities p = softmax(z / tau),
+
+    hard = mean over places of  - log p_student(target)            (tau = 1)
+    soft = mean over places of  KL(p_teacher || p_student)
+
+The teacher's logits are constants: no gradient reaches them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nbpkg.errors import NbpkgError
+from nbpkg.nets.bert import Bert, BertConfig, bert
+
+
+def _check(student: Tensor, teacher: Tensor, temperature: float) -> None:
+    if student.shape != teacher.shape or student.dim() != 2 or not len(student):
+        raise NbpkgError(
+            f"logits must be (places, vocabulary) alike, not {tuple(student.shape)}, {tuple(teacher.shape)}"
+        )
+    if not temperature > 0:
+        raise NbpkgError(f"a temperature must be above 0, got {temperature}")
+
+
+def soft_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over places of KL(softmax(teacher / tau) || softmax(student / tau)), in nats: (n, v) twice -> ().
+
+    Not multiplied by tau squared. In float32; the teacher gets no gradient. Raises NbpkgError for shapes
+    that differ and a temperature that is not above 0.
+    """
+    _check(student, teacher, temperature)
+    log_p = F.log_softmax(student.float() / temperature, -1)
+    with torch.no_grad():
+        log_q = F.log_softmax(teacher.float() / temperature, -1)
+    # "batchmean" divides by the number of places; "mean" would divide by the vocabulary as well.
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+class _Mixture(torch.autograd.Function):
+    """hard and soft at tau = 1 from one softmax of either side, with the gradient in closed form.
+
+    With log-sum-exponentials s and t of student's and teacher's logits z and w,
+
+        KL = sum q (w - z) - t + s,   d hard / dz = (p - onehot) / n,   d soft / dz = (p - q) / n
+    """
+
+    @staticmethod
+    def forward(ctx, student: Tensor, targets: Tensor, teacher: Tensor):
+        p, q = student.softmax(-1), teacher.softmax(-1)
+        # The largest probability is at least 1 / v: its logarithm is safe.
+        s, t = (z.amax(-1) - soft.amax(-1).log() for z, soft in ((student, p), (teacher, q)))
+        hard = (s - student.gather(1, targets[:, None])[:, 0]).mean()
+        soft = ((teacher - student).mul_(q).sum(-1) - t + s).mean()
+        ctx.save_for_backward(p, q, targets)
+        return hard, soft
+
+    @staticmethod
+    def backward(ctx, d_hard: Tensor, d_soft: Tensor):
+        p, q, targets = ctx.saved_tensors
+        n = len(targets)
+        gradient = (p * ((d_hard + d_soft) / n)).sub_(q * (d_soft / n))
+        return gradient.scatter_add_(1, targets[:, None], (-d_hard / n).expand(n, 1)), None, None
+
+
+def losses(
+    student: Tensor, targets: Tensor, teacher: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """(hard, soft) of the student's logits (n, v), the targets (n,) and the teacher's logits (n, v): () each.
+
+    The hard loss is at temperature 1 always. At temperature 1 both come from one softmax. Raises NbpkgError
+    for shapes that differ and a temperature that is not above 0.
+    """
+    _check(student, teacher, temperature)
+    if temperature == 1:
+        return _Mixture.apply(student.float(), targets, teacher.detach().float())
+    return F.cross_entropy(student.float(), targets), soft_loss(student, teacher, temperature)
+
+
+# ------------------------------------------------------------------ weights of one model in another
+
+
+def layer_map(old: int, new: int, rule: str = "last") -> list[int | None]:
+    """Which of `old` layers each of `new` layers starts from; None: from none.
+
+    rule: "last": layer by layer, and those beyond the end from the old model's last (Fang et al., 2020), as
+    in the study of weak teachers; "first": layer by layer, those beyond the end from none; "even": spread
+    evenly, first from first and last from last (a large model's layers in a small one). Raises NbpkgError for
+    other rules and fewer than one layer.
+    """
+    if min(old, new) < 1:
+        raise NbpkgError(f"no layers can be mapped from {old} to {new}")
+    if rule == "last":
+        return [min(i, old - 1) for i in range(new)]
+    if rule == "first":
+        return [i if i < old else None for i in range(new)]
+    if rule == "even":
+        return [round(i * (old - 1) / (new - 1)) for i in range(new)] if new > 1 else [old - 1]
+    raise NbpkgError(f"no rule is called {rule!r}; take 'last', 'first' or 'even'")
+
+
+def remapped(
+    source: Bert,
+    config: BertConfig,
+    seed: int = 0,
+    layers: str | None = "last",
+    embeddings: bool = True,
+    head: bool = True,
+    extra: str = "random",
+) -> Bert:
+    """A new model of `config` that starts from the weights of another one; the source is left as it is.
+
+    layers: the rule of `layer_map`, or None for no layers. embeddings: tokens, places and their norm; head:
+    the head's layers and bias. What is not copied is drawn from `seed` as in `bert(config, seed)`, save that
+    extra="zero" makes the outputs of layers without a source zero: with norm "pre", the model then computes
+    what the source does. Where widths differ, the first hidden features and heads are copied, and the rest
+    stays as drawn.
+
+    Raises NbpkgError for other vocabularies, norms or widths of a head, and for an unknown `extra`.
+    """
+    old = source.config
+    if old.vocabulary != config.vocabulary or old.norm != config.norm:
+        raise NbpkgError("weights go only between models of one vocabulary and one kind of norm")
+    if old.width * config.heads != config.width * old.heads:
+        raise NbpkgError(
+            f"heads of {old.width // old.heads} and {config.width // config.heads} features cannot be mapped"
+        )
+    if extra not in ("random", "zero"):
+        raise NbpkgError(f"layers without a source can be 'random' or 'zero', not {extra!r}")
+    model = bert(config, seed)
+    given, taken = source.state_dict(), model.state_dict()
+    with torch.no_grad():
+        for name, there in taken.items():
+            if name.startswith("layers."):
+                continue
+            shared = name.startswith(("tokens.", "places.", "norm."))
+            if embeddings if shared else head:
+                _copy(there, given[name])
+        if layers is None:
+            return model
+        for i, j in enumerate(layer_map(old.layers, config.layers, layers)):
+            for name, there in model.layers[i].state_dict().items():
+                if j is not None:
+                    _copy(there, given[f"layers.{j}.{name}"], 3 if name.startswith("qkv") else 1)
+                elif extra == "zero" and name.startswith(("out.", "down.")):
+                    there.zero_()
+    return model
+
+
+def _copy(there: Tensor, given: Tensor, blocks: int = 1) -> None:
+    """Copies the corner that both have; blocks: parts of the first dimension that are copied one by one."""
+    for to, of in zip(there.chunk(blocks), given.chunk(blocks), strict=True):
+        corner = tuple(slice(0, min(a, b)) for a, b in zip(to.shape, of.shape, strict=True))
+        to[corner] = of[corner]

@@ -1,0 +1,105 @@
+"""Readers of text: what is right comes through unchanged, anything else is refused by name and line."""
+
+import pytest
+from public import needs
+
+from nbpkg import data
+from nbpkg.data import text
+from nbpkg.errors import NbpkgError
+
+
+def write(tmp_path, content, name="some.txt"):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refused(reader, path, *words):
+    with pytest.raises(NbpkgError) as caught:
+        reader(path)
+    message = str(caught.value)
+    assert path.name in message and "refused" in message and "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_lines_come_without_marks_ends_and_accidents(tmp_path):
+    path = write(tmp_path, "\ufeffone\r\ntwo\x08 \x97\rtab\there\n\nlast\n")
+    assert text.read_lines(path) == ["one", "two   ", "tab\there", "", "last"]
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "holds no text"),
+        (b" \n\t\n\n", "holds no text"),
+        (b"fine\nfine\n\xff\xfe\n", "not UTF-8 text (line 3)"),
+        ("fine\nwas caf\ufffd once\n", "replacement characters (U+FFFD) (line 2)"),
+        (b"a\nb\n\0binary", "NUL byte, so it is no text (line 3)"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path, content, word):
+    refused(text.read_lines, write(tmp_path, content), word)
+
+
+def test_a_missing_and_a_huge_file_are_refused(tmp_path, monkeypatch):
+    refused(text.read_lines, tmp_path / "absent.txt", "cannot be read")
+    monkeypatch.setattr(text, "MAX_BYTES", 10)
+    refused(text.read_lines, write(tmp_path, "eleven bytes"), "larger")
+
+
+WIKI = " \n = Cats = \n \n Cats <unk> mid @-@ day at 1 @,@ 000 . \n = not a heading = \n \n = = Food = = \n \n Fish . \n \n = Dogs = \n \n Bark .\n"  # noqa: E501
+
+
+def test_wikitext_is_cut_into_articles(tmp_path):
+    cats, dogs = text.read_wikitext(write(tmp_path, WIKI))
+    assert cats == (
+        "= Cats =",
+        "Cats [UNK] mid-day at 1,000 .",
+        "= not a heading =",
+        "= = Food = =",
+        "Fish .",
+    )
+    assert dogs == ("= Dogs =", "Bark .")
+    refused(text.read_wikitext, write(tmp_path, "\nno heading\n = Cats = \n"), "first heading (line 2)")
+
+
+def test_a_book_is_cut_into_paragraphs(tmp_path):
+    path = write(tmp_path, "CHAPTER I\n\n\n  It was\n  the best  of\ttimes.\n\nThe end")
+    assert text.read_book(path) == ("CHAPTER I", "It was the best of times.", "The end")
+
+
+def test_unknown_names_are_refused():
+    for call, word in (
+        (lambda: text.wikitext("dev"), "no split 'dev'"),
+        (lambda: text.book("ulysses"), "no registered book"),
+        (lambda: text.corpus(wiki=False, novels=False), "holds nothing"),
+    ):
+        with pytest.raises(NbpkgError, match=word):
+            call()
+    assert len(text.titles()) == 32 and set(text.HELD_OUT) < set(text.titles())
+
+
+def test_the_public_copy_is_the_same_text():
+    one, other = (
+        [(file.size, file.sha256) for file in data.registry.get(name).files]
+        for name in ("text-wikitext2", "text-wikitext2-public")
+    )
+    assert one == other
+    urls = [file.url for file in data.registry.get("text-wikitext2-public").files]
+    assert [url.rsplit("/", 1)[1] for url in urls] == ["train.txt", "valid.txt", "test.txt"]
+
+
+@needs("text-wikitext2")
+def test_wikitext_has_its_numbers_of_articles():
+    assert [len(text.wikitext(split)) for split in ("valid", "test")] == [60, 60]
+
+
+@needs("text-wikitext2", "text-novels")
+def test_a_corpus_holds_out_whole_books(monkeypatch):
+    monkeypatch.setattr(text, "titles", lambda: ["metamorphosis", "cranford"])
+    found = text.corpus(wiki=False)
+    assert (
+        found.sets == ("text-novels",) and [len(d) > 50 for d in (*found.train, *found.valid)] == [True] * 2
+    )
+    assert "Gregor Samsa" in " ".join(found.train[0]) and "Cranford" in " ".join(found.valid[0])
