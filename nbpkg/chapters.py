@@ -28,7 +28,7 @@ LOADED = {"imports", "method"}
 TOOLING = (
     *("check*.py", "cli*.py", "hygiene.py", "notebook.py", "publish.py", "runner*.py", "scoreboard.py"),
     *("site*.py", "sphinx_ext.py", "data/measure*.py", "data/onnx_export.py", "data/pin.py"),
-    *("search.py", "data/embedded/metad2a.safetensors"),
+    *("search.py", "data/embedded/metad2a.safetensors", "retrieve.py", "data/embedded/tans.safetensors"),
 )
 
 

@@ -1,4 +1,4 @@
-"""The command line: `nbpkg list | data | zoo | nets | search | weights | run | sync | check | publish | ...`.
+"""Command line: `nbpkg list | data | zoo | nets | search | retrieve | run | sync | check | publish | ...`.
 
 Only what a command needs is imported, inside the command, so that `nbpkg --help` answers at once.
 """
@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from nbpkg.cli_nets import nets_app
+from nbpkg.cli_retrieve import make_retrieval_weights, retrieve_folder
 from nbpkg.cli_search import make_weights, search_folder
 from nbpkg.cli_zoo import zoo_app
 from nbpkg.errors import NbpkgError
@@ -33,6 +34,8 @@ app.add_typer(zoo_app, name="zoo")
 app.add_typer(nets_app, name="nets")
 app.command("search")(search_folder)
 app.command("weights")(make_weights)
+app.command("retrieve")(retrieve_folder)
+app.command("retrieve-weights")(make_retrieval_weights)
 
 Chapters = Annotated[list[str] | None, typer.Argument(help="Chapters, as in 03_help, 03 or help.")]
 Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]
