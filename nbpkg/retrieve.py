@@ -13,8 +13,6 @@ chapter measures.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbpkg import machine
+from nbpkg import carried, machine
 from nbpkg.data.images import resize
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import space
@@ -145,44 +143,27 @@ def _body(spec: CellNet) -> list[tuple[str, torch.Size]]:
 
 def write_weights(path: str | Path, made: Mapping[str, Any]) -> Path:
     """Write what the chapter's artefact "retrieval" holds, in half precision; whole or not at all."""
-    from safetensors.torch import save
-
-    tensors = {name: made[name].half().contiguous() for name in _TENSORS}
+    tensors = {name: made[name] for name in _TENSORS}
     # One row a network: a name and a place for each of its tensors would take a fifth of the file.
     for i, (spec, state) in enumerate(zip(map(_spec, made["networks"]), made["states"], strict=True)):
-        tensors[f"net/{i}"] = torch.cat([state[name].flatten() for name, _ in _body(spec)]).half()
-    plain = json.dumps({"format": FORMAT} | {name: made[name] for name in _PLAIN})
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(save(tensors, {"nbpkg": plain}))
-    os.replace(partial, path)
-    return path
+        tensors[f"net/{i}"] = torch.cat([state[name].flatten() for name, _ in _body(spec)])
+    return carried.write(path, tensors, {name: made[name] for name in _PLAIN}, FORMAT)
 
 
 def read_weights(path: str | Path | None = None) -> dict[str, Any]:
     """The chapter's weights, or a file's. Raises NbpkgError that names a file that is absent or no such."""
-    from safetensors import SafetensorError, safe_open
-
     from nbpkg import data
 
-    path = data.embedded(FILE) if path is None else Path(path)
-    try:
-        with safe_open(path, "pt") as file:
-            said = json.loads(file.metadata()["nbpkg"])
-            if said.pop("format") != FORMAT:
-                raise ValueError("it is of another format")
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    def built(said: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
         made = {name: said[name] for name in _PLAIN} | {name: tensors.pop(name) for name in _TENSORS}
         states = []
         for i, spec in enumerate(map(_spec, made["networks"])):
             names, shapes = zip(*_body(spec), strict=True)
             parts = tensors[f"net/{i}"].split([shape.numel() for shape in shapes])
             states.append({n: x.view(shape) for n, x, shape in zip(names, parts, shapes, strict=True)})
-    except FileNotFoundError:
-        raise NbpkgError(f"{path}: there are no such weights") from None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise NbpkgError(f"{path.name}: no weights of a retrieval ({error})") from None
-    return made | {"states": states}
+        return made | {"states": states}
+
+    return carried.read(data.embedded(FILE) if path is None else Path(path), FORMAT, "retrieval", built)
 
 
 def lines(found: Sequence[Retrieved]) -> list[list[str]]:

@@ -12,8 +12,6 @@ as good, is what the chapter measures.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbpkg import machine
+from nbpkg import carried, machine
 from nbpkg.data.images import resize
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs, space
@@ -180,40 +178,23 @@ def search(
 
 def write_weights(path: str | Path, made: Mapping[str, Any]) -> Path:
     """Write what the chapter's artefact "search" holds, in half precision; whole or not at all."""
-    from safetensors.torch import save
-
-    tensors = {name: made[name].half().contiguous() for name in ("mean", "basis")}
+    tensors = {name: made[name] for name in ("mean", "basis")}
     for part in ("generator", "predictor"):
-        tensors |= {f"{part}/{name}": value.half().contiguous() for name, value in made[part].items()}
-    plain = json.dumps({"format": FORMAT} | {name: made[name] for name in _PLAIN})
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(save(tensors, {"nbpkg": plain}))
-    os.replace(partial, path)
-    return path
+        tensors |= {f"{part}/{name}": value for name, value in made[part].items()}
+    return carried.write(path, tensors, {name: made[name] for name in _PLAIN}, FORMAT)
 
 
 def read_weights(path: str | Path | None = None) -> dict[str, Any]:
     """The chapter's weights, or a file's. Raises NbpkgError that names a file that is absent or no such."""
-    from safetensors import SafetensorError, safe_open
-
     from nbpkg import data
 
-    path = data.embedded(FILE) if path is None else Path(path)
-    try:
-        with safe_open(path, "pt") as file:
-            said = json.loads(file.metadata()["nbpkg"])
-            if said.pop("format") != FORMAT:
-                raise ValueError("it is of another format")
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    def built(said: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
         made = {name: said[name] for name in _PLAIN} | {name: tensors.pop(name) for name in ("mean", "basis")}
         for part in ("generator", "predictor"):
             made[part] = {name.split("/", 1)[1]: x for name, x in tensors.items() if name.startswith(part)}
-    except FileNotFoundError:
-        raise NbpkgError(f"{path}: there are no such weights") from None
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise NbpkgError(f"{path.name}: no weights of a search ({error})") from None
-    return made
+        return made
+
+    return carried.read(data.embedded(FILE) if path is None else Path(path), FORMAT, "search", built)
 
 
 def lines(found: Sequence[Found], top: int) -> list[list[str]]:
