@@ -72,6 +72,7 @@ from nbpkg.zoo.train import train
 s = Session("05_tans", profile=PROFILE, seeds=SEEDS, device=DEVICE)
 plots.theme()
 
+
 # %% [markdown]
 # Three aims.
 # After this chapter you can
@@ -559,6 +560,8 @@ def epochs_to(curve, target, marks, start):
         return np.inf
     i = over[0]
     return x[0] if i == 0 else x[i - 1] + (x[i] - x[i - 1]) * (target - y[i - 1]) / (y[i] - y[i - 1])
+
+
 # %% [markdown]
 # ## The data, looked at
 #
@@ -640,6 +643,7 @@ CODES = {
     "joint": network_codes(TOPOLOGY, F_TRAINED, "joint"),
     "one image": network_codes(TOPOLOGY, F_TRAINED[:, :1]),
 }
+
 # %% [markdown]
 # ## Training the space
 
@@ -790,6 +794,8 @@ starts = [start_of("zoo", i, None, CHOSEN) for i in SAMPLE]
 calls = [{"seed": first, "task": UNSEEN[place], "starts": starts, **PLAN} for place in SAMPLED]
 with s.section("the whole sample"):
     TABLE = torch.stack(s.memo_each("sample", finetune_all, calls, WORKERS)).numpy()
+
+
 # %% [markdown]
 # Differences are taken task by task, after averaging over seeds; their intervals are Student's, over tasks, and $p$ is from a permutation test that flips their signs.
 
@@ -1307,6 +1313,7 @@ for ax, rival in zip(axes, ("random", "scratch"), strict=True):
         s.metric(f"likeness/spearman-with-gain-over-{rival}", stats.spearman(NEAR, gain), n=len(UNSEEN))
 plots.finish(fig)
 
+
 # %% [markdown]
 # In the published run the gain over a random network does rise with the likeness, and is gone or negative on the tasks that resemble nothing in the zoo.
 # Whether the space or the zoo is behind it, the plot cannot tell; but by the table of near and far tasks above, the nearest task's network and the largest one stay ahead of a random one on the three far tasks too, on average.
@@ -1496,6 +1503,8 @@ s.deviation(f"{len(UNSEEN)} unseen tasks, {sum(task.source in collection.held_ou
 s.deviation("The zoo is filled with random cells; the paper adds networks by a rule of its own that looks at the front of accuracy and size.", "more poor networks to be avoided, which favours any choice over random ones")  # fmt: skip
 s.deviation("The paper's comparison with differentiable architecture search is not repeated: it sets networks that were pretrained at ImageNet's scale against training from scratch.", "the rivals here are the ones that decide")  # fmt: skip
 s.deviations_table()
+
+
 # %% [markdown]
 # Not measured: meta-training on more than two sources, fine-tuning for fifty epochs, larger images, and the paper's own way of filling a zoo.
 #
@@ -1566,6 +1575,7 @@ for found in retrieve_for(mine.x_train, mine.y_train, max_params=int(sizes.media
     print(f"score {found.score:.2f}  predicted {found.predicted:.2f}  {found.params:,} parameters, from {found.trained_on}")
     print(f"  {found.architecture}")
 
+
 # %% [markdown]
 # `found.network()` is a torch module with a new classifier, to be fine-tuned.
 # After all that was said above, mind what the call is: a pretrained start that beats a random one, by no more than other choices from the same zoo would.
@@ -1607,6 +1617,7 @@ def both_ways_solution(space, images_):
 
 print(check_both(both_ways_solution))
 
+
 # %% [markdown]
 # ### Exercise 2 (★☆☆): recall by chance
 #
@@ -1639,6 +1650,7 @@ def by_chance_solution(n, k):
 
 
 print(check_chance(by_chance_solution))
+
 
 # %% [markdown]
 # ### Exercise 3 (★★☆): the gradient of the hinge
@@ -1673,6 +1685,7 @@ def hinge_gradient_solution(S, margin=0.2):
 
 
 print(check_gradient(hinge_gradient_solution))
+
 
 # %% [markdown]
 # ### Exercise 4 (★★☆): what the predictor cannot do
@@ -1709,6 +1722,7 @@ def bilinear_solution(space, q, m, weight):
 
 
 print(check_bilinear(bilinear_solution))
+
 
 # %% [markdown]
 # ### Exercise 5 (★★★): a front of sizes

@@ -105,7 +105,6 @@ plots.theme()
 # A student has one to three blocks in each stage, and each block has two to eight eighths of the teacher's channels; the last block is as wide as the teacher's, because the teacher's classifier reads it.
 # Shortcuts have no weights: if the width grows, zeros are appended; if it shrinks, the last channels are dropped; where the resolution is halved, they pool.
 
-
 # %% tags=["method"]
 WIDTHS, SLOTS, FULL = (8, 16, 32), 3, 8  # the teacher's channels, blocks of a stage, a full width in eighths
 NARROW = 2  # the narrowest block, in eighths of the teacher's
@@ -228,6 +227,7 @@ net = Student(some[0], 10)
 assert costs(some[:1])[0, 0] == sum(p.numel() for p in net.parameters())
 s.say(f"There are {how_many:,} students.")
 
+
 # %% [markdown]
 # ### Remapping: the teacher's weights in a student's shape
 #
@@ -242,7 +242,6 @@ s.say(f"There are {how_many:,} students.")
 # Nothing is learned.
 # A remapped student is a damaged teacher; how damaged, that tells something about the student.
 # Remapping is used twice: distillation *starts* from it, and the predictor *looks* at it.
-
 
 # %% tags=["method"]
 def kept(c, C, how):
@@ -305,10 +304,10 @@ ax.set(xlabel="stage.block", ylabel="channels")
 ax.legend(loc="upper left")
 plots.finish(fig)
 
+
 # %% [markdown]
 # Copying the first channels is the same as closing the others.
 # So a remapped student is the teacher with masks on its channels and with some blocks skipped, and many students are one batch through one network:
-
 
 # %% tags=["method"]
 def masks(archs):
@@ -355,6 +354,7 @@ mean, low, high = stats.t_interval(gains)
 s.metric("speed/encoding-gain", mean, low=low, high=high, n=len(gains))
 print(f"{len(trial)} students: {', '.join(f'{k} {1e3 * np.median(v):.0f} ms' for k, v in ways.items())}")
 
+
 # %% [markdown]
 # ### Distillation
 #
@@ -366,7 +366,6 @@ print(f"{len(trial)} students: {', '.join(f'{k} {1e3 * np.median(v):.0f} ms' for
 #
 # As published, $\alpha = 0.5$ and $T = 6$.
 # The factor $T^2$ keeps the soft gradients as large as the hard ones.
-
 
 # %% tags=["method"]
 def kd_loss(logits, y, soft, T=6.0, alpha=0.5):
@@ -385,11 +384,11 @@ assert torch.isclose(kd_loss(z, y, t, alpha=1.0), F.cross_entropy(z, y))
 soft = (t / 6).softmax(-1)
 assert torch.isclose(kd_loss(t, y, t, alpha=0.0), -36 * (soft * soft.log()).sum(-1).mean())
 
+
 # %% [markdown]
 # All students of a task see the same images in the same order, shifted and mirrored in the same way.
 # What differs between two of them is then their shape, and not their luck.
 # Accuracies are taken on images that nobody trains on; of these a few of each class, the *support* images, only ever judge the teacher, so that the label that the predictor is given is not taken on the images that it is judged by.
-
 
 # %% tags=["method"]
 def scaled(data, split):
@@ -718,7 +717,6 @@ s.say(
     + " |"
 )
 
-
 # %% [markdown]
 # ## By hand: what one example can change
 #
@@ -741,6 +739,7 @@ for alpha in ((0.5, 0.0), (0.0, 0.5)):
     error = w @ x_t - y_t
     moved = x @ w - 2 * error * (x * x_t * alpha).sum(1)
     print(f"alpha {alpha}: before {(x @ w).round(1).tolist()}, after {moved.round(1).tolist()}")
+
 
 # %% [markdown]
 # The first step corrects the level and keeps the order, the second turns the order round.
@@ -774,7 +773,6 @@ for alpha in ((0.5, 0.0), (0.0, 0.5)):
 #
 # Students' maps never change during meta-training.
 # So what their first convolution reads, its patches, is cut once, and the convolution is a product of matrices.
-
 
 # %% tags=["method"]
 def init_predictor(seed, C, d, parts="STA", hidden=64, inner=None):
@@ -887,7 +885,6 @@ def make_bank(archs, maps, labels, support, scale):
 # through the inner gradient, that is with second derivatives.
 # `torch.func` makes the inner gradient a function like any other, and `vmap` adapts to all tasks at once.
 
-
 # %% tags=["method"]
 def adapt(p, alpha, b):
     """Equation (eq-dass-inner): one step on the support student of a task b, which is the teacher itself."""
@@ -941,13 +938,13 @@ outer = torch.func.grad(
 for k in tiny:
     assert torch.allclose(steps[k].grad, -(inner[k] * outer[k]), atol=1e-10)
 
+
 # %% [markdown]
 # ### Meta-training
 #
 # An episode draws students of every task, adapts to each teacher, and makes one step of Adam on $\phi$ and $\alpha$.
 # Every twenty episodes the predictor ranks all students of the validation tasks, and what ranks them best is kept.
 # Unseen tasks are not looked at.
-
 
 # %% tags=["method"]
 def draw_queries(bank, n, g):
@@ -1000,7 +997,6 @@ def predict_tasks(p, alpha, bank, adapted=True):
 # *Zero-cost proxies* look at a network before training.
 # They were made for random weights; here they are taken at random weights and at the teacher's, and of both, and of both signs, what ranks the *training* tasks better is used.
 # The list has the norm of the gradient, the number of linear regions that a batch falls into (NASWOT {cite:p}`mellor2021naswot`), the flow of weights (SynFlow {cite:p}`tanaka2020synflow`), and one that suggests itself here: the *zero-shot* accuracy of the remapped student on the support images, before any distillation.
-
 
 # %% tags=["method"]
 def grad_norm(net, x, y):
@@ -1073,7 +1069,6 @@ def proxies(seed, task, teacher, archs, batch=64):
 # Their penalty is chosen on the validation tasks.
 # *The mean over the meta-training tasks* of the same architecture exists for shared students only.
 # *A set predictor* in the manner of MetaD2A reads images of the dataset instead of the teacher, through features of a network that was trained on ImageNet (random convolutions at `smoke`), and is trained for twice as many episodes.
-
 
 # %% tags=["method"]
 class SetPredictor(nn.Module):
@@ -1221,11 +1216,11 @@ axes[1].set(xlabel="episode", ylabel="Spearman, validation tasks", title="rankin
 axes[0].legend()
 plots.finish(fig)
 
+
 # %% [markdown]
 # ## Does it rank students on unseen datasets?
 #
 # Every number below is a Spearman correlation with the accuracy after distillation, over the students of one unseen task, averaged over training seeds; intervals are over the unseen tasks, because to those one wants to generalise.
-
 
 # %% tags=["hide-input"]
 def score(name, bank, adapted=None):
@@ -1320,6 +1315,7 @@ s.say(
     "| minus | all | new shapes |\n|---|---|---|\n" + "\n".join(lines)
 )
 
+
 # %% [markdown]
 # In the published run the whole predictor ranks unseen students, and far better than their number of weights does.
 # It is not told apart from the count of multiply-adds, though.
@@ -1338,7 +1334,6 @@ s.say(
 #
 # If a method only counts, it must fail among students that cost about the same.
 # We cut the students of each task into three bands of multiply-adds and take the correlation inside each.
-
 
 # %% tags=["hide-input"]
 def in_bands(values, bands=3):
@@ -1397,7 +1392,6 @@ plots.finish(fig)
 # The same predictors, with and without the step on the teacher; and with a step on a *student* instead, drawn at random from those that were distilled (mean over draws; it is left out when the others are judged), which costs one distillation on the new dataset.
 # Two rivals use the teacher's label without any gradient.
 # One moves the predictions of the model that was trained without adaptation until the teacher's own prediction is right; the other keeps their order and moves their mean to the teacher's label less the mean distance between teachers and students in meta-training.
-
 
 # %% tags=["hide-input"]
 def error_of(scores, keep=None):
@@ -1678,6 +1672,7 @@ ax.set(xlabel="multiply-adds (% of the teacher)", ylabel="accuracy minus teacher
 ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 plots.finish(fig)
 
+
 # %% [markdown]
 # In the published run DaSS's choice has a higher mean than random candidates, but no interval says so, not even against a candidate of its own cost.
 # The picks of the other predictors all have higher means than DaSS's, and no interval says so; the largest candidate by multiply-adds and the pick of the zero-shot accuracy have the highest under the budget.
@@ -1689,7 +1684,6 @@ plots.finish(fig)
 #
 # The published search time counts the adaptation and one forward pass.
 # Everything counts here, in CPU seconds of this machine; what is paid once for all datasets stands apart.
-
 
 # %% tags=["hide-input"]
 def published_style(p, alpha, b):
@@ -1830,6 +1824,7 @@ claim("cheap-encoding", "Masks encode students at least ten times faster than bu
 claim("fast-episode", "An episode at the published size takes at most 0.12 CPU seconds", "smallest of some repeats, on a machine that does other work too", verdicts.one_run(verdicts.at_most("speed/episode-seconds", 0.12)), "speed/episode-seconds")  # fmt: skip
 s.claims_table()
 
+
 # %% [markdown]
 # The unseen tasks are five at `standard`, and near to each other or to the training tasks in pairs (MNIST and digits, CIFAR-10 and CIFAR-100), and many intervals at 95 % stand here without a correction for their number.
 # Single verdicts can be luck; look for what several of them say.
@@ -1839,7 +1834,6 @@ s.claims_table()
 # The last claim is about our code and not about the paper.
 #
 # ### What the numbers say
-
 
 # %% tags=["hide-input"]
 def sorted_out(prefix, names, better="better than"):
@@ -1888,6 +1882,7 @@ s.deviation("Range of widths, epochs and rates of distillation were set by how w
 s.deviation("All teachers have one shape and the same recipe.", "a teacher of another shape is not tested")  # fmt: skip
 s.deviations_table()
 
+
 # %% [markdown]
 # The statistics, several rivals, the larger noise and the fourth cell of the two by two were added after a first reading of the code and before any predictor was judged on an unseen task; the variant with relative labels was added after that, and no claim is judged by it.
 #
@@ -1901,7 +1896,6 @@ s.deviations_table()
 #
 # Write the gradient of the soft part of equation [](#eq-dass-kd), with $\alpha = 0$, with respect to the student's logits.
 # Why does $T^2$ keep it from vanishing at high temperatures?
-
 
 # %% tags=["exercise"]
 def soft_gradient(logits, soft, T=6.0):
@@ -1935,7 +1929,6 @@ print(check_soft(soft_gradient_solution))
 #
 # Give step sizes with which adaptation moves all predictions by one amount, whatever the teacher's label.
 
-
 # %% tags=["exercise"]
 def level_only(p, rate=0.1):
     """Step sizes of the shapes of p that leave every ranking as it is, and do move predictions."""
@@ -1968,7 +1961,6 @@ print(check_level(level_only_solution))
 #
 # Two measurements of one truth have reliabilities $r_1$ and $r_2$: each correlates with its own repetition that much.
 # Simulate their correlation, and compare it with $\sqrt{r_1 r_2}$.
-
 
 # %% tags=["exercise"]
 def attenuated(r1, r2, n=20_000, seed=0):
@@ -2004,7 +1996,6 @@ print(check_attenuated(attenuated_solution))
 # The ridge regression gets the mean of each channel.
 # Give it the means of the four quarters instead, and see whether the unseen students are ranked better.
 
-
 # %% tags=["exercise"]
 def quarters(maps):
     """Means of the four quarters of maps (..., C, h, w) with even sides: (..., 4 C), any order; as they are if h = 1."""
@@ -2039,7 +2030,6 @@ print(check_quarters(quarters_solution))
 # A list of random candidates is not a search.
 # Write a local search under the budget for one unseen task: change one block of the best candidate at a time, and keep the change if the predicted accuracy rises.
 # Mind that a better *prediction* is not yet a better student.
-
 
 # %% tags=["exercise"]
 def climb(arch, predicted, steps=60, seed=0):
