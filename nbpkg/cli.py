@@ -15,6 +15,7 @@ import typer
 from nbpkg.cli_nets import nets_app
 from nbpkg.cli_retrieve import make_retrieval_weights, retrieve_folder
 from nbpkg.cli_search import make_weights, search_folder
+from nbpkg.cli_teaching import write_handouts
 from nbpkg.cli_zoo import zoo_app
 from nbpkg.errors import NbpkgError
 
@@ -36,6 +37,7 @@ app.command("search")(search_folder)
 app.command("weights")(make_weights)
 app.command("retrieve")(retrieve_folder)
 app.command("retrieve-weights")(make_retrieval_weights)
+app.command("handout")(write_handouts)
 
 Chapters = Annotated[list[str] | None, typer.Argument(help="Chapters, as in 03_help, 03 or help.")]
 Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]

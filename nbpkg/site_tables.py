@@ -139,6 +139,19 @@ def scoreboard() -> str:
     return board.render_page()
 
 
+def teaching_table() -> str:
+    """What each chapter asks of a course, as a definition list: minutes of reading, exercises with stars."""
+    from nbpkg import teaching
+
+    items = []
+    for chapter in filter(_on_site, chapters.CHAPTERS):
+        read = teaching.minutes(chapter)
+        link = f"[{chapter.title}](../notebooks/{chapter.name}.ipynb)"
+        exercises = "; ".join(f"{'★' * e.stars} {e.title.rstrip('?')}" for e in teaching.exercises(chapter))
+        items.append(f"{link}" + (f", {read} minutes" if read else "") + f"\n: {exercises}.")
+    return "\n\n".join(items)
+
+
 def _short(address: str) -> str:
     parts = address.split("://", 1)[1].split("/")
     return "/".join(parts[1:3]) if parts[0] == "github.com" else parts[0]
@@ -156,6 +169,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "embedded": embedded_table,
     "digits": digits_table,
     "scoreboard": scoreboard,
+    "teaching": teaching_table,
 }
 
 
@@ -164,6 +178,8 @@ def sources(name: str) -> list[Path]:
     root = paths.root()
     if name == "scoreboard":
         return sorted((root / "results").glob("*/*.json"))
+    if name == "teaching":
+        return [root / "_toc.yml", *sorted((root / "notebooks" / "src").glob("*.py"))]
     if name in ("data", "digits", "embedded"):
         home = Path(data.__file__).parent
         shipped = sorted(path for path in (home / "embedded").iterdir() if path.suffix != ".part")
