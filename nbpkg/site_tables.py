@@ -152,6 +152,13 @@ def teaching_table() -> str:
     return "\n\n".join(items)
 
 
+def held() -> str:
+    """What held of each paper: three questions, answered by the verdicts of its chapter."""
+    from nbpkg import synthesis
+
+    return synthesis.render()
+
+
 def _short(address: str) -> str:
     parts = address.split("://", 1)[1].split("/")
     return "/".join(parts[1:3]) if parts[0] == "github.com" else parts[0]
@@ -170,13 +177,14 @@ PAGES: dict[str, Callable[[], str]] = {
     "digits": digits_table,
     "scoreboard": scoreboard,
     "teaching": teaching_table,
+    "held": held,
 }
 
 
 def sources(name: str) -> list[Path]:
     """The files whose change makes the text called `name` stale."""
     root = paths.root()
-    if name == "scoreboard":
+    if name in ("scoreboard", "held"):
         return sorted((root / "results").glob("*/*.json"))
     if name == "teaching":
         return [root / "_toc.yml", *sorted((root / "notebooks" / "src").glob("*.py"))]
