@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nbpkg import chapters, data, paths
 
-_COUNT = ("None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "All")
+_COUNT = ("None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
 
 def chapter_table() -> str:
@@ -35,6 +35,8 @@ def status() -> str:
     names = ", ".join(f"[{c.title}](../notebooks/{c.name}.ipynb)" for c in ready)
     if not ready:
         return "None of the ten chapters is published yet."
+    if len(ready) == len(papers):
+        return f"All ten chapters are here: {names}."
     verb = "is" if len(ready) == 1 else "are"
     return f"{_COUNT[len(ready)]} of the ten chapters {verb} here so far: {names}."
 
