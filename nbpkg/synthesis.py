@@ -55,6 +55,16 @@ CHOSEN: dict[str, tuple[tuple[str, ...], ...]] = {
         ("beats-ridge", "beats-proxies", "chosen-largest"),
         ("teacher-input", "adaptation-rank"),
     ),
+    "09_weak_teacher": (
+        ("weak-helps", "any-teacher-when-repeated"),
+        ("not-smoothing",),
+        ("very-weak-harms", "strong-early-weak-late-good", "remapping-end", "dark-knowledge"),
+    ),
+    "10_ctcd": (
+        ("k1-scarce", "k1-repeated", "k1-ample", "k1-fresh"),
+        ("ordinary", "control-smoothing", "control-stopped"),
+        ("k2-repeated", "k2-ample", "k2-fresh", "k3-repeated", "control-shuffled"),
+    ),
 }
 
 
