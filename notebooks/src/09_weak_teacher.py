@@ -170,7 +170,7 @@ assert (
 # Divided by the sum of the weights, the noise of the hard labels is $1 + w$ times smaller, and the pull is towards the mixture instead of $p^*$: less variance, more bias.
 # We let many students learn this one place, with a large step size that decays to zero, and some with small steps:
 
-# %%
+# %% tags=["nbval-check-output"]
 p_star, p_weak = np.array([0.5, 0.5, 1e-12]), np.array([0.4, 0.4, 0.2])
 STEPS, PUPILS_ = s.choose(smoke=60, standard=400), s.choose(smoke=200, standard=2_000)
 
@@ -232,6 +232,7 @@ log_ticks(axes[1].xaxis, (1, 10, 100))
 axes[1].legend(fontsize=8)
 plots.finish(fig)
 
+
 # %% [markdown]
 # Without a teacher and with the same steps, the student is the worst at first and the best in the end; the one whose weight is taken back comes close to both.
 # But less noise can also be had from smaller steps, and in the toy that serves as well and better: an untuned step size makes any teacher look good.
@@ -256,7 +257,6 @@ plots.finish(fig)
 # | $w$ | weight of the soft loss, $\alpha_s$ in the paper | `weight` | number |
 # | $\tau$ | temperature, elsewhere in the book $T_{\text{soft}}$ | `tau` | number |
 # | $p^*$ | exact distribution of the hidden word | `best` | `(n, vocabulary)` |
-
 
 # %% tags=["method"]
 @dataclass(frozen=True)
@@ -342,7 +342,6 @@ def texts(bed):
 # Both are means over the *same* places, `n` in all: a mean that also divides by the vocabulary, which is what the default of `F.kl_div` does, would make the soft loss almost vanish, and `"batchmean"` on logits `(rows, length, vocabulary)` would divide by the rows alone.
 # The teacher is frozen: no gradient reaches it.
 
-
 # %% tags=["method"]
 def hard_and_soft(logits, targets, told, tau=1.0):
     """Equations (eq-dwt-hard) and (eq-dwt-soft): logits (n, v), targets (n,), the teacher's logits (n, v)."""
@@ -354,7 +353,6 @@ def hard_and_soft(logits, targets, told, tau=1.0):
 
 # %% [markdown]
 # For the trainings `nbpkg` has the same two losses with one softmax for both at $\tau = 1$ and a gradient in closed form:
-
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -381,7 +379,6 @@ for tau in (1.0, 2.0, 4.0):
 # With $w = 4$ the gradient is also longer.
 # An optimiser that divides by the size of past gradients, such as Adam, is expected to cancel most of this, but the clipping of long gradients and weight decay see it.
 # Dividing by $1 + w$ (`unit`) keeps the direction of the gradient and takes its length away.
-
 
 # %% tags=["method"]
 @dataclass(frozen=True)
@@ -436,8 +433,7 @@ def trade(targets, g):
 # The paper's *parameter remapping* copies layer after layer of the teacher, and the student's surplus layers all start from the teacher's last one.
 # Its example: a student of six layers and a teacher of four.
 
-
-# %%
+# %% tags=["nbval-check-output"]
 print("student layers 1 to 6 start from teacher layers", [layer + 1 for layer in layer_map(4, 6)])
 
 
@@ -445,7 +441,6 @@ print("student layers 1 to 6 start from teacher layers", [layer + 1 for layer in
 # The same heads and embeddings are copied along; the paper's main text does not say so.
 # The other starts are random parameters, embeddings and output layer alone, and *growth*: the surplus layers begin with outputs of zero, so that the student begins exactly as its teacher, an old idea {cite:p}`chen2016net2net`.
 # With layer norms after each sum, a layer that adds nothing still normalises; it changes nothing if what it gets is normalised already, so the scale and shift of the teacher's last norm move to the end.
-
 
 # %% tags=["method"]
 def trained(bed, teacher):
@@ -497,7 +492,6 @@ def begin(bed, lesson, seed, teacher):
 # It is measured in two ways.
 # At the end, on all held-out rows, as the mean of $-\log p_S(y)$.
 # Along the way, on the first of these rows, as the expected loss $-\sum_c p^*(c) \log p_S(c)$: the hidden words are replaced by their exact distribution, which takes the luck of these words out of the number and lets a few thousand places do.
-
 
 # %% tags=["method"]
 @torch.no_grad()
@@ -593,7 +587,6 @@ def train(seed, bed, lessons, teacher=None, keep=False):
 # Nothing about the student enters, neither its size nor its start.
 # What does enter is the weight at the end: a schedule that ends at zero, with time left to learn from hard labels alone, has no floor.
 
-
 # %% tags=["method"]
 def mixture(best, told, weight):
     """Equation (eq-dwt-mixture): probabilities (n, v) to which a student is drawn at temperature 1."""
@@ -637,7 +630,6 @@ assert floor(*by_hand, 0.0) == 0 and math.isclose(floor(*by_hand, 1e9), excess(*
 # When does a strong weight fall behind?
 # `crossing` gives the step from which on one curve stays above another.
 # `smoothing` finds the amount of label smoothing with a given entropy of the targets, for a control, and `fine_tuned` is for the end of the chapter.
-
 
 # %% tags=["method"]
 def crossing(steps, ahead, other):
@@ -1451,6 +1443,7 @@ log_ticks(ax.xaxis, (10, 100, 1_000))
 ax.legend(fontsize=8)
 plots.finish(fig)
 
+
 # %% [markdown]
 # This is the claim that turns round here (the verdict below stops at *not reproduced*, because it is not certain that the good teacher is weaker than the student).
 # A remapped student is far ahead at first, and it is still ahead at the end, with soft labels and without.
@@ -1464,7 +1457,6 @@ plots.finish(fig)
 # ## Controls: what kind of help is it?
 #
 # All numbers are gains over the student alone, and differences to the arm that they control.
-
 
 # %% tags=["hide-input"]
 def differs(name, label, mine, theirs):
@@ -1661,6 +1653,7 @@ axes[0].set_ylabel("held-out hard loss (nats)")
 axes[0].legend(fontsize=8)
 plots.finish(fig)
 
+
 # %% [markdown]
 # Here soft labels do something else.
 # The student alone learns the few rows by heart, and its held-out loss rises far above where it was.
@@ -1675,7 +1668,6 @@ plots.finish(fig)
 # Two probes of the grid ask what the students know.
 # *Agreement*: the main verb of a sentence is masked, and the student is right if it prefers the verb as it stood to the same verb in the other number; only sentences count in which a noun of the other number, an *attractor*, stands between subject and verb, as {cite:t}`linzen2016` do.
 # *Grammaticality*: logistic regression on the mean of a student's last states tells sentences from sentences whose main verb was put in the wrong number (no sentence is there twice).
-
 
 # %% tags=["method"]
 def framed(language, sentences, length):
@@ -1819,6 +1811,7 @@ lines += [
 ]
 s.say(f"| | mean | {' | '.join(TASKS)} |\n|---|---|{'---|' * len(TASKS)}\n" + "\n".join(lines))
 
+
 # %% [markdown]
 # The models have left the frequencies behind, but smaller ones do as well as the student: there is no weak teacher here.
 # (Their soft labels lower the held-out loss of the student a little, on average.)
@@ -1829,7 +1822,6 @@ s.say(f"| | mean | {' | '.join(TASKS)} |\n|---|---|{'---|' * len(TASKS)}\n" + "\
 #
 # A step with a frozen teacher adds the teacher's forward pass, a third of what a step of that teacher would cost, and the soft loss.
 # Measured here by turns, a step alone and a step with the good teacher, several times over; the ratio of their medians, and its share of the FLOPs (floating-point operations of the matrix products in a forward pass).
-
 
 # %% tags=["hide-input"]
 def step_times(teacher, repeats):
@@ -2109,6 +2101,7 @@ s.claim(
 )
 s.claims_table()
 
+
 # %% [markdown]
 # The first eleven claims are the paper's or follow from its recommendations (it did not run a schedule, and proposes higher temperatures as future work); the others are ours, about order, controls, length and repetition, and, last, about code.
 # The early lead of remapping, large as it is, is judged *partly*, because it is not certain that the good teacher is weaker than the student.
@@ -2118,7 +2111,6 @@ s.claims_table()
 # A claim with several parts has the verdict of its weakest part, and one whose premise is missing is not tested.
 #
 # ### What the numbers say
-
 
 # %% tags=["hide-input"]
 def says(name, digits=3):
@@ -2214,6 +2206,7 @@ s.deviation(
 )
 s.deviations_table()
 
+
 # %% [markdown]
 # Not measured: larger models, longer training, soft labels at all places, teachers truncated to their most probable words, a temperature that changes in training.
 #
@@ -2227,7 +2220,6 @@ s.deviations_table()
 # By which factor is the soft loss too small with `"mean"`, for logits `(n, v)`?
 # (Today's PyTorch warns of it.)
 # Write the soft loss of equation [](#eq-dwt-soft) with `F.kl_div`.
-
 
 # %% tags=["exercise"]
 def my_soft(logits, told, tau=1.0):
@@ -2256,12 +2248,12 @@ def my_soft_solution(logits, told, tau=1.0):
 
 print(check_soft(my_soft_solution))
 
+
 # %% [markdown]
 # ### Exercise 2 (★☆☆): the mixture's gradient
 #
 # At $\tau = 1$ the gradient of equation [](#eq-dwt-loss) with respect to the logits has a closed form.
 # Write it, and read off what `unit` takes away.
-
 
 # %% tags=["exercise"]
 def mixed_gradient(logits, targets, told, weight):
@@ -2290,12 +2282,12 @@ def mixed_gradient_solution(logits, targets, told, weight):
 
 print(check_gradient(mixed_gradient_solution))
 
+
 # %% [markdown]
 # ### Exercise 3 (★★☆): how large may the weight be?
 #
 # A student alone ends with a certain excess loss.
 # Find the largest soft weight whose floor stays below a given number, for a teacher and the exact answer, by bisection; the floor rises with the weight.
-
 
 # %% tags=["exercise"]
 def largest_weight(best, told, allowed, top=1e3):
@@ -2333,12 +2325,12 @@ def largest_weight_solution(best, told, allowed, top=1e3):
 
 print(check_largest(largest_weight_solution))
 
+
 # %% [markdown]
 # ### Exercise 4 (★★☆): a floor at another temperature
 #
 # At $\tau \neq 1$ the minimum is no mixture, but it can be found place by place.
 # Minimise $-\sum_c p^*(c) \log p(c) + w \tau^2 \operatorname{KL}(p_T^\tau \| p^\tau)$ over free logits for a few places, by gradient descent, and give the excess loss of the result.
-
 
 # %% tags=["exercise"]
 def floor_at(best, told_logits, weight, tau, steps=400):
@@ -2375,13 +2367,13 @@ def floor_at_solution(best, told_logits, weight, tau, steps=400):
 
 print(check_floor_at(floor_at_solution))
 
+
 # %% [markdown]
 # ### Exercise 5 (★★★): stop listening in time
 #
 # The law says when a teacher has nothing more to give: when the student's loss has come down to where the teacher pulls it up.
 # Without the exact answer one cannot compute the floor, but one can see the held-out loss of teacher and student.
 # Write a weight that depends on both, large while the student is worse than the teacher and zero once it is clearly better, and check it: while the student learns, the weight must fall from 4 to 0 and never rise.
-
 
 # %% tags=["exercise"]
 def listening(student_loss, teacher_loss):

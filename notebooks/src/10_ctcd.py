@@ -128,6 +128,7 @@ s.say(
     f"and a sentence has {LANGUAGE.grammar.expected_words:.1f} words on average."
 )
 
+
 # %% [markdown]
 # ## The method
 #
@@ -163,7 +164,6 @@ s.say(
 # | $\lambda_{s \to \ell}, \lambda_{\ell \to s}$ | `weights` | two numbers |
 # | $\tau$ | `tau` | a number |
 # | what a model is told | `told` | logits (places, vocabulary), or None: the other's |
-
 
 # %% tags=["method"]
 def soft_loss(own, told, tau=1.0, stop=True):
@@ -209,7 +209,7 @@ def pair_losses(z, targets, weights, tau=1.0, told=(None, None), stop=True):
 # The hard part pulls the first word up by 0.3; the doubts of the small model take two thirds of that back.
 # So a weak teacher works as a brake on certainty, place by place.
 
-# %%
+# %% tags=["nbval-check-output"]
 toy_large = torch.tensor([[0.7, 0.2, 0.1]]).log().requires_grad_()
 toy_small = torch.tensor([[0.5, 0.25, 0.25]]).log().requires_grad_()
 first_word = torch.tensor([0])
@@ -256,7 +256,6 @@ assert torch.isclose(told_loss, crossed - 0.7 * entropy_small, atol=1e-5)
 # Two details keep the models apart in the step as well.
 # *Clipping*, which shortens gradients that are too long, is done for each model by itself: clipped together, a spike in the large model's gradient would shorten the small one's step.
 # And each model has its own optimiser (with Adam one for both would do the same, since it treats every weight alone).
-
 
 # %% tags=["method"]
 def joint_step(models, adams, x, weights, tau=1.0, factor=1.0, told=(None, None), stop=True):
@@ -324,7 +323,6 @@ print(
 # - *Shuffled labels*: the small model's own distributions, but each hidden place is told what was said at another place of the batch with the same true word. They know which words are alike, and not the sentence.
 # - *Averages*: the large model's own weights, averaged exponentially over past steps. No second model is needed.
 
-
 # %% tags=["method"]
 def smoothed(targets, vocabulary, entropy):
     """Log-probabilities (n, v): a share 1 - e for the target, e spread over the others, with this entropy in nats."""
@@ -369,7 +367,6 @@ def word_noise(x, rate, vocabulary, rng):
 # At the end more held-out sequences are used.
 # The *excess loss* is the divergence of a model's answer from the best possible one, place by place; it is 0 for a perfect model, and the luck of the words that stood there is not in it.
 # Always the last step's weights are judged; nothing is selected on held-out text.
-
 
 # %% tags=["method"]
 @torch.no_grad()
@@ -747,7 +744,6 @@ for regime, seeds in OF.items():
         one, other = (ALL[regime, arm][seed]["states"][0] for arm in ("alone", "one way"))
         assert all(torch.equal(value, other[name]) for name, value in one.items())
 
-
 # %%
 JOINT = flops(LARGE, SMALL)
 MORE = [round(STEPS * JOINT / flops(size)) for size in (LARGE, SMALL)]
@@ -995,6 +991,7 @@ for ax, regime in zip(axes, ("scarce", "ample"), strict=True):
     ax.legend(fontsize=7)
 plots.letter(axes)
 plots.finish(fig)
+
 
 # %% tags=["hide-input"]
 def word(name):
@@ -1896,7 +1893,6 @@ s.deviations_table()
 #
 # Write the gradient of $L_\ell$ of equation [](#eq-ctcd-total) with respect to the large model's logits, for any weight and temperature.
 
-
 # %% tags=["exercise"]
 def gradient(own, told, targets, weight, tau):
     """d L / d own (n, v), for logits own and told (n, v) and targets (n,)."""
@@ -1935,7 +1931,6 @@ print(check_gradient(gradient_solution))
 # A small model gives the true word the probability $p$.
 # Which weight makes the label's probability of the true word equal to a wanted value $q$, with $p < q \le 1$?
 
-
 # %% tags=["exercise"]
 def weight_for(p, q):
     """The soft weight that gives the true word the label q when the other model says p."""
@@ -1966,7 +1961,6 @@ print(check_weight(weight_for_solution))
 #
 # Suppose that both models were clipped as one, to a joint norm of 1.
 # By which factor does the small model's gradient shrink, beyond what clipping alone would do to it, when the two gradients have the norms $a$ (large) and $b$ (small)?
-
 
 # %% tags=["exercise"]
 def coupling(a, b):
@@ -2003,7 +1997,6 @@ print(check_coupling(coupling_solution))
 # A share of a gap is a ratio of means, and one seed can carry it.
 # Compute the share with each seed left out in turn.
 
-
 # %% tags=["exercise"]
 def leave_one_out(low, high, ours):
     """Shares (seeds,) of the gap, each without one seed; all three are arrays (seeds,)."""
@@ -2038,7 +2031,6 @@ print(check_leave_one_out(leave_one_out_solution))
 #
 # Let any number of models teach each other: each is told the mean of the *probabilities* of all others, at temperature 1.
 # For two models this must be the pair of this chapter.
-
 
 # %% tags=["exercise"]
 def community(z, targets, weight=1.0):
