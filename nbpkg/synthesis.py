@@ -116,4 +116,6 @@ def _sentence(statement: str) -> str:
     """A claim within a sentence: no full stop, no capital unless it belongs to the word."""
     text = statement.strip().rstrip(".")
     first = text.split()[0]
-    return text[0].lower() + text[1:] if first.istitle() or len(first) == 1 else text
+    # Names such as HELP or K1 keep their capitals.
+    plain = first.istitle() and not any(c.isdigit() for c in first)
+    return text[0].lower() + text[1:] if plain else text

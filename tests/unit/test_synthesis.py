@@ -46,6 +46,7 @@ def test_only_chapters_on_papers_are_chosen():
     [
         ("It ranks better.", "it ranks better"), ("A cell is good", "a cell is good"),
         ("HELP ranks", "HELP ranks"), ("ANIL: better", "ANIL: better"), ("guided samples", "guided samples"),
+        ("K1, scarce text", "K1, scarce text"), ("Repeated text: better", "repeated text: better"),
     ],
 )  # fmt: skip
 def test_statements_within_a_sentence(said, within):
