@@ -89,11 +89,11 @@ def counts() -> str:
     """A table: how often each verdict falls on each question, over all chapters."""
     found = answers()
     shown = [v for v in VERDICTS if any(c.verdict == v for _, parts in found for part in parts for c in part)]
-    rows = ["| Question | " + " | ".join(verdict.capitalize() for verdict in shown) + " |"]
-    rows.append("|---|" + "--:|" * len(shown))
-    for number, question in enumerate(QUESTIONS):
-        verdicts = [claim.verdict for _, parts in found for claim in parts[number]]
-        rows.append(f"| {question} | " + " | ".join(str(verdicts.count(verdict)) for verdict in shown) + " |")
+    rows = ["| Verdict | " + " | ".join(QUESTIONS) + " |", "|---|" + "--:|" * len(QUESTIONS)]
+    asked = [[claim.verdict for _, parts in found for claim in parts[i]] for i in range(len(QUESTIONS))]
+    for verdict in shown:
+        counted = " | ".join(str(verdicts.count(verdict)) for verdicts in asked)
+        rows.append(f"| {verdict.capitalize()} | {counted} |")
     return "\n".join(rows)
 
 
