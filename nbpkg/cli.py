@@ -69,7 +69,9 @@ def run(
     names: Chapters = None,
     profile: Profile = "smoke",
     seeds: Annotated[str, typer.Option(help="Training seeds, as in 0,1,2.")] = "0",
-    jobs: Annotated[int | None, typer.Option(help="Executions at once; default: usable cores.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Executions at once; default: usable cores / NBPKG_THREADS.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     script: Annotated[
         bool, typer.Option("--script", help="Run the twins as scripts: a record only.")

@@ -40,18 +40,20 @@ def device_name(device) -> str:
     return f"cpu ({name})"
 
 
-def set_threads() -> int:
-    """Sets torch's threads to `$NBPKG_THREADS`, or 1, and returns it.
-
-    Raises NbpkgError for what is no number of threads.
-    """
-    import torch
-
+def threads() -> int:
+    """The threads of one execution: `$NBPKG_THREADS`, or 1. Raises NbpkgError for what is no such number."""
     text = os.environ.get("NBPKG_THREADS") or "1"
     if not (text.isascii() and text.isdecimal() and int(text) >= 1):
         raise NbpkgError(f"NBPKG_THREADS={text} is not a number of threads")
-    torch.set_num_threads(int(text))
     return int(text)
+
+
+def set_threads() -> int:
+    """Sets torch's threads to `threads()` and returns their number."""
+    import torch
+
+    torch.set_num_threads(threads())
+    return threads()
 
 
 def peak_memory_mb() -> float:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nbpkg import chapters, notebook, runner_jobs
+from nbpkg import chapters, machine, notebook, runner_jobs
 from nbpkg.chapters import Chapter
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import root
@@ -56,8 +56,9 @@ def run(
 ) -> list[Outcome]:
     """Run the chapters called `names` (all that are written when empty) and leave their results under runs/.
 
-    `jobs` executions go on at once (None: the number of usable cores). With several seeds and jobs each seed
-    is first run alone to fill the memo store. `cell_timeout` is in seconds. A failed chapter stops no other.
+    `jobs` executions go on at once (None: as many as the usable cores carry with `$NBPKG_THREADS` each).
+    With several seeds and jobs each seed is first run alone to fill the memo store. `cell_timeout` is in
+    seconds. A failed chapter stops no other.
     Raises NbpkgError for an unknown chapter, profile, device or seed list, or a wrong parameters cell.
     KeyboardInterrupt (also on SIGTERM) ends every process first and leaves no half-written file.
     """
@@ -67,7 +68,8 @@ def run(
         raise NbpkgError("no chapter is written yet: notebooks/src/ holds no twin")
     for chapter in wanted:
         check_parameters(chapter)
-    jobs = jobs or usable_cores()
+    if jobs is None:
+        jobs = max(1, usable_cores() // machine.threads())
     if jobs < 1:
         raise NbpkgError(f"--jobs must be at least 1, not {jobs}")
     _remove_abandoned(profile)
@@ -99,7 +101,7 @@ class _Work:
     keys: dict = field(default_factory=dict)
     waiting: deque[Job] = field(default_factory=deque)
     left: int = 0  # warm runs that have not finished
-    started: float = field(default_factory=time.monotonic)
+    started: float | None = None  # when its first job began, not when it was planned
     earlier: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -135,6 +137,7 @@ def _loop(work: deque[_Work], jobs: int, outcomes: dict[str, Outcome], echo) -> 
                     # Taken now, not when the run was planned: a chapter may be edited while it waits.
                     item.keys = runner_jobs.keys(item.chapter, item.profile, item.seeds, item.device)
                     job.start()
+                    item.started = item.started or job.started
             time.sleep(0.1)
             for entry in list(running):
                 item, job, reporter = entry

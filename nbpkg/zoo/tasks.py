@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -162,16 +164,26 @@ def sample_tasks(
 ) -> list[Task]:
     """n tasks of `ways` classes each, drawn from `classes`; `sizes` are Task's n_train, resolution and so on.
 
-    The i-th task is the same whatever n is. Raises NbpkgError when there are fewer classes than ways.
+    No two tasks have the same classes: a draw that repeats an earlier one, in whatever order, is passed over.
+    The i-th task is the same whatever n is; its name ends in the number of its draw. Raises NbpkgError when
+    there are fewer classes than ways, or fewer sets of classes than tasks.
     """
     pool = sorted(set(classes))
     if len(pool) < ways:
         raise NbpkgError(f"{source}: {len(pool)} classes for role {role}, tasks need {ways}")
-    tasks = []
-    for i in range(n):
-        drawn = np.random.default_rng([seed, i]).permutation(pool)[:ways]
-        tasks.append(Task(f"{source}-{role}-{i:03d}", source, tuple(drawn.tolist()), role, seed, **sizes))
-    return tasks
+    if n > (sets := math.comb(len(pool), ways)):
+        raise NbpkgError(
+            f"{source}: {n} different tasks of {ways} classes for role {role}, "
+            f"but {len(pool)} classes make only {sets}"
+        )
+    tasks: dict[frozenset[int], Task] = {}
+    for i in itertools.count():
+        if len(tasks) == n:
+            return list(tasks.values())
+        drawn = np.random.default_rng([seed, i]).permutation(pool)[:ways].tolist()
+        if frozenset(drawn) not in tasks:
+            name = f"{source}-{role}-{i:03d}"
+            tasks[frozenset(drawn)] = Task(name, source, tuple(drawn), role, seed, **sizes)
 
 
 @dataclass(frozen=True)

@@ -479,7 +479,7 @@ def scores_of(predictor, sets, cells):
 # We trained one of our own: a *task* is a ten-way problem with forty training images a class at 16 by 16 pixels, cut from Tiny-ImageNet or CIFAR-100, and for each task twelve cells, drawn anew, were trained from scratch.
 # Classes of the meta-training tasks are in no validation or test task, and four sources are in no other task at all.
 # The accuracies are [shipped as a table](../book/data.md); `nbpkg zoo build cells` trains them again.
-# (`smoke` trains a small one on three-way tasks of digits while it runs.)
+# (`smoke` trains a small one on two-way tasks of digits while it runs.)
 # How well a cell did is judged on two splits of 200 images each that no training saw.
 
 # %% tags=["method"]

@@ -491,7 +491,7 @@ def train_students(seed, task, teacher, archs, epochs, rate, batch, init="first"
 def collect(profile, smoke_tasks=(2, 1, 3)):
     """The tasks: ten-way, of CIFAR-100 for meta-training and validation; five other sources are unseen.
 
-    At smoke: three-way tasks of digits.
+    At smoke: two-way tasks of digits.
     """
     if profile == "smoke":
         return recipes.collection("smoke", smoke_tasks)

@@ -84,6 +84,34 @@ def test_a_script_knows_its_own_source_and_main(book):
     assert outcome.status == "done", outcome.error
 
 
+@pytest.mark.parametrize(("threads", "at_once"), [(None, 4), ("1", 4), ("2", 2), ("3", 1), ("9", 1)])
+def test_executions_and_their_threads_share_the_cores(book, monkeypatch, threads, at_once):
+    monkeypatch.setattr(runner, "usable_cores", lambda: 4)
+    monkeypatch.delenv("NBPKG_THREADS", raising=False)
+    if threads:
+        monkeypatch.setenv("NBPKG_THREADS", threads)
+    given = []
+
+    def loop(work, jobs, outcomes, echo):
+        given.append(jobs)
+        outcomes["03_help"] = None
+
+    monkeypatch.setattr(runner, "_loop", loop)
+    run("help")
+    assert given == [at_once]
+
+
+def test_a_chapters_seconds_count_from_its_own_first_job(book):
+    book.write("05_tans")
+    begun = time.monotonic()
+    first, second = run("help", "tans", jobs=1, script=True)[0]
+    # Counted from when the run was planned, the second's would hold the first's as well.
+    assert first.seconds + second.seconds <= time.monotonic() - begun
+    assert book.state("05_tans")["seconds"] == second.seconds
+    (again,), lines = run("tans", script=True)
+    assert again.seconds == second.seconds and runner_progress.clock(second.seconds) in lines[0]
+
+
 def test_a_failed_chapter_keeps_its_traceback_and_stops_no_other(book):
     book.write("05_tans")
     assert [o.status for o in run("help", "tans", script=True)[0]] == ["done", "done"]
@@ -256,6 +284,7 @@ def test_a_chapter_needs_one_parameters_cell(book):
         {"seeds": [-1]},
         {"seeds": [True]},
         {"jobs": -1},
+        {"jobs": 0},
     ],
 )
 def test_options_out_of_range_are_one_line(book, options):

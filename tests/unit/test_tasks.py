@@ -1,5 +1,6 @@
 """Tasks cut from image sets: what they hold, what they never share, and what is refused."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -94,6 +95,20 @@ def test_sampled_tasks_use_their_roles_classes_and_do_not_depend_on_how_many_the
     assert few == many[:2]
     assert {label for one in many for label in one.classes} <= set(range(6))
     assert len({one.classes for one in many}) > 1
+
+
+@given(st.data(), st.integers(2, 6), st.integers(0, 99))
+def test_no_two_sampled_tasks_have_the_same_classes(data, size, seed):
+    ways = data.draw(st.integers(2, size))
+    there = math.comb(size, ways)
+    made = sample_tasks("digits", "train", there, range(size), ways, seed)
+    assert len({frozenset(one.classes) for one in made}) == len({one.name for one in made}) == there
+    # A task is called by the draw that made it, so passing one over renames none.
+    for one in made:
+        draw = np.random.default_rng([seed, int(one.name[-3:])])
+        assert one.classes == tuple(draw.permutation(range(size))[:ways])
+    with pytest.raises(NbpkgError, match=f"{there + 1} different tasks .* make only {there}"):
+        sample_tasks("digits", "train", there + 1, range(size), ways, seed)
 
 
 def test_a_class_cannot_serve_two_roles():

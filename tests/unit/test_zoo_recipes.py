@@ -1,13 +1,16 @@
 """What the zoos hold, that they are built once, and that their tables come back as they were."""
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from public import needs
 
 from nbpkg.cli import main
+from nbpkg.data import images
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs, digits, space
 from nbpkg.zoo import recipes, tables
@@ -36,6 +39,29 @@ def test_smoke_zoos_are_small_named_and_disjoint(name):
     assert {job.task for job in jobs} <= set(tasks.tasks)
     assert classes(tasks.train).isdisjoint(classes(tasks.test))
     assert recipes.ZOOS[name].parts("smoke") == (tasks, parts)
+
+
+@pytest.mark.parametrize("sizes", [None, (6, 3, 3)])
+def test_no_two_smoke_tasks_of_a_role_are_the_same(sizes):
+    tasks = recipes.collection("smoke", sizes)
+    for role in (tasks.train, tasks.valid, tasks.test):
+        assert len({frozenset(task.classes) for task in role}) == len(role)
+
+
+# SHA-256 of the collections' JSON when the first edition was published.
+STANDARD = {
+    None: "b4643882fe7ca2665d54921be03c31a2da5a442ec5bc307389c25d8db2081c91",
+    (40, 4, 8): "6b812255e0cc337d0bffb26195b0846deacaf2519a3dd8c4d72c1b1c20372921",
+    (18, 3, 3): "b855390e2d6abfefa4637d0867850f185d5d19de280bbb545ad8b8eda05ae948",
+}
+
+
+@pytest.mark.parametrize("sizes", STANDARD)
+def test_the_tasks_of_published_runs_are_what_they_were(sizes, monkeypatch):
+    sources = {"tiny-imagenet": 200, "cifar100": 100}
+    monkeypatch.setattr(images, "load", lambda name: SimpleNamespace(class_names=range(sources[name])))
+    text = recipes.collection("standard", sizes).to_json()
+    assert hashlib.sha256(text.encode()).hexdigest() == STANDARD[sizes]
 
 
 def test_the_embedded_benchmark_trains_every_function_once_a_seed():
