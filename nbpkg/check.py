@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbpkg import chapters, hygiene, notebook, scoreboard
+from nbpkg import chapters, hygiene, moved, notebook, scoreboard
 from nbpkg.chapters import Chapter
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import root
@@ -78,7 +78,7 @@ def published_problems(chapter: Chapter, published) -> Iterator[str]:
         for path in sorted((root() / "results").glob(f"*/{chapter.name}.json")):
             yield f"results/{path.parent.name}/ has a record but the notebook no published outputs"
         return
-    if said["source_sha256"] != chapters.code_sha256(chapter.name):
+    if said["source_sha256"] != chapters.code_sha256(chapter.name) and not _only_moved(chapter, said):
         yield f"the code has changed since the outputs were made: run at {said['profile']} and publish again"
     path = root() / "results" / said["profile"] / f"{chapter.name}.json"
     if not path.is_file():
@@ -90,12 +90,19 @@ def published_problems(chapter: Chapter, published) -> Iterator[str]:
             yield f"the notebook's outputs and results/{said['profile']}/ disagree on {field}: publish again"
 
 
+def _only_moved(chapter: Chapter, said: dict) -> bool:
+    return moved.covers(chapter.name, said["source_sha256"], chapters.code_sha256(chapter.name))
+
+
 def chapter_remarks(chapter: Chapter) -> list[str]:
     """What may stand but should be looked at."""
     try:
         lines = hygiene.sentence_faults(chapters.cells(chapter.name))
+        published = notebook.read(chapter.notebook).metadata.get("nbpkg")
     except NbpkgError:
         return []
+    if published and _only_moved(chapter, published):
+        lines.append("code has moved since the run; its smoke numbers are equal")
     if not any((root() / "results").glob(f"*/{chapter.name}.json")):
         lines.append("not published yet")
     return lines

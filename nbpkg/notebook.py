@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from nbpkg import chapters
+from nbpkg import chapters, moved
 from nbpkg.chapters import Chapter
 from nbpkg.errors import NbpkgError
 
@@ -136,13 +136,15 @@ def text_of(notebook) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
-def with_outputs(twin, executed):
+def with_outputs(twin, executed, only_moved: bool = False):
     """The twin's notebook with the outputs of an executed one; execution counts run from 1 without gaps.
 
-    Raises NbpkgError when the code cells of the two differ: the outputs would stand under other code.
+    Raises NbpkgError when the code cells of the two differ, or with `only_moved` their number: the outputs
+    would stand under other code.
     """
     ours, theirs = code_cells(twin), code_cells(executed)
-    if [cell.source.strip() for cell in ours] != [cell.source.strip() for cell in theirs]:
+    same = [cell.source.strip() for cell in ours] == [cell.source.strip() for cell in theirs]
+    if not (same or (only_moved and len(ours) == len(theirs))):
         raise NbpkgError("the code cells have changed since the run")
     count = 0
     for mine, run in zip(ours, theirs, strict=True):
@@ -161,7 +163,7 @@ def with_outputs(twin, executed):
 def sync(chapter: Chapter, prefer: str | None = None) -> tuple[str, bool]:
     """Bring a chapter's notebook up to its twin; returns what was done, and whether it is in step now.
 
-    Outputs stay where no code cell changed and are cleared otherwise.
+    Outputs stay where no code cell changed or code has only moved (`nbpkg.moved`), and are cleared otherwise.
     A notebook whose own text was edited is left alone unless `prefer` is "twin" or "notebook";
     "notebook" writes the twin from it.
     """
@@ -185,8 +187,9 @@ def sync(chapter: Chapter, prefer: str | None = None) -> tuple[str, bool]:
         return "wrote the twin from the notebook", True
     if not differences(twin, old) and old.metadata.get(SYNCED) == fingerprint(twin):
         return "in step", True
-    kept = code_sha256(old) == code_sha256(twin)
-    new = with_outputs(twin, old) if kept else twin
+    run = old.metadata.get("nbpkg", {}).get("source_sha256")
+    kept = code_sha256(old) == code_sha256(twin) or moved.covers(chapter.name, run, code_sha256(twin))
+    new = with_outputs(twin, old, only_moved=True) if kept else twin
     if kept and "nbpkg" in old.metadata:
         new.metadata["nbpkg"] = old.metadata["nbpkg"]
     had = any(cell.outputs for cell in code_cells(old))

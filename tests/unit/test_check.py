@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from books import finished_run
 
-from nbpkg import chapters, hygiene, notebook, publish
+from nbpkg import chapters, hygiene, moved, notebook, publish
 from nbpkg.check import check, text_files
 
 SLASH = "/"
@@ -81,6 +81,25 @@ def test_what_came_apart_is_named(published, change, words):
     problems, _ = check()
     assert any(words in line for line in problems), problems
     assert not any("\n" in line for line in problems)
+
+
+def test_code_that_only_moved_is_a_remark_and_keeps_its_outputs(published):
+    chapter, run = chapters.get("help"), chapters.code_sha256("help")
+    published.edit("add(3)", "add(x=3)")
+    entry = {"run": run, "now": chapters.code_sha256("help"), "metrics": 1}
+    moved.path().write_text(json.dumps({chapter.name: entry}))
+    notebook.sync(chapter)
+    assert notebook.read(chapter.notebook).metadata["nbpkg"]["source_sha256"] == run
+    assert check() == ([], ["03_help: code has moved since the run; its smoke numbers are equal"])
+    # The evidence is of that change alone.
+    for field in ("run", "now"):
+        moved.path().write_text(json.dumps({chapter.name: {**entry, field: "0" * 64}}))
+        assert any("has changed since" in line for line in check()[0])
+    published.edit("add(x=3)", "add(x=4)")
+    moved.path().write_text(json.dumps({chapter.name: entry}))
+    assert any("has changed since" in line for line in check()[0])
+    notebook.sync(chapter)
+    assert "nbpkg" not in notebook.read(chapter.notebook).metadata
 
 
 def test_a_stale_scoreboard_is_found(published):

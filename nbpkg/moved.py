@@ -1,0 +1,30 @@
+"""Code that has moved since a published run, and what shows that it still measures the same.
+
+A chapter's published outputs belong to the code that made them. Where the package is rearranged, calls in a
+chapter change their form and nothing else. `results/moved.json` names such changes with their evidence: by
+chapter the hash of the code that was run ("run"), that of the code now ("now"), and how many smoke metrics
+of the two are equal to the last bit ("metrics"). `tests/references.py --same-as` writes it, from records.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nbpkg.paths import root
+
+
+def path() -> Path:
+    """Where the entries stand; there need not be such a file."""
+    return root() / "results" / "moved.json"
+
+
+def entries() -> dict[str, dict]:
+    """The entries by chapter."""
+    return json.loads(path().read_text(encoding="utf-8")) if path().is_file() else {}
+
+
+def covers(chapter: str, run: str, now: str) -> bool:
+    """Whether the code of a chapter has only moved between the hashes `run` and `now`."""
+    entry = entries().get(chapter, {})
+    return (entry.get("run"), entry.get("now")) == (run, now)
