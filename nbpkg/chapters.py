@@ -18,7 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from nbpkg.errors import NbpkgError
-from nbpkg.paths import root
+from nbpkg.paths import package, root
 from nbpkg.record import PROFILES  # noqa: F401  (part of what a run is named by)
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -234,17 +234,25 @@ def code_sha256(name: str) -> str:
     return hash_sources([cell.source for cell in cells(name) if cell.kind == "code"])
 
 
+def hashed_files() -> list[str]:
+    """The files of `nbpkg` that a chapter's numbers can depend on: sources and small tables, sorted, relative
+    to the package's folder.
+    """
+    names = [path.relative_to(package()).as_posix() for path in package().rglob("*") if path.is_file()]
+    return [
+        name
+        for name in sorted(names)
+        if "__pycache__" not in name
+        and not name.rpartition("/")[2].startswith(".")
+        and not any(fnmatch(name, pattern) for pattern in TOOLING)
+    ]
+
+
 def package_sha256() -> str:
-    """The hash of the sources and small tables of `nbpkg` that a chapter's numbers can depend on."""
-    home = Path(__file__).parent
+    """The hash of `hashed_files`, names and contents."""
     digest = hashlib.sha256()
-    for path in sorted(home.rglob("*")):
-        relative = path.relative_to(home).as_posix()
-        if not path.is_file() or "__pycache__" in relative or path.name.startswith("."):
-            continue
-        if any(fnmatch(relative, pattern) for pattern in TOOLING):
-            continue
-        digest.update(relative.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    for name in hashed_files():
+        digest.update(name.encode() + b"\0" + hashlib.sha256((package() / name).read_bytes()).digest())
     return digest.hexdigest()
 
 

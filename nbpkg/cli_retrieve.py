@@ -35,11 +35,10 @@ def make_retrieval_weights(
     out: Annotated[Path | None, typer.Option(help="Where to; default: where `nbpkg retrieve` reads.")] = None,
 ) -> None:
     """Write what `nbpkg retrieve` uses, trained by chapter 05_tans where it is not stored."""
-    from nbpkg import data, retrieve
+    from nbpkg import paths, retrieve
     from nbpkg.cli import say
     from nbpkg.session import Session
 
     made = Session("00_foundations", profile, [seed]).artifact("05_tans", "retrieval")
-    embedded = Path(data.__file__).with_name("embedded") / retrieve.FILE
-    path = retrieve.write_weights(out or embedded, made)
+    path = retrieve.write_weights(out or paths.embedded(retrieve.FILE), made)
     say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")

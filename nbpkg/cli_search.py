@@ -36,10 +36,10 @@ def make_weights(
     out: Annotated[Path | None, typer.Option(help="Where to; default: where `nbpkg search` reads.")] = None,
 ) -> None:
     """Write the weights that `nbpkg search` uses, trained by chapter 02_metad2a where they are not stored."""
-    from nbpkg import data, search
+    from nbpkg import paths, search
     from nbpkg.cli import say
     from nbpkg.session import Session
 
     made = Session("00_foundations", profile, [seed]).artifact("02_metad2a", "search")
-    path = search.write_weights(out or Path(data.__file__).with_name("embedded") / search.FILE, made)
+    path = search.write_weights(out or paths.embedded(search.FILE), made)
     say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")

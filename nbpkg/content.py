@@ -4,9 +4,9 @@ import sys
 from pathlib import Path, PurePath
 from typing import Any
 
-Parts = list[str | bytes]
+from nbpkg import paths
 
-_HOME = Path(__file__).resolve().parent
+Parts = list[str | bytes]
 
 
 def plain(value: Any) -> Parts | None:
@@ -37,11 +37,10 @@ def leaf(value: Any) -> Parts | None:
         return [repr(value)]
     if isinstance(value, PurePath):
         # Where the package is installed is not part of what it does.
-        inside = isinstance(value, Path) and value.is_relative_to(_HOME)
-        return [
-            "package path" if inside else "path",
-            value.relative_to(_HOME).as_posix() if inside else value.as_posix(),
-        ]
+        home = paths.package()
+        if isinstance(value, Path) and value.is_relative_to(home):
+            return ["package path", value.relative_to(home).as_posix()]
+        return ["path", value.as_posix()]
     if top == "numpy":
         return _numpy(value)
     if top == "re" and kind.__name__ == "Pattern":

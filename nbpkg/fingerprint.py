@@ -227,8 +227,8 @@ class _Walk:
     def _class(self, cls: type) -> Parts:
         if foreign(cls.__module__):
             return foreign_name(cls.__module__, cls.__qualname__)
-        if cls.__module__ == "nbpkg.session":
-            return ["session"]
+        if "__memo_name__" in vars(cls):
+            return [cls.__memo_name__]
         parts = ["class", cls.__name__, *map(self.digest, cls.__bases__), self.digest(type(cls))]
         generated = dataclasses.is_dataclass(cls) or issubclass(cls, (tuple, enum.Enum))
         if "__dataclass_params__" in vars(cls):
@@ -270,12 +270,12 @@ class _Walk:
 
     def _object(self, value: Any) -> Parts:
         kind = type(value)
-        if kind.__module__ == "nbpkg.session":
+        if name := getattr(kind, "__memo_name__", ""):
             if self.strict:
                 raise NbpkgError(
-                    "a session cannot be part of a configuration: pass the values that are needed of it"
+                    f"a {name} cannot be part of a configuration: pass the values that are needed of it"
                 )
-            return ["session"]
+            return [name]
         if dataclasses.is_dataclass(value):
             own = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
             return ["dataclass", self.digest(kind), self.digest(own)]

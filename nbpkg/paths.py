@@ -28,12 +28,22 @@ def root() -> Path:
             )
         return folder
     here = Path.cwd().resolve()
-    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+    for folder in (here, *here.parents, package().parent):
         if _is_root(folder):
             return folder
     raise NbpkgError(
         "no repository of the book around the working directory: change into it or set NBPKG_ROOT"
     )
+
+
+def package() -> Path:
+    """The folder of the installed package, absolute: hashes and memo keys name its files relative to it."""
+    return Path(__file__).resolve().parent
+
+
+def embedded(name: str) -> Path:
+    """Where a table called `name` that is shipped with the package lies; it need not exist."""
+    return package() / "data" / "embedded" / name
 
 
 def cache_dir() -> Path:

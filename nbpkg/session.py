@@ -27,6 +27,8 @@ class Session(Notes, Pieces):
     Raises NbpkgError for values outside these, and for cuda where there is none.
     """
 
+    __memo_name__ = "session"  # in memo keys it stands for itself: what it holds is no part of a piece
+
     def __init__(
         self, chapter: str, profile: str = "smoke", seeds: Iterable[int] = (0,), device: str = "auto"
     ):

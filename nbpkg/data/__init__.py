@@ -13,6 +13,7 @@ Importing this package loads neither numpy nor torch: readers are imported when 
 import importlib
 from pathlib import Path
 
+from nbpkg import paths
 from nbpkg.data import registry
 from nbpkg.data.registry import DataFile, DataSet
 from nbpkg.data.store import FileStatus, available, cli_rows, path, verify
@@ -65,9 +66,7 @@ def embedded(name: str) -> Path:
 
     Raises NbpkgError when the package holds no such file.
     """
-    from importlib.resources import files
-
-    found = Path(str(files("nbpkg.data") / "embedded" / name))
+    found = paths.embedded(name)
     if Path(name).name != name or not found.is_file():
         raise NbpkgError(f"embedded table {name!r}: not in this installation of nbpkg; reinstall it")
     return found

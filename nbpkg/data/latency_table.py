@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from nbpkg import paths
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import space
 
-EMBEDDED = Path(__file__).with_name("embedded") / "latency.csv"
+EMBEDDED = paths.embedded("latency.csv")
 
 
 def summarise(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

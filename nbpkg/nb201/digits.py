@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nbpkg import paths
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs, space
 from nbpkg.nb201.table import Table, build
@@ -121,9 +122,7 @@ def load(path: str | Path | None = None) -> Benchmark:
 
 def default() -> Path:
     """Where the table lies that nbpkg ships."""
-    from nbpkg import data
-
-    return Path(data.__file__).with_name("embedded") / FILE
+    return paths.embedded(FILE)
 
 
 def _read(path: Path):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nbpkg import machine
+from nbpkg import machine, paths
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import digits, space
 from nbpkg.record import PROFILES
@@ -199,9 +199,7 @@ def find(name: str) -> Zoo:
 
 def committed(name: str, profile: str) -> Path:
     """Where the table of a zoo would be committed; there need not be one."""
-    from nbpkg import data
-
-    return Path(data.__file__).with_name("embedded") / f"zoo-{find(name).name}-{profile}.parquet"
+    return paths.embedded(f"zoo-{find(name).name}-{profile}.parquet")
 
 
 def state(name: str, profile: str) -> list[str]:
