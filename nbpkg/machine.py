@@ -40,6 +40,13 @@ def device_name(device) -> str:
     return f"cpu ({name})"
 
 
+def usable_cpus() -> list[int]:
+    """Numbers of the processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def threads() -> int:
     """The threads of one execution: `$NBPKG_THREADS`, or 1. Raises NbpkgError for what is no such number."""
     text = os.environ.get("NBPKG_THREADS") or "1"

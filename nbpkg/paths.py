@@ -1,6 +1,10 @@
 """Where the project and its cache lie."""
 
+import contextlib
+import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from nbpkg.errors import NbpkgError
@@ -69,3 +73,37 @@ def relative(path: str | Path) -> str:
         return path.relative_to(root()).as_posix()
     except (NbpkgError, ValueError):
         return path.name
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to, which takes its place when the block ends well.
+
+    Whoever reads meets the old file or the whole new one; after an error nothing is left. Missing folders are
+    made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file; empty when the file is absent or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}

@@ -30,7 +30,7 @@ import os
 from dataclasses import dataclass
 
 from nbpkg import chapters
-from nbpkg.record import Claim, Metric, Record
+from nbpkg.report.record import Claim, Metric, Record
 """
 
 METHOD = """\
@@ -103,11 +103,12 @@ def finished_run(
     """Lay down what a finished run leaves: `outputs` by the code cell's number, `record` replaces fields."""
     import nbformat
 
-    from nbpkg import chapters, notebook, runner_jobs
-    from nbpkg.record import Claim, Metric, Record
+    from nbpkg import chapters
+    from nbpkg.book import notebook
+    from nbpkg.report.record import Claim, Metric, Record
 
     chapter = chapters.get(name)
-    keys = runner_jobs.keys(chapter, profile, [0, 1, 2], "auto")
+    keys = chapters.keys(chapter, profile, [0, 1, 2], "auto")
     executed = notebook.from_twin(chapter)
     for number, cell in enumerate(notebook.code_cells(executed)):
         cell.execution_count = number + 2  # the injected cell took a number
@@ -115,7 +116,7 @@ def finished_run(
     injected = nbformat.v4.new_code_cell('PROFILE = "standard"', metadata={"tags": [notebook.INJECTED]})
     executed.cells.insert(2, injected)
     executed.metadata["papermill"] = {"input_path": "input.ipynb"}
-    folder = runner_jobs.runs_dir(profile)
+    folder = chapters.runs_dir(profile)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.ipynb").write_text(notebook.text_of(executed))
     fields = {
@@ -145,7 +146,7 @@ def finished_run(
         "profile": profile,
         "seeds": [0, 1, 2],
         "seconds": 90.0,
-        "record_sha256": runner_jobs.file_sha256(path),
+        "record_sha256": chapters.file_sha256(path),
         **keys,
     }
     (folder / f"{name}.state.json").write_text(json.dumps(state))

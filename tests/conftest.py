@@ -19,7 +19,7 @@ def book(tmp_path, monkeypatch) -> Book:
 @pytest.fixture
 def published(book):
     """The book with 03_help published at standard; `finished_run` stands in for the execution."""
-    from nbpkg import publish
+    from nbpkg.book import publish
 
     finished_run(book)
     publish.publish(["03_help"])

@@ -5,7 +5,7 @@ import textwrap
 import types
 from itertools import count
 
-from nbpkg.fingerprint import fingerprint
+from nbpkg.memo.fingerprint import fingerprint
 
 _NUMBERS = count()
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from nbpkg import stats
+from nbpkg.report import stats
 
 RATE = 0.1
 TABLE = {"a": [1, 2], "b": (3.0, None)}

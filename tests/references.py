@@ -202,7 +202,6 @@ def text_of(reference: dict) -> str:
 def measure(chapters: Iterable[str]) -> None:
     """Run the chapters under every setting, as scripts with a cache of their own; what is there is kept."""
     from nbpkg import machine
-    from nbpkg.runner_checks import usable_cores
 
     for setting, variables in SETTINGS.items():
         folder = records_folder() / setting
@@ -212,7 +211,7 @@ def measure(chapters: Iterable[str]) -> None:
             given["PYTHONPATH"] += os.pathsep + os.environ["PYTHONPATH"]
         with (
             unittest.mock.patch.dict(os.environ, given),
-            ThreadPoolExecutor(max(1, usable_cores() // machine.threads())) as pool,
+            ThreadPoolExecutor(max(1, len(machine.usable_cpus()) // machine.threads())) as pool,
         ):
             for name, seconds in pool.map(_run, left, [folder] * len(left)):
                 print(f"{setting}: {name} in {seconds:.0f} s", flush=True)
@@ -220,7 +219,7 @@ def measure(chapters: Iterable[str]) -> None:
 
 def records_folder() -> Path:
     """Where the records of the settings lie."""
-    from nbpkg.runner_jobs import runs_dir
+    from nbpkg.chapters import runs_dir
 
     return runs_dir("spread")
 
@@ -239,11 +238,11 @@ def _run(chapter: str, folder: Path) -> tuple[str, float]:
     import shutil
 
     from nbpkg import chapters
-    from nbpkg.runner_jobs import Job
+    from nbpkg.runner.execution import Execution
 
     scratch = folder / f"{chapter}.work"
     shutil.rmtree(scratch, ignore_errors=True)
-    job = Job(chapters.get(chapter), "smoke", [0], "cpu", True, scratch)
+    job = Execution(chapters.get(chapter), "smoke", [0], "cpu", True, scratch)
     job.start()
     job.process.wait()
     result = job.result()
@@ -293,8 +292,9 @@ def unequal(before: dict, after: dict, ignored: list[dict]) -> list[str]:
 
 def same_as(folder: Path, chapters_: Iterable[str]) -> int:
     """Compare runs/smoke with the records in `folder`; returns how many chapters differ."""
-    from nbpkg import chapters, moved, notebook
-    from nbpkg.runner_jobs import runs_dir
+    from nbpkg import chapters, paths
+    from nbpkg.book import moved, notebook
+    from nbpkg.chapters import runs_dir
 
     entries, failed = moved.entries(), 0
     for name in chapters_:
@@ -313,7 +313,7 @@ def same_as(folder: Path, chapters_: Iterable[str]) -> int:
         known = {run, entries.get(name, {}).get("now") if entries.get(name, {}).get("run") == run else run}
         if run != after["source_sha256"] and not different and before["source_sha256"] in known:
             entries[name] = {"run": run, "now": after["source_sha256"], "metrics": equal}
-    notebook.atomic_write(moved.path(), json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
+    paths.write_text(moved.path(), json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
     return failed
 
 

@@ -6,7 +6,7 @@ The picture has its own light ground, so that it reads the same on a light and o
 from pathlib import Path
 
 from nbpkg import chapters
-from nbpkg.plots import GROUND, INK, MUTED, PALETTE
+from nbpkg.report.plots import GROUND, INK, MUTED, PALETTE
 
 HERE = Path(__file__).resolve().parent
 WIDTH, TOP, ROW, GAP = 720, 96, 38, 22

@@ -5,38 +5,22 @@
     data.fetch("help-nasbench201")                      download a set into the cache
     data.verify("help-nasbench201")                     state of each file
     data.embedded("latency.csv")                        a table shipped inside the package
-    data.read_torch_list(path, length=15_625)           checked readers of foreign files
 
-Importing this package loads neither numpy nor torch: readers are imported when first used.
+Readers of foreign files are in `nbpkg.data.read`. Importing this face loads neither numpy nor torch.
 """
 
-import importlib
 from pathlib import Path
 
 from nbpkg import paths
-from nbpkg.data import registry
+from nbpkg.data import download, registry
 from nbpkg.data.registry import DataFile, DataSet
 from nbpkg.data.store import FileStatus, available, cli_rows, path, verify
 from nbpkg.errors import NbpkgError
 
-_READERS = (
-    "read_arch_index", "read_fbnet_metainfo", "read_metad2a", "read_torch", "read_torch_dict",
-    "read_torch_indices", "read_torch_list", "read_torch_rows", "read_torch_tensor",
-)  # fmt: skip
-_MODULES = ("latency", "measure", "read")
-
 __all__ = [
     "DataFile", "DataSet", "FileStatus", "available", "cli_rows", "digest", "embedded", "fetch", "path",
-    "sets", "verify", *_READERS,
+    "sets", "verify",
 ]  # fmt: skip
-
-
-def __getattr__(name: str):
-    if name in _READERS:
-        return getattr(importlib.import_module("nbpkg.data.read"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"nbpkg.data.{name}")
-    raise AttributeError(f"module 'nbpkg.data' has no attribute {name!r}")
 
 
 def sets() -> list[DataSet]:
@@ -56,9 +40,7 @@ def fetch(name: str, offline: bool | None = None) -> list[Path]:
     cache lacks is downloaded, with the licence printed first. `offline` (default: `NBPKG_OFFLINE`) forbids
     any download. Raises NbpkgError when a file cannot be had, naming it; nothing is left at its place then.
     """
-    from nbpkg.data.download import fetch_set
-
-    return fetch_set(registry.get(name), offline=offline)
+    return download.fetch_set(registry.get(name), offline=offline)
 
 
 def embedded(name: str) -> Path:

@@ -1,7 +1,7 @@
 """Recompute the sizes and checksums in `registry.toml` from a folder that holds the files.
 
-    python -m nbpkg.data.pin FOLDER            # rewrite the `files` tables of every set
-    python -m nbpkg.data.pin FOLDER --check    # change nothing, exit 1 when a line would change
+    nbpkg data pin FOLDER            # rewrite the `files` tables of every set
+    nbpkg data pin FOLDER --check    # change nothing, exit 1 when a line would change
 
 For maintainers, after editing the registry. To add a file, write its line with any size and a checksum of
 zeros under `[<set>.files]` and run this; FOLDER is laid out by local paths
@@ -10,16 +10,14 @@ lacks is an error: nothing is written then. Sets with a line `checksums` have th
 are left as they stand.
 """
 
-import argparse
 import hashlib
-import os
 import re
-import sys
 import tomllib
 from pathlib import Path
 
 from nbpkg.data.registry import REGISTRY
 from nbpkg.errors import NbpkgError
+from nbpkg.paths import write_text
 
 _HEADER = re.compile(r"^\[(?P<name>[^\]]+)\]\s*$")
 _LINE = re.compile(r'^"(?P<path>[^"]+)"\s*=\s*\{.*\}\s*$')
@@ -51,29 +49,13 @@ def pinned(text: str, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m nbpkg.data.pin", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="folder that holds the files under their local paths")
-    parser.add_argument("--check", action="store_true", help="only tell whether the registry would change")
-    parser.add_argument(
-        "--registry", type=Path, default=REGISTRY, help="registry file (default: the package's)"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        old = options.registry.read_text(encoding="utf-8")
-        new = pinned(old, options.folder)
-    except NbpkgError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    changed = sum(a != b for a, b in zip(old.splitlines(), new.splitlines(), strict=True))
-    if changed and not options.check:
-        temporary = options.registry.with_name(options.registry.name + ".new")
-        temporary.write_text(new, encoding="utf-8")
-        os.replace(temporary, options.registry)
-    print(f"{changed} of the registry's lines {'differ' if options.check else 'updated'}")
-    return int(bool(changed) and options.check)
+def pin(folder: Path, registry: Path = REGISTRY, write: bool = True) -> int:
+    """Bring the registry up to the files in `folder`, or with `write` false only compare.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Returns how many of its lines differ. Raises NbpkgError as `pinned` does; nothing is written then.
+    """
+    old = registry.read_text(encoding="utf-8")
+    new = pinned(old, folder)
+    if write and new != old:
+        write_text(registry, new)
+    return sum(a != b for a, b in zip(old.splitlines(), new.splitlines(), strict=True))

@@ -144,32 +144,6 @@ def _rows(path, rows, shape, low, high) -> np.ndarray:
     return flat.reshape(found)
 
 
-def read_torch_tensor(path: str | Path, shape=None, dtype=None, low=None, high=None):
-    """A torch file holding one dense tensor, returned as it is.
-
-    `shape` (a tuple, None for a free dimension), `dtype` and the inclusive bounds are checked when given;
-    floating values must be finite. Raises NbpkgError naming the file.
-    """
-    import torch
-
-    tensor = read_torch(path)
-    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-        _refuse(path, f"holds a {type(tensor).__name__} where a dense tensor is due")
-    found = tuple(tensor.shape)
-    if shape is not None and (
-        len(found) != len(shape)
-        or any(want not in (None, have) for have, want in zip(found, shape, strict=True))
-    ):
-        _refuse(path, f"holds a tensor of shape {found} where {tuple(shape)} is due")
-    if dtype is not None and tensor.dtype != dtype:
-        _refuse(path, f"holds a tensor of {tensor.dtype} where {dtype} is due")
-    if (tensor.is_floating_point() or tensor.is_complex()) and not torch.isfinite(tensor).all():
-        _refuse(path, "holds a value that is not finite")
-    if tensor.numel() and (low is not None or high is not None):
-        _in_range(path, tensor.detach().numpy(), low, high)
-    return tensor
-
-
 def read_torch_dict(path: str | Path, keys: set[str] | None = None, *, numpy_scalars: bool = False) -> dict:
     """A torch file holding a dictionary with text keys; exactly `keys` when given. Values are not checked.
 
@@ -193,30 +167,6 @@ def read_arch_index(path: str | Path, length: int = 15_625) -> dict[str, int]:
     if not np.array_equal(np.sort(indices), np.arange(length)):
         _refuse(path, f"does not number its strings one to one from 0 to {length - 1}")
     return table
-
-
-def read_fbnet_metainfo(path: str | Path, rows: int = 5_000) -> tuple[np.ndarray, tuple[str, ...]]:
-    """HELP's FBNet `metainfo.pt`: int64 operation indices of shape (rows, 22), and the nine names.
-
-    The file names the operation of every layer of every architecture: the two must agree everywhere. Raises
-    NbpkgError naming the file.
-    """
-    archs = read_torch_dict(path, {"dataset", "num_classes", "arch"})["arch"]
-    if type(archs) is not list or not all(
-        type(arch) is dict and set(arch) == {"op_idx_list", "arch_str"} for arch in archs
-    ):
-        _refuse(path, "does not hold a list of architectures")
-    indices = _rows(path, [arch["op_idx_list"] for arch in archs], (rows, FBNET_LAYERS), 0, FBNET_OPS - 1)
-    words = [arch["arch_str"] for arch in archs]
-    if not all(
-        type(row) is list and len(row) == FBNET_LAYERS and set(map(type, row)) == {str} for row in words
-    ):
-        _refuse(path, "does not name the operation of every layer")
-    pairs = dict(zip(indices.ravel().tolist(), chain.from_iterable(words), strict=True))
-    names = tuple(pairs.get(index, "") for index in range(FBNET_OPS))
-    if not all(names) or len(set(names)) != FBNET_OPS or not np.array_equal(np.array(names)[indices], words):
-        _refuse(path, "gives one operation several names")
-    return indices, names
 
 
 def read_metad2a(path: str | Path) -> tuple[float, tuple[str, ...], np.ndarray, np.ndarray]:

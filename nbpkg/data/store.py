@@ -13,6 +13,7 @@ from pathlib import Path
 from nbpkg.data import registry
 from nbpkg.data.registry import DataFile, DataSet
 from nbpkg.errors import NbpkgError
+from nbpkg.paths import cache_dir
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,6 @@ def given_folder() -> Path | None:
 
 def cache_folder() -> Path:
     """The folder that downloads go to; it need not exist yet."""
-    from nbpkg.paths import cache_dir
-
     return cache_dir() / "data"
 
 

@@ -1,7 +1,7 @@
 """From text to tokens: pieces of words learned from the text at hand, and sequences of one length.
 
 Everything that has tokens here counts its special ones first: `[PAD]` 0, `[UNK]` 1, `[CLS]` 2, `[SEP]` 3,
-`[MASK]` 4, in a learned vocabulary as in the generated language (`nbpkg.data.language`).
+`[MASK]` 4, in a learned vocabulary as in the generated language (`nbpkg.data.synthetic.language`).
 """
 
 from __future__ import annotations

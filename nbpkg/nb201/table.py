@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from nbpkg.errors import NbpkgError
-from nbpkg.nb201 import space
+from nbpkg.nb201 import official, space
 
 _ALIASES = {"imagenet": "imagenet16", "imagenet16120": "imagenet16"}
 _ARCH = ("arch", "ArchitectureString")
@@ -143,29 +143,6 @@ class Table:
         raise NbpkgError(f"{self.name} has no {what}; it has: {', '.join(there) or 'none'}")
 
 
-def load(name: str | Path | None = None) -> Table:
-    """The table called ``name``: a registered file ("nb201/nats_bench.csv"), or a path to one's own.
-
-    Files that end in .csv and .parquet are light tables, .pth is the official benchmark. Without a name it
-    is the joined table "nb201/nb201.parquet" where it is at hand, else "nb201/nats_bench.csv", which holds
-    only the test accuracies. Raises NbpkgError when the file is absent, saying how to get it, or cannot be
-    trusted.
-    """
-    from nbpkg import data
-
-    if name is None:
-        name = "nb201/nb201.parquet" if data.available("nb201-joined") else "nb201/nats_bench.csv"
-    path = Path(name)
-    reader = {".csv": read_csv, ".parquet": read_parquet, ".pth": read_official}.get(path.suffix)
-    if reader is None:
-        raise NbpkgError(f"{name}: a table of cells ends in .csv, .parquet or .pth")
-    if path.is_file():
-        return reader(path)
-    if str(name) not in {file.path for known in data.sets() for file in known.files}:
-        raise NbpkgError(f"{name}: there is no such file, and no registered table of this name")
-    return reader(data.path(str(name)))
-
-
 def read_csv(path: str | Path) -> Table:
     """Read a light table with a header; raises NbpkgError that names the file if anything is wrong in it.
 
@@ -201,9 +178,7 @@ def read_official(path: str | Path) -> Table:
     them, and the file of several gigabytes must fit in memory: ``save`` the result and load that. Raises
     NbpkgError that names the file if it is truncated, is no such file, or would have to run code.
     """
-    from nbpkg.nb201.official import read
-
-    return build(Path(path).name, **read(Path(path)))
+    return build(Path(path).name, **official.read(Path(path)))
 
 
 def _light(path: Path, read) -> Table:

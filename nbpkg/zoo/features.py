@@ -31,9 +31,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbpkg import machine, paths, store
+from nbpkg import machine, paths
 from nbpkg.errors import NbpkgError
-from nbpkg.fingerprint import content_hash
+from nbpkg.memo import store
+from nbpkg.memo.fingerprint import content_hash
 from nbpkg.progress import progress
 from nbpkg.zoo.tasks import ROLES, Task
 

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from nbpkg import machine, paths
+from nbpkg.chapters import PROFILES
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import digits, space
-from nbpkg.record import PROFILES
 from nbpkg.zoo import tables
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet, TinySpec

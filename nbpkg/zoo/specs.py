@@ -15,7 +15,7 @@ from torch import nn
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs, space
 from nbpkg.nb201.network import network
-from nbpkg.nets import resnet, tinycnn
+from nbpkg.nets import tinycnn
 
 
 class Spec(Protocol):
@@ -64,28 +64,6 @@ class CellNet:
     def params(self, num_classes: int) -> int:
         counted = costs.costs(space.ops_of(self.cell), self.C, self.N, num_classes, live_only=True)
         return int(counted[0][0])
-
-
-@dataclass(frozen=True, order=True)
-class ResNetSpec:
-    """A network of `nbpkg.nets.resnet`: blocks and channels of each stage."""
-
-    blocks: tuple[int, ...] = (1, 1, 1)
-    widths: tuple[int, ...] = (16, 32, 64)
-
-    def build(self, num_classes: int, seed: int) -> nn.Module:
-        return resnet.resnet(self.blocks, self.widths, num_classes, seed)
-
-    def stack_key(self) -> tuple:
-        return ("resnet", self.blocks, self.widths)
-
-    def floats(self, resolution: int) -> int:
-        stages = zip(self.blocks, self.widths, strict=True)
-        maps = [8 * depth * width / 4**i for i, (depth, width) in enumerate(stages)]
-        return int(resolution**2 * (sum(maps) + 3 * self.widths[0]))
-
-    def params(self, num_classes: int) -> int:
-        return resnet.params(self.blocks, self.widths, num_classes)
 
 
 @dataclass(frozen=True, order=True)

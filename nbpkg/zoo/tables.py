@@ -17,13 +17,13 @@ import numpy as np
 from nbpkg import machine
 from nbpkg.errors import NbpkgError
 from nbpkg.zoo.fit import Recipe
-from nbpkg.zoo.specs import CellNet, ResNetSpec, TinySpec
+from nbpkg.zoo.specs import CellNet, TinySpec
 from nbpkg.zoo.tasks import Collection
 from nbpkg.zoo.train import Job, Trained
 
 FORMAT = 1
 _NUMBERS = ("valid", "test", "valid_loss", "test_loss", "cpu_seconds")
-_SPECS = {kind.__name__: kind for kind in (CellNet, ResNetSpec, TinySpec)}
+_SPECS = {kind.__name__: kind for kind in (CellNet, TinySpec)}
 _LIMIT = 1_000_000
 
 

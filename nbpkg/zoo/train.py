@@ -29,14 +29,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nbpkg import machine, paths, store
+from nbpkg import machine, paths
 from nbpkg.errors import NbpkgError
-from nbpkg.fingerprint import content_hash
+from nbpkg.memo import store
+from nbpkg.memo.fingerprint import content_hash
+from nbpkg.parallel import unordered
 from nbpkg.progress import progress
 from nbpkg.zoo.fit import Recipe, fit
 from nbpkg.zoo.specs import Spec
 from nbpkg.zoo.tasks import Task
-from nbpkg.zoo.workers import unordered
 
 #: Networks of a unit at most, by kind of device: on a CPU more do not gain anything.
 STACK = {"cpu": 16, "cuda": 256}
@@ -260,7 +261,7 @@ def train(
     """Train every job that the cache does not have, and return all results.
 
     weights: keep the trained weights too. workers: processes on this machine, one thread each; cluster: see
-    `nbpkg.zoo.workers.unordered`. device: "auto", "cpu" or "cuda"; on a GPU one worker is enough, since the
+    `nbpkg.parallel.unordered`. device: "auto", "cpu" or "cuda"; on a GPU one worker is enough, since the
     networks of a unit run together. stack, memory_mb: networks of a unit at most, and their memory by the
     specs' estimate; by default `STACK` and `MEMORY_MB` of the device.
 

@@ -56,12 +56,13 @@ import numpy as np
 import torch
 from scipy.special import ndtr, ndtri, stdtrit
 
-from nbpkg import plots, ranking, stats, verdicts
+from nbpkg.report import plots, ranking, stats, verdicts
 from nbpkg.data import images
-from nbpkg.nb201 import costs, digits, space, table
+from nbpkg.data import nb201
+from nbpkg.nb201 import costs, digits, space
 from nbpkg.nb201.network import network
 from nbpkg.session import Session
-from nbpkg.stats import kendall_tau_b
+from nbpkg.report.stats import kendall_tau_b
 from nbpkg.zoo import features, tasks
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet
@@ -110,7 +111,7 @@ def published(name):
 
 NAMES = s.choose(smoke=["digits"], standard=["cifar10", "cifar100", "imagenet16", "digits"])
 if NAMES != ["digits"]:
-    REAL = table.load()
+    REAL = nb201.load()
     s.data_used("nb201-joined")
 BENCHES = [embedded() if name == "digits" else published(name) for name in NAMES]
 MAIN = BENCHES[0]

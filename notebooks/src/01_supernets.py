@@ -63,12 +63,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from nbpkg import data as files
-from nbpkg import plots, ranking, stats, verdicts
+from nbpkg.report import plots, ranking, stats, verdicts
 from nbpkg.data import images as pictures
 from nbpkg.data import latency
-from nbpkg.nb201 import costs, digits, space, table
+from nbpkg.data import nb201
+from nbpkg.nb201 import costs, digits, space
 from nbpkg.session import Session
-from nbpkg.stats import kendall_tau_b
+from nbpkg.report.stats import kendall_tau_b
 from nbpkg.zoo.tasks import Task
 
 # %%
@@ -188,7 +189,7 @@ def quality(score, truth, where):
 BENCH = digits.load()
 TRUTHS = {"digits": BENCH.test.mean(0)}
 if not s.smoke:
-    TABLE = table.load()
+    TABLE = nb201.load()
     TRUTHS = {"cifar10": TABLE.accuracy("cifar10", "test")} | TRUTHS
 GOOD = {"cifar10": 90.0, "digits": float(np.median(TRUTHS["digits"]))}
 WHERE = {name: regions(truth, DEAD, GOOD[name]) for name, truth in TRUTHS.items()}

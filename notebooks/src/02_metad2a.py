@@ -54,18 +54,21 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from nbpkg import chapters, plots, ranking, stats, verdicts
+from nbpkg import chapters
+from nbpkg.report import plots, ranking, stats, verdicts
 from nbpkg import data as files
 from nbpkg.data import images as pictures
 from nbpkg.data import latency
-from nbpkg.nb201 import costs, digits, space, table
+from nbpkg.data import nb201
+from nbpkg.data.read import read_metad2a
+from nbpkg.nb201 import costs, digits, space
 from nbpkg.nets import cellgraphs, seeded
 from nbpkg.nets.dag import GraphEncoder
 from nbpkg.nets.dag_decoder import GraphDecoder, Latent
 from nbpkg.nets.metad2a import Generator, Predictor
 from nbpkg.nets.settransformer import MAB, DatasetEncoder, SetPool
 from nbpkg.session import Session
-from nbpkg.stats import pearson, spearman
+from nbpkg.report.stats import pearson, spearman
 from nbpkg.zoo import features, recipes, train
 from nbpkg.zoo.tasks import Task
 
@@ -96,7 +99,7 @@ if s.smoke:
     TWO = {"digits, first seed": BENCH.test[0], "digits, second seed": BENCH.test[1]}
     LENT = {"digits": BENCH.valid[0]}
 else:
-    TABLE = table.load()
+    TABLE = nb201.load()
     s.data_used("nb201-joined")
     TRUTH = {name: TABLE.accuracy(name, "test") for name in ("cifar10", "cifar100")}
     VALID = {name: TABLE.accuracy(name, "valid") for name in ("cifar10", "cifar100")}
@@ -741,7 +744,7 @@ def forms_of(session, inputs):
 
 
 def make_artifact_search(session):
-    """Both networks and the reduction of features, for `nbpkg.search` and other chapters: `Session.artifact`."""
+    """Both networks and the reduction of features, for `nbpkg.apps.search` and other chapters: `Session.artifact`."""
     tasks, _, cells, _, quality = meta_database(session)
     bank, (mean, basis), extractor = banks(session, tasks)
     generator, predictor = forms_of(session, bank["train"].shape[-1])
@@ -1472,7 +1475,7 @@ if s.smoke:
     s.say("The authors' output is public data: `smoke` leaves this section out.")
 else:
     s.data_used("help-nasbench201")
-    wall, strings, reached, claimed = files.read_metad2a(files.path("help/nasbench201/arch_generated_by_metad2a.txt"))
+    wall, strings, reached, claimed = read_metad2a(files.path("help/nasbench201/arch_generated_by_metad2a.txt"))
     theirs, truth, valid = space.index(space.encode(strings)), TRUTH["cifar100"], VALID["cifar100"]
     claimed = np.asarray(claimed)
     best = theirs[np.argsort(-claimed, kind="stable")[:K]]
@@ -2111,7 +2114,7 @@ for one in s.record().claims:
 s.say("\n".join(f"- **{verdict}**: " + "; ".join(statements) + "." for verdict, statements in by_verdict.items()))
 
 # %% [markdown]
-# To try it on pictures of your own, `nbpkg.search` answers with ranked cells for a folder of images, one subfolder a class, from the networks of this chapter; on the command line it is `nbpkg search FOLDER`.
+# To try it on pictures of your own, `nbpkg.apps.search` answers with ranked cells for a folder of images, one subfolder a class, from the networks of this chapter; on the command line it is `nbpkg search FOLDER`.
 #
 # Further reading: the set transformer {cite:p}`lee2019settransformer` and D-VAE {cite:p}`zhang2019dvae` for the parts, and [chapter 4](../book/map.md) for the same search by guided diffusion.
 #

@@ -56,12 +56,13 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from nbpkg import plots, verdicts
+from nbpkg.report import plots, verdicts
 from nbpkg import data as files
 from nbpkg.data import latency
+from nbpkg.data.read import read_metad2a
 from nbpkg.nb201 import space as cells
 from nbpkg.session import Session
-from nbpkg.stats import rankdata, spearman
+from nbpkg.report.stats import rankdata, spearman
 
 # %%
 s = Session("03_help", profile=PROFILE, seeds=SEEDS, device=DEVICE)
@@ -1616,7 +1617,7 @@ def candidates_for(space):
     if space.name != "nb201":
         index = np.argsort(-space.params)[: len(space) // 2]
         return index, space.params[index], 100 * space.params[index] / space.params.max()
-    _, strings, accuracy, score = files.read_metad2a(
+    _, strings, accuracy, score = read_metad2a(
         files.path("help/nasbench201/arch_generated_by_metad2a.txt")
     )
     number = {text: i for i, text in enumerate(cells.decode(space.ops))}

@@ -59,9 +59,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nbpkg import chapters, plots, ranking, stats, verdicts
+from nbpkg import chapters
+from nbpkg.report import plots, ranking, stats, verdicts
 from nbpkg.data import latency
-from nbpkg.nb201 import digits, table
+from nbpkg.data import nb201
+from nbpkg.nb201 import digits
 from nbpkg.nb201 import space as cells
 from nbpkg.nets import cellgraphs, seeded
 from nbpkg.nets.dag import END, START
@@ -123,7 +125,7 @@ NAMES = {
     "digits": "digits",
 }
 SHOW = s.choose(smoke="digits", standard="cifar100")  # the target of most figures
-real = None if s.smoke else table.load()
+real = None if s.smoke else nb201.load()
 own = digits.load().table
 accuracy = {
     name: {

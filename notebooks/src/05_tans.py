@@ -55,12 +55,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nbpkg import plots, ranking, stats, verdicts
+from nbpkg.report import plots, ranking, stats, verdicts
 from nbpkg.data import images
 from nbpkg.nb201 import space as cells
 from nbpkg.nets import cellgraphs, seeded
 from nbpkg.nets.metad2a import Generator, Predictor
-from nbpkg.retrieve import retrieve as retrieve_for
+from nbpkg.apps.retrieve import retrieve as retrieve_for
 from nbpkg.session import Session
 from nbpkg.zoo import features, recipes
 from nbpkg.zoo.fit import Recipe, fit
@@ -1532,7 +1532,7 @@ def shipped(specs, owner, valid, params, small, budget):
 
 
 def package(space, specs, states, names, codes, extractor, resolution, reference, classes):
-    """What `nbpkg.retrieve` needs: the space's weights, and networks with their places in it."""
+    """What `nbpkg.apps.retrieve` needs: the space's weights, and networks with their places in it."""
     weights = space.state_dict()
     return {
         "extractor": extractor, "resolution": resolution, "classes": classes,
@@ -1545,7 +1545,7 @@ def package(space, specs, states, names, codes, extractor, resolution, reference
 
 
 def make_artifact_retrieval(session):
-    """The space of the first seed and a part of the zoo: what `nbpkg.retrieve` uses."""
+    """The space of the first seed and a part of the zoo: what `nbpkg.apps.retrieve` uses."""
     tasks, zoo = zoo_of(session)
     extractor = session.choose(smoke="random-conv", standard="efficientnet-lite0")
     known, count = queries(tasks.train, extractor), len(tasks.train)

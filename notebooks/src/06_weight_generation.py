@@ -57,7 +57,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional as F
 
-from nbpkg import plots, stats, verdicts
+from nbpkg.report import plots, stats, verdicts
 from nbpkg.data import images
 from nbpkg.nets import seeded
 from nbpkg.nets.settransformer import DatasetEncoder

@@ -58,9 +58,9 @@ import torch
 from torch.func import grad, jvp, vjp, vmap
 from torch.nn import functional as F
 
-from nbpkg import plots, stats, verdicts
+from nbpkg.report import plots, stats, verdicts
 from nbpkg.data import images
-from nbpkg.memory import PeakTensors
+from nbpkg.measure.memory import PeakTensors
 from nbpkg.session import Session
 from nbpkg.zoo.tasks import split_classes
 

@@ -57,7 +57,7 @@ from matplotlib import colormaps
 from torch import nn
 from torch.nn import functional as F
 
-from nbpkg import plots, stats, verdicts
+from nbpkg.report import plots, stats, verdicts
 from nbpkg.data import images
 from nbpkg.nets import seeded
 from nbpkg.nets.settransformer import DatasetEncoder
@@ -689,8 +689,6 @@ s.say(
 # In the published run the start makes most of the difference, and the teacher's outputs add so little that the interval reaches over zero: after forty steps a remapped student knows most of what it knows from the teacher's weights.
 # From random weights the outputs add more by the mean, with an interval over zero as well.
 # Two distillations of the same students agree closely on most tasks, so there is something to predict.
-#
-# All of these accuracies come with the package as a small table, for other questions: `nbpkg.zoo.students.read()`.
 #
 # ### What does size tell?
 #

@@ -57,11 +57,11 @@ import torch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from torch.nn import functional as F
 
-from nbpkg import plots, stats, verdicts
+from nbpkg.report import plots, stats, verdicts
 from nbpkg.data import glue, text, tokens
-from nbpkg.data.language import Language
+from nbpkg.data.synthetic.language import Language
 from nbpkg.data.masking import Batches, generator, held_out
-from nbpkg.data.posterior import Posterior
+from nbpkg.data.synthetic.posterior import Posterior
 from nbpkg.nets.bert import BertConfig, bert
 from nbpkg.nets.bert_train import held_out_loss, optimiser, ramp, update, warm_up
 from nbpkg.nets.distil import layer_map, losses, remapped
@@ -125,7 +125,7 @@ for row in LANGUAGE.rows(3, 24, seed=5):
 #
 # The trivial model knows how frequent words are, and nothing else.
 # The best possible model knows the grammar.
-# Since this grammar is a finite machine, one can sum over everything that may have happened to a row, which words stood under the masks and which visible words were replaced, and get the exact probabilities of every hidden word: Bayes' rule, as sums forward and backward along the row (`nbpkg.data.posterior`).
+# Since this grammar is a finite machine, one can sum over everything that may have happened to a row, which words stood under the masks and which visible words were replaced, and get the exact probabilities of every hidden word: Bayes' rule, as sums forward and backward along the row (`nbpkg.data.synthetic.posterior`).
 # We write $p^*$ for them.
 # No model can have a lower expected hard loss than $p^*$ has; what a model loses beyond it is its *excess loss*.
 

@@ -61,11 +61,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nbpkg import plots, stats, verdicts
+from nbpkg.report import plots, stats, verdicts
 from nbpkg.data import glue, text, tokens
-from nbpkg.data.language import Language
+from nbpkg.data.synthetic.language import Language
 from nbpkg.data.masking import Batches, Masked, generator, held_out
-from nbpkg.data.posterior import Posterior
+from nbpkg.data.synthetic.posterior import Posterior
 from nbpkg.nets import distil, seeded
 from nbpkg.nets.bert import Bert, BertConfig, bert, precision
 from nbpkg.nets.bert_train import optimiser, ramp, update, warm_up

@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from nbpkg import chapters, ranking
+from nbpkg import chapters
 from nbpkg.nb201 import space
-from nbpkg.stats import kendall_tau_b
+from nbpkg.report import ranking
+from nbpkg.report.stats import kendall_tau_b
 
 
 @pytest.fixture(scope="module")

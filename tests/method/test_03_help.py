@@ -9,7 +9,7 @@ import torch
 from nbpkg import chapters
 from nbpkg.data import latency
 from nbpkg.nb201 import space as cells
-from nbpkg.stats import spearman
+from nbpkg.report.stats import spearman
 
 
 @pytest.fixture(scope="module")

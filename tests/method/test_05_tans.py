@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from nbpkg import chapters
+from nbpkg.apps.retrieve import prepare, read_weights, retrieve, write_weights
 from nbpkg.nb201 import space as cells
 from nbpkg.nets import seeded
-from nbpkg.retrieve import prepare, read_weights, retrieve, write_weights
 from nbpkg.zoo.specs import CellNet
 from nbpkg.zoo.tasks import Collection, Task
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from nbpkg import chapters
-from nbpkg.data.language import Language
+from nbpkg.data.synthetic.language import Language
 from nbpkg.nets.bert_train import ramp
 
 

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from nbpkg import chapters
-from nbpkg.data.language import Language
 from nbpkg.data.masking import Batches, held_out
+from nbpkg.data.synthetic.language import Language
 from nbpkg.data.tokens import SPECIAL
 from nbpkg.nets.bert import BertConfig, bert
 from nbpkg.nets.bert_train import optimiser, warm_up

@@ -12,16 +12,18 @@ import references
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbpkg import chapters, hygiene, notebook, runner, runner_jobs
+from nbpkg import chapters, runner
+from nbpkg.book import notebook, notebook_lint
 from nbpkg.paths import root
-from nbpkg.record import Record
+from nbpkg.report.record import Record
+from nbpkg.runner import execution
 
 CHAPTERS = [chapter.name for chapter in chapters.existing()]
 MARK = "nbval-check-output"
 
 
 def executed(name):
-    return runner_jobs.runs_dir("smoke") / f"{name}.ipynb"
+    return chapters.runs_dir("smoke") / f"{name}.ipynb"
 
 
 def nbval(path, tmp_path):
@@ -31,7 +33,7 @@ def nbval(path, tmp_path):
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(path)],
         cwd=root(),
-        env={**runner_jobs.environment(scratch), "NBPKG_RECORD": str(tmp_path / "again.json")},
+        env={**execution.environment(scratch), "NBPKG_RECORD": str(tmp_path / "again.json")},
         capture_output=True,
         text=True,
     )
@@ -58,7 +60,7 @@ def test_its_numbers_are_the_references(smoke_runs, name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_its_outputs_could_be_published(smoke_runs, name):
     merged = notebook.with_outputs(notebook.from_twin(chapters.get(name)), notebook.read(executed(name)))
-    assert hygiene.output_faults(merged) + hygiene.figure_faults(merged) == []
+    assert notebook_lint.output_faults(merged) + notebook_lint.figure_faults(merged) == []
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -71,7 +73,7 @@ def test_nbval_finds_the_same_outputs(smoke_runs, name, tmp_path):
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_as_a_plain_script_it_measures_the_same(smoke_runs, name, tmp_path):
-    job = runner_jobs.Job(chapters.get(name), "smoke", [0], "auto", True, tmp_path / "script")
+    job = execution.Execution(chapters.get(name), "smoke", [0], "auto", True, tmp_path / "script")
     job.start()
     job.process.wait(timeout=600)
     result = job.result()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from site_visitor import Visitor
 
-from nbpkg import site
+from nbpkg.book import site
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

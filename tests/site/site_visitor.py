@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nbpkg import paths, site
+from nbpkg import paths
+from nbpkg.book import site
 
 HERE = Path(__file__).parent
 # Not pages that people read: the redirect at the root, and what Sphinx adds.

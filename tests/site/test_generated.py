@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from nbpkg import chapters, data, paths, site, site_tables
+from nbpkg import chapters, data, paths
+from nbpkg.book import site, site_tables
 from nbpkg.data import latency_table
 
 

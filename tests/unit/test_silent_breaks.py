@@ -1,4 +1,4 @@
-"""What would change its meaning without a word when a file of the package moves: hashes, keys, shipped files."""
+"""What would change its meaning in silence when a file of the package moves: hashes, keys, shipped files."""
 
 import importlib
 import pkgutil
@@ -13,9 +13,9 @@ import pytest
 
 import nbpkg
 from nbpkg import chapters, data, paths
-from nbpkg.content import leaf
 from nbpkg.errors import NbpkgError
-from nbpkg.fingerprint import content_hash, fingerprint
+from nbpkg.memo.fingerprint import content_hash, fingerprint
+from nbpkg.memo.values import leaf
 from nbpkg.session import Session
 
 HOME = Path(nbpkg.__file__).parent
@@ -47,7 +47,7 @@ def test_all_that_a_session_and_the_trainings_load_is_in_the_hash_or_named_as_to
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {Path(line).relative_to(HOME).as_posix() for line in done.stdout.splitlines()}
-    numberless = {"progress.py", "tables.py"}
+    numberless = {"progress.py", "report/tables.py"}
     assert loaded - set(chapters.hashed_files()) <= numberless
 
 
@@ -77,7 +77,7 @@ def test_a_path_of_the_package_counts_the_same_wherever_it_is_installed():
 
 
 def test_every_default_place_of_a_shipped_table_holds_it():
-    from nbpkg import retrieve, search
+    from nbpkg.apps import retrieve, search
     from nbpkg.data import latency_table
     from nbpkg.nb201 import digits
     from nbpkg.zoo import recipes

@@ -1,0 +1,1 @@
+"""The book as files: notebooks and their outputs, checks, publishing, the site."""

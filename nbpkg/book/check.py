@@ -1,0 +1,178 @@
+"""What `nbpkg check` looks for: the places where the book's files can come apart without a test failing."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from nbpkg import chapters
+from nbpkg.book import moved, notebook, notebook_lint, scoreboard
+from nbpkg.chapters import Chapter, check_parameters
+from nbpkg.errors import NbpkgError
+from nbpkg.paths import root
+from nbpkg.report.record import Record
+
+TEXT = {
+    *(".py", ".md", ".toml", ".yml", ".yaml", ".json", ".ipynb", ".txt", ".cfg", ".ini", ".lock", ".csv"),
+    *(".css", ".js", ".html", ".bib", ".cff", ".sh", ".svg", ""),
+}
+SKIPPED = {".git", ".venv", ".venv.tmp", "runs", "_build", "__pycache__", "build", "dist", ".cache"}
+_WIDGET_CODE = re.compile(r"\b(ipywidgets|tqdm\.(?:notebook|auto)|rich\.jupyter)\b")
+
+
+def check() -> tuple[list[str], list[str]]:
+    """Look at the whole book; returns the problems, to be mended, and the remarks, which may stand."""
+    problems: list[str] = []
+    remarks: list[str] = []
+    for chapter in chapters.existing():
+        problems += [f"{chapter.name}: {line}" for line in _guarded(chapter_problems(chapter))]
+        remarks += [f"{chapter.name}: {line}" for line in chapter_remarks(chapter)]
+    problems += _guarded(stray_files())
+    problems += _guarded(record_problems())
+    problems += _guarded(scoreboard_problems())
+    problems += _guarded(path_problems())
+    return problems, remarks
+
+
+def _guarded(lines: Iterator[str]) -> list[str]:
+    """The lines of one check; an error that ends it early is a problem itself."""
+    found = []
+    try:
+        for line in lines:
+            found.append(line)
+    except NbpkgError as error:
+        found.append(str(error))
+    return found
+
+
+def chapter_problems(chapter: Chapter) -> Iterator[str]:
+    """Twin against notebook, outputs against code, figures, size, and what a chapter's code may not use."""
+    check_parameters(chapter)
+    twin = notebook.from_twin(chapter)
+    for cell in notebook.code_cells(twin):
+        if _WIDGET_CODE.search(cell.source):
+            yield f"widgets in {notebook.headline(cell.source)!r}: print plain text instead"
+    if not chapter.notebook.is_file():
+        yield f"there is no notebooks/{chapter.name}.ipynb: `nbpkg sync {chapter.name}` makes it"
+        return
+    published = notebook.read(chapter.notebook)
+    for line in notebook.differences(twin, published):
+        yield f"{line}; `nbpkg sync {chapter.name}`"
+    yield from published_problems(chapter, published)
+    yield from notebook_lint.output_faults(published)
+    yield from notebook_lint.figure_faults(published)
+    size = chapter.notebook.stat().st_size
+    if size > notebook_lint.SIZE_LIMIT:
+        yield f"the notebook has {size / 1e6:.1f} MB, more than {notebook_lint.SIZE_LIMIT / 1e6:.1f}"
+
+
+def published_problems(chapter: Chapter, published) -> Iterator[str]:
+    """Whether the outputs in the notebook are those of its code, and of the record beside them."""
+    said = published.metadata.get("nbpkg")
+    if said is None:
+        if any(cell.outputs for cell in notebook.code_cells(published)):
+            yield "the notebook holds outputs that were never published; `nbpkg publish` or clear them"
+        for path in sorted((root() / "results").glob(f"*/{chapter.name}.json")):
+            yield f"results/{path.parent.name}/ has a record but the notebook no published outputs"
+        return
+    if said["source_sha256"] != chapters.code_sha256(chapter.name) and not _only_moved(chapter, said):
+        yield f"the code has changed since the outputs were made: run at {said['profile']} and publish again"
+    path = root() / "results" / said["profile"] / f"{chapter.name}.json"
+    if not path.is_file():
+        yield f"the outputs come from a run whose record is not in results/{said['profile']}/"
+        return
+    record = Record.load(path)
+    for field in ("seeds", "device", "versions", "data", "source_sha256", "package_sha256"):
+        if getattr(record, field) != said[field]:
+            yield f"the notebook's outputs and results/{said['profile']}/ disagree on {field}: publish again"
+
+
+def _only_moved(chapter: Chapter, said: dict) -> bool:
+    return moved.covers(chapter.name, said["source_sha256"], chapters.code_sha256(chapter.name))
+
+
+def chapter_remarks(chapter: Chapter) -> list[str]:
+    """What may stand but should be looked at."""
+    try:
+        lines = notebook_lint.sentence_faults(chapters.cells(chapter.name))
+        published = notebook.read(chapter.notebook).metadata.get("nbpkg")
+    except NbpkgError:
+        return []
+    if published and _only_moved(chapter, published):
+        lines.append("code has moved since the run; its smoke numbers are equal")
+    if not any((root() / "results").glob(f"*/{chapter.name}.json")):
+        lines.append("not published yet")
+    return lines
+
+
+def stray_files() -> Iterator[str]:
+    """Notebooks without a twin, and twins that are no chapter."""
+    known = {chapter.name for chapter in chapters.CHAPTERS}
+    home = root() / "notebooks"
+    for path in sorted((home / "src").glob("*.py")):
+        if path.stem not in known:
+            yield f"notebooks/src/{path.name} is no chapter of nbpkg.chapters.CHAPTERS"
+    for path in sorted(home.glob("*.ipynb")):
+        if not (home / "src" / f"{path.stem}.py").is_file():
+            yield f"notebooks/{path.name} has no twin in notebooks/src/"
+
+
+def record_problems() -> Iterator[str]:
+    """Published records that are not valid or lie in a wrong place."""
+    for path in sorted((root() / "results").glob("*/*.json")):
+        where = f"results/{path.parent.name}/{path.name}"
+        try:
+            record = Record.load(path)
+        except NbpkgError as error:
+            yield f"results/{path.parent.name}/{error}"
+            continue
+        if (record.profile, record.chapter) != (path.parent.name, path.stem):
+            yield f"{where} is the record of {record.chapter} at {record.profile}"
+        elif record.profile == "smoke":
+            yield f"{where}: a smoke run measures nothing and is not published"
+        elif not chapters.get(record.chapter).exists:
+            yield f"{where} belongs to a chapter that is not written"
+
+
+def scoreboard_problems() -> Iterator[str]:
+    """Whether README's scoreboard is the one that the records make."""
+    if scoreboard.updated() != scoreboard.readme().read_text(encoding="utf-8"):
+        yield "README.md: the scoreboard is not that of the records; `nbpkg scoreboard`"
+
+
+def path_problems() -> Iterator[str]:
+    """Text files that name a folder of one machine. Notebooks' outputs are looked at with the chapters."""
+    for path in text_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        if path.suffix == ".ipynb":
+            continue
+        for number, line in enumerate(text.splitlines(), start=1):
+            found = notebook_lint.machine_path(line)
+            if found:
+                yield f"{path.relative_to(root()).as_posix()}, line {number}: a path of one machine: {found}"
+
+
+def text_files() -> list[Path]:
+    """The repository's text files: what git tracks or would; without git, all outside the build folders."""
+    home = root()
+    command = ["git", "-C", str(home), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = None
+    if (home / ".git").exists():
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=30)
+            names = done.stdout.decode().split("\0") if done.returncode == 0 else None
+        except OSError:
+            names = None  # no git on this machine
+    if names is None:
+        names = []
+        for folder, inside, files in os.walk(home):
+            inside[:] = [name for name in inside if name not in SKIPPED and not name.endswith(".egg-info")]
+            names += [str((Path(folder) / name).relative_to(home)) for name in files]
+    paths = [home / name for name in names if name and Path(name).suffix in TEXT]
+    return sorted(path for path in paths if path.is_file() and not path.is_symlink())

@@ -1,0 +1,200 @@
+"""Notebooks as files: made from a twin, given a run's outputs, kept in step, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from nbpkg import chapters
+from nbpkg.book import moved
+from nbpkg.chapters import Chapter
+from nbpkg.errors import NbpkgError
+from nbpkg.paths import write_text
+
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
+KEPT = ("tags", "mystnb")  # the cell metadata that the twin holds (jupytext.toml says the same)
+SYNCED = "nbpkg_twin_sha256"  # notebook metadata: the twin that the notebook was last made from
+INJECTED = "injected-parameters"
+
+
+def from_twin(chapter: Chapter):
+    """A chapter's notebook without outputs, as jupytext reads the twin. Raises NbpkgError without a twin."""
+    import jupytext
+    import nbformat
+
+    chapters.cells(chapter.name)  # says clearly what is wrong with a twin that cannot be read
+    read = jupytext.reads(chapter.twin.read_text(encoding="utf-8"), fmt="py:percent")
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNELSPEC, "language_info": LANGUAGE})
+    used: dict[str, int] = {}
+    for cell in read.cells:
+        make = {
+            "code": nbformat.v4.new_code_cell,
+            "markdown": nbformat.v4.new_markdown_cell,
+            "raw": nbformat.v4.new_raw_cell,
+        }[cell.cell_type]
+        metadata = {key: cell.metadata[key] for key in KEPT if key in cell.metadata}
+        # An id that follows the source leaves the other cells' ids alone when one cell is put in.
+        stem = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+        used[stem] = used.get(stem, 0) + 1
+        identity = stem if used[stem] == 1 else f"{stem}-{used[stem]}"
+        notebook.cells.append(make(cell.source, metadata=metadata, id=identity))
+    if code_sha256(notebook) != chapters.code_sha256(chapter.name):
+        raise NbpkgError(
+            f"{chapter.name}: a magic, a shell line or a cell marker in a string: a twin must run as a script"
+        )
+    notebook.metadata[SYNCED] = fingerprint(notebook)
+    return notebook
+
+
+def fingerprint(notebook) -> str:
+    """The hash of what twin and notebook share: kinds, sources, tags and figure metadata; no outputs."""
+    shared = [
+        [
+            cell.cell_type,
+            cell.source.strip(),
+            {key: cell.metadata[key] for key in KEPT if key in cell.metadata},
+        ]
+        for cell in notebook.cells
+    ]
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
+
+
+def differences(twin, notebook) -> list[str]:
+    """One line for each cell in which a notebook parts from its twin; an empty list when they agree."""
+    found = []
+    if len(twin.cells) != len(notebook.cells):
+        found.append(f"the twin has {len(twin.cells)} cells, the notebook {len(notebook.cells)}")
+    for number, (ours, theirs) in enumerate(zip(twin.cells, notebook.cells, strict=False), start=1):
+        if ours.cell_type != theirs.cell_type:
+            found.append(
+                f"cell {number} is {ours.cell_type} in the twin and {theirs.cell_type} in the notebook"
+            )
+        elif ours.source.strip() != theirs.source.strip():
+            found.append(f"cell {number} ({headline(ours.source)!r}) reads differently in the notebook")
+        elif any(ours.metadata.get(key) != theirs.metadata.get(key) for key in KEPT):
+            found.append(
+                f"cell {number} ({headline(ours.source)!r}) has other tags or figure metadata in the notebook"
+            )
+    return found
+
+
+def headline(source: str, width: int = 60) -> str:
+    """The first line of a source that says something, cut to `width` characters."""
+    line = next((line.strip() for line in source.splitlines() if line.strip()), "")
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def code_cells(notebook) -> list:
+    """The code cells of a notebook without the one that papermill puts in."""
+    return [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code" and INJECTED not in cell.metadata.get("tags", [])
+    ]
+
+
+def code_sha256(notebook) -> str:
+    """The hash of a notebook's code cells; `chapters.code_sha256` when notebook and twin agree on code."""
+    counted = [c for c in code_cells(notebook) if not chapters.ASIDE & set(c.metadata.get("tags", []))]
+    return chapters.hash_sources([cell.source for cell in counted])
+
+
+def read(path: Path):
+    """The notebook at `path`. Raises NbpkgError when it is absent, cut short or no notebook."""
+    import nbformat
+
+    try:
+        notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+        nbformat.validate(notebook)
+    except FileNotFoundError:
+        raise NbpkgError(f"there is no notebook {path.name} in {path.parent.name}/") from None
+    except Exception as error:
+        raise NbpkgError(f"{path.name} is not a valid notebook: {headline(str(error))}") from None
+    return notebook
+
+
+def text_of(notebook) -> str:
+    """The notebook as the text of its file. Raises nbformat's ValidationError when it is not valid."""
+    import nbformat
+
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook) + "\n"
+
+
+def with_outputs(twin, executed, only_moved: bool = False):
+    """The twin's notebook with the outputs of an executed one; execution counts run from 1 without gaps.
+
+    Raises NbpkgError when the code cells of the two differ, or with `only_moved` their number: the outputs
+    would stand under other code.
+    """
+    ours, theirs = code_cells(twin), code_cells(executed)
+    same = [cell.source.strip() for cell in ours] == [cell.source.strip() for cell in theirs]
+    if not (same or (only_moved and len(ours) == len(theirs))):
+        raise NbpkgError("the code cells have changed since the run")
+    count = 0
+    for mine, run in zip(ours, theirs, strict=True):
+        mine.outputs = run.outputs
+        mine.execution_count = None
+        if run.execution_count is not None:
+            count += 1
+            mine.execution_count = count
+        for output in mine.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = mine.execution_count
+            output.get("metadata", {}).pop("papermill", None)
+    return twin
+
+
+def sync(chapter: Chapter, prefer: str | None = None) -> tuple[str, bool]:
+    """Bring a chapter's notebook up to its twin; returns what was done, and whether it is in step now.
+
+    Outputs stay where no code changed or code has only moved (`nbpkg.book.moved`); else they are cleared.
+    A notebook whose own text was edited is left alone unless `prefer` is "twin" or "notebook";
+    "notebook" writes the twin from it.
+    """
+    twin, path = from_twin(chapter), chapter.notebook
+    if not path.exists():
+        write_text(path, text_of(twin))
+        return "made the notebook from the twin", True
+    old = read(path)
+    edited = fingerprint(old) not in (old.metadata.get(SYNCED), fingerprint(twin))
+    if edited and prefer is None:
+        both = old.metadata.get(SYNCED) != fingerprint(twin)
+        changed = "both the twin and the notebook were" if both else "the notebook was"
+        return (
+            f"{changed} edited: take the notebook's text with --from-notebook or the twin's with --from-twin",
+            False,
+        )
+    if edited and prefer == "notebook":
+        _write_twin(chapter, old)
+        old.metadata[SYNCED] = fingerprint(old)
+        write_text(path, text_of(old))
+        return "wrote the twin from the notebook", True
+    if not differences(twin, old) and old.metadata.get(SYNCED) == fingerprint(twin):
+        return "in step", True
+    run = old.metadata.get("nbpkg", {}).get("source_sha256")
+    kept = code_sha256(old) == code_sha256(twin) or moved.covers(chapter.name, run, code_sha256(twin))
+    new = with_outputs(twin, old, only_moved=True) if kept else twin
+    if kept and "nbpkg" in old.metadata:
+        new.metadata["nbpkg"] = old.metadata["nbpkg"]
+    had = any(cell.outputs for cell in code_cells(old))
+    write_text(path, text_of(new))
+    words = "outputs kept" if kept else "outputs cleared, because the code changed"
+    return "text brought up to the twin" + (f"; {words}" if had else ""), True
+
+
+def _write_twin(chapter: Chapter, notebook) -> None:
+    import jupytext
+
+    plain = from_twin(chapter)
+    plain.cells = notebook.cells
+    plain.metadata = {
+        "kernelspec": KERNELSPEC,
+        "jupytext": {
+            "cell_metadata_filter": f"{','.join(KEPT)},-all",
+            "notebook_metadata_filter": "kernelspec,jupytext,-all",
+        },
+    }
+    write_text(chapter.twin, jupytext.writes(plain, fmt="py:percent"))

@@ -1,0 +1,128 @@
+"""Adopts finished runs: outputs into notebooks/, records into results/, all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from nbpkg import chapters
+from nbpkg.book import notebook, notebook_lint, scoreboard
+from nbpkg.chapters import Chapter
+from nbpkg.errors import NbpkgError
+from nbpkg.paths import root
+from nbpkg.report.record import Record
+
+
+def publish(names: Sequence[str], profile: str = "standard") -> list[str]:
+    """Publish the runs of the chapters called `names` at `profile`; returns a line of what was done for each.
+
+    Raises NbpkgError, and changes nothing, when one has no run that may be published: missing, failed, stale,
+    at profile smoke, run as a script, with a record or outputs that are at fault, or larger than 1.5 MB.
+    """
+    if profile not in chapters.PROFILES:
+        raise NbpkgError(f"no profile is called {profile!r}; there are {', '.join(chapters.PROFILES)}")
+    if profile == "smoke":
+        raise NbpkgError(
+            "a smoke run proves that the code works and measures nothing: publish profile standard"
+        )
+    files: dict[Path, str] = {}
+    lines = []
+    for chapter in dict.fromkeys(chapters.get(name) for name in names):
+        text, record = prepare(chapter, profile)
+        files[chapter.notebook] = text
+        files[root() / "results" / profile / f"{chapter.name}.json"] = record
+        lines.append(f"{chapter.name}: published from the {profile} run")
+    scoreboard.updated()  # a README without its marks is found before anything is written
+    replace_all(files)
+    scoreboard.refresh()
+    return lines
+
+
+def prepare(chapter: Chapter, profile: str) -> tuple[str, str]:
+    """The texts of the notebook and the record to publish. Raises NbpkgError, saying why there are none."""
+    folder, name = chapters.runs_dir(profile), chapter.name
+    again = f"run `nbpkg run {name} --profile {profile}` again"
+    state = chapters.state(chapter, profile)
+    if not state:
+        raise NbpkgError(
+            f"{name} has no run at profile {profile}: `nbpkg run {name} --profile {profile}` first"
+        )
+    if state["status"] != "done":
+        raise NbpkgError(
+            f"the {profile} run of {name} failed ({state.get('error', '')}): mend it and {again}"
+        )
+    if state["mode"] != "notebook":
+        raise NbpkgError(
+            f"{name} was run as a script, which leaves no outputs to publish: run it without --script"
+        )
+    if state["source_sha256"] != chapters.code_sha256(name):
+        raise NbpkgError(
+            f"the {profile} run of {name} is stale: the chapter's code has changed since; {again}"
+        )
+    if state["package_sha256"] != chapters.package_sha256():
+        raise NbpkgError(f"the {profile} run of {name} is stale: nbpkg has changed since; {again}")
+    record_path = folder / f"{name}.json"
+    if not record_path.is_file() or chapters.file_sha256(record_path) != state["record_sha256"]:
+        raise NbpkgError(f"{record_path.name} of {name} is not the one that the run wrote; {again}")
+    record = Record.load(record_path)
+    for field, wanted in {
+        "chapter": name,
+        "profile": profile,
+        "seeds": state["seeds"],
+        "source_sha256": state["source_sha256"],
+        "package_sha256": state["package_sha256"],
+    }.items():
+        if getattr(record, field) != wanted:
+            raise NbpkgError(f"the record of {name} disagrees with the run on {field}; {again}")
+    record_text = record_path.read_text(encoding="utf-8")
+    path = notebook_lint.machine_path(record_text)
+    if path:
+        raise NbpkgError(f"the record of {name} holds a path of this machine: {path}")
+    executed = notebook.read(folder / f"{name}.ipynb")
+    try:
+        merged = notebook.with_outputs(notebook.from_twin(chapter), executed)
+    except NbpkgError as error:
+        raise NbpkgError(f"the {profile} run of {name} is stale: {error}; {again}") from None
+    faults = notebook_lint.output_faults(merged) + notebook_lint.figure_faults(merged)
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise NbpkgError(f"{name} cannot be published: {faults[0]}{more}")
+    merged.metadata["nbpkg"] = {
+        "profile": profile,
+        "seeds": record.seeds,
+        "device": record.device,
+        "versions": record.versions,
+        "data": record.data,
+        "source_sha256": record.source_sha256,
+        "package_sha256": record.package_sha256,
+    }
+    text = notebook.text_of(merged)
+    size = len(text.encode())
+    if size > notebook_lint.SIZE_LIMIT:
+        raise NbpkgError(
+            f"{name} would be {size / 1e6:.1f} MB, more than {notebook_lint.SIZE_LIMIT / 1e6:.1f}: "
+            "make its figures smaller"
+        )
+    return text, record_text
+
+
+def replace_all(files: dict[Path, str]) -> None:
+    """Write all of `files` or none: all is written beside its place before the first file is replaced."""
+    with ExitStack() as stack:
+        ready = []
+        for path, text in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.publish")
+            stack.callback(temporary.unlink, missing_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            ready.append((temporary, path))
+        before = [(path, path.read_bytes() if path.exists() else None) for _, path in ready]
+        try:
+            for temporary, path in ready:
+                os.replace(temporary, path)
+        except BaseException:
+            for path, old in before:
+                path.unlink(missing_ok=True) if old is None else path.write_bytes(old)
+            raise

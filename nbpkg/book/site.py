@@ -1,0 +1,204 @@
+"""Stages the pages and the notebooks of the book and builds the site with Jupyter Book.
+
+Staging keeps the repository clean and lets one site show the published outputs or those of a run on this
+machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from nbpkg import paths
+from nbpkg.errors import NbpkgError
+
+SOURCES = ("published", "run")
+ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
+#: The branch that holds the stamped notebooks which Colab opens; the publish workflow writes it.
+COLAB_BRANCH = "colab"
+_NO_BOOK = "Jupyter Book is not installed: install nbpkg with its extra `book`, or use `make book`"
+_STAMP = re.compile(r'^(\s*REPOSITORY\s*=\s*)""', re.MULTILINE)
+
+
+def repository() -> str:
+    """The repository's address from `$NBPKG_REPOSITORY`, or an empty string when it is not known.
+
+    Raises NbpkgError when the variable holds anything but `https://github.com/owner/name`.
+    """
+    address = os.environ.get("NBPKG_REPOSITORY", "").strip().removesuffix("/").removesuffix(".git")
+    if address and not ADDRESS.fullmatch(address):
+        raise NbpkgError(f"NBPKG_REPOSITORY={address!r} is not an address like https://github.com/owner/name")
+    return address
+
+
+def build(
+    source: str = "published", strict: bool = False, profile: str = "smoke", out: str | Path | None = None
+) -> Path:
+    """Build the site and return the folder that holds its `index.html`.
+
+    `source` is "published" (outputs stored in `notebooks/`) or "run" (outputs under `runs/<profile>/`, with
+    the published ones for chapters that have no run). `strict` turns every warning into a failure. `out` is
+    the folder to write, by default `_build/html` or `_build/html-run`; only a successful build replaces it.
+
+    Raises NbpkgError when a notebook is missing, Jupyter Book is not installed or the build fails.
+    """
+    if source not in SOURCES:
+        raise NbpkgError(f"no site source is called {source!r}; there are: {', '.join(SOURCES)}")
+    root = paths.root()
+    work = root / "_build" / "site" / source
+    target = (
+        Path(out).resolve() if out else root / "_build" / ("html" if source == "published" else "html-run")
+    )
+    stage(root, work / "src", source, profile)
+    html = _jupyter_book(root, work, strict)
+    _replace(html, target)
+    index = target / "index.html"
+    print(f"site: {paths.relative(index)}", f"open: {index.as_uri()}", sep="\n", flush=True)
+    return target
+
+
+def stage(root: Path, folder: Path, source: str = "published", profile: str = "smoke") -> None:
+    """Make `folder` hold exactly what the site is built from, touching only files whose content changed."""
+    files: dict[str, bytes] = {}
+    for path in [root / "_toc.yml", *sorted((root / "book").rglob("*"))]:
+        if path.is_file() and "__pycache__" not in path.parts:
+            files[path.relative_to(root).as_posix()] = path.read_bytes()
+    address = repository()
+    for name in toc_chapters(root):
+        twin = root / "notebooks" / "src" / f"{name}.py"
+        if twin.is_file():
+            files[f"notebooks/src/{name}.py"] = stamp_text(twin.read_text("utf-8"), address).encode()
+        files[f"notebooks/{name}.ipynb"] = _notebook(root, name, source, profile, address)
+    files["_config.yml"] = _config(root, source, profile, address)
+    for old in [path for path in folder.rglob("*") if path.is_file()]:
+        if old.relative_to(folder).as_posix() not in files:
+            old.unlink()
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def _yaml():
+    try:
+        import yaml
+    except ImportError:
+        raise NbpkgError(_NO_BOOK) from None
+    return yaml
+
+
+def toc_chapters(root: Path) -> list[str]:
+    """The names of the chapters in `_toc.yml`, as in `03_help`, in its order."""
+    yaml = _yaml()
+    toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
+    files = [entry["file"] for part in toc.get("parts", []) for entry in part.get("chapters", [])]
+    return [name.split("/", 1)[1] for name in files if name.startswith("notebooks/")]
+
+
+def _notebook(root: Path, name: str, source: str, profile: str, address: str) -> bytes:
+    path = root / "notebooks" / f"{name}.ipynb"
+    if source == "run":
+        run = root / "runs" / profile / f"{name}.ipynb"
+        if run.is_file():
+            path = run
+        else:
+            print(
+                f"site: {name} has no run at profile {profile}; its published outputs are shown", flush=True
+            )
+    if not path.is_file():
+        raise NbpkgError(f"notebooks/{name}.ipynb is missing: run the chapter, then `nbpkg publish {name}`")
+    try:
+        notebook = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        raise NbpkgError(f"{paths.relative(path)} is not a notebook: its JSON is broken") from None
+    for cell in notebook.get("cells", []):
+        tags = cell.get("metadata", {}).get("tags", [])
+        if "install" in tags:
+            cell["source"] = stamp_text("".join(cell["source"]), address)
+    return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _config(root: Path, source: str, profile: str, address: str) -> bytes:
+    """`_config.yml`, completed with what only this build knows."""
+    yaml = _yaml()
+    config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
+    if address:
+        config["repository"] = {"url": address, "branch": "main", "path_to_book": ""}
+        config["html"] |= {"use_repository_button": True, "use_issues_button": True}
+        name = address.removeprefix("https://github.com/")
+        colab = f"https://colab.research.google.com/github/{name}/blob/{COLAB_BRANCH}/"
+        config["sphinx"]["config"]["nbpkg_colab"] = colab
+    if source == "run":
+        config["html"]["announcement"] = (
+            f"Outputs on these pages come from a run at profile {profile} on this machine, "
+            "not from the published runs."
+        )
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
+
+
+def stamp_text(text: str, address: str) -> str:
+    """The source of an install cell with `REPOSITORY = ""` filled in; unchanged without an address."""
+    return _STAMP.sub(lambda match: f'{match[1]}"{address}"', text, count=1) if address else text
+
+
+def stamp(folder: str | Path) -> list[Path]:
+    """Write stamped copies of the published notebooks to `folder/notebooks`, for the branch that Colab opens.
+
+    Raises NbpkgError when `$NBPKG_REPOSITORY` is not set or an install cell has no place for the address.
+    """
+    root, address = paths.root(), repository()
+    if not address:
+        raise NbpkgError("set NBPKG_REPOSITORY=https://github.com/owner/name to stamp the notebooks")
+    written = []
+    for name in toc_chapters(root):
+        content = _notebook(root, name, "published", "", address)
+        if address.encode() not in content:
+            raise NbpkgError(f'notebooks/{name}.ipynb: no cell tagged install holds REPOSITORY = ""')
+        path = Path(folder) / "notebooks" / f"{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        written.append(path)
+    return written
+
+
+def _jupyter_book(root: Path, work: Path, strict: bool) -> Path:
+    # Jupyter Book 1 has no `python -m`; a console script found by name may belong to another environment.
+    start = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", str(work / "src"), "--path-output", str(work), "-q"]
+    if strict:
+        # A warning of a page that is not rebuilt would be missed, hence --all.
+        command += ["-W", "-n", "--keep-going", "--all"]
+    # The staged copy looks like a repository of the book: the real one must win.
+    env = os.environ | {"NBPKG_ROOT": str(root), "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, errors="replace")
+    output = done.stdout + done.stderr
+    if "No module named 'jupyter_book'" in output:
+        raise NbpkgError(_NO_BOOK)
+    problems = [line for line in output.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL):", line)]
+    if problems:
+        print(*problems, sep="\n", file=sys.stderr, flush=True)
+    html = work / "_build" / "html"
+    if done.returncode != 0 or not (html / "index.html").is_file():
+        if not problems:
+            print(output[-4000:], file=sys.stderr, flush=True)
+        raise NbpkgError(f"the site was not built: {len(problems)} problems, listed above")
+    return html
+
+
+def _replace(html: Path, target: Path) -> None:
+    """Copy the built site to `target`; an interrupted copy never stands in its place."""
+    fresh = target.with_name(target.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(html, fresh, ignore=shutil.ignore_patterns(".buildinfo", "*.inv.tmp"))
+    if target.exists():
+        if not (target / "index.html").is_file() and any(target.iterdir()):
+            shutil.rmtree(fresh)
+            raise NbpkgError(f"{target.name} holds something else than a site: choose an empty folder")
+        shutil.rmtree(target)
+    fresh.rename(target)

@@ -1,0 +1,133 @@
+"""The site's own Sphinx extension: maths offline, no launch scripts, generated tables, chapter downloads.
+
+Named in `_config.yml`; nothing else imports it, so Sphinx is needed only to build the site.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from nbpkg.book import site_tables
+
+log = logging.getLogger(__name__)
+
+# The pip package that carries MathJax 3.2.2. Its own extension copies 15 MB; a page needs these.
+MATHJAX_PACKAGE = "sphinx-mathjax-offline"
+MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
+
+
+def mathjax_folder() -> Path | None:
+    """The folder of MathJax inside the installed pip package, or None when it is not installed."""
+    spec = find_spec(MATHJAX_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))) / "static" / "mathjax"
+    return folder if (folder / MATHJAX_PARTS[0]).is_file() else None
+
+
+class Generated(SphinxDirective):
+    """`{generated} NAME`: Markdown made at build time by the function of that name in `site_tables`."""
+
+    required_arguments = 1
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        maker = site_tables.PAGES.get(name)
+        if maker is None:
+            raise self.error(
+                f"no generated text is called {name!r}; there are: {', '.join(site_tables.PAGES)}"
+            )
+        for path in site_tables.sources(name):
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(maker(), allow_section_headings=True)
+
+
+def _copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+    if error is not None or app.builder.format != "html":
+        return
+    source = mathjax_folder()
+    if source is None:
+        log.warning("MathJax not found: pip install %s, or formulae stay raw", MATHJAX_PACKAGE)
+        return
+    for part in MATHJAX_PARTS:
+        target = Path(app.outdir) / "_static" / "mathjax" / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source / part, target)
+
+
+def _copy_twins(app: Sphinx, error: Exception | None) -> None:
+    """Put the plain-text twin of each chapter beside the notebook that the site offers for download."""
+    if error is not None or app.builder.format != "html":
+        return
+    for name in app.env.found_docs:
+        twin = _twin(app, name)
+        if twin is not None:
+            target = Path(app.outdir) / "_sources" / "notebooks" / twin.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(twin, target)
+
+
+def _twin(app: Sphinx, docname: str) -> Path | None:
+    if not docname.startswith("notebooks/"):
+        return None
+    path = Path(app.srcdir) / "notebooks" / "src" / f"{docname.split('/', 1)[1]}.py"
+    return path if path.is_file() else None
+
+
+def _links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Put the downloads of a chapter, and Colab when it can be reached, under its title."""
+    if app.builder.format != "html" or _twin(app, docname) is None:
+        return
+    name = docname.split("/", 1)[1]
+    links = [
+        ("notebook", f"../_sources/notebooks/{name}.ipynb", " download"),
+        ("Python script", f"../_sources/notebooks/{name}.py", " download"),
+    ]
+    text = "Download: " + " · ".join(f'<a href="{url}"{extra}>{words}</a>' for words, url, extra in links)
+    if app.config.nbpkg_colab:
+        text += f' · <a href="{app.config.nbpkg_colab}{docname}.ipynb">Open in Colab</a>'
+    title = next(iter(doctree.findall(nodes.title)), None)
+    if title is not None:
+        line = nodes.raw("", f'<p class="chapter-links">{text}</p>', format="html")
+        title.parent.insert(title.parent.index(title) + 1, line)
+
+
+def _page(
+    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
+) -> None:
+    """Drop the scripts of a live kernel: they name a CDN, and one of them fails on every page."""
+    context["script_files"] = [
+        script
+        for script in context.get("script_files", [])
+        if "thebe" not in f"{getattr(script, 'filename', '')}{getattr(script, 'attributes', {})}".lower()
+    ]
+    context["css_files"] = [
+        style
+        for style in context.get("css_files", [])
+        if "thebe" not in str(getattr(style, "filename", style))
+    ]
+
+
+def setup(app: Sphinx) -> dict:
+    """Register with Sphinx."""
+    app.add_directive("generated", Generated)
+    if mathjax_folder() is not None:
+        app.config.mathjax_path = "mathjax/tex-chtml.js"
+    app.add_config_value("nbpkg_colab", "", "html", str)
+    app.connect("doctree-resolved", _links)
+    app.connect("build-finished", _copy_mathjax)
+    app.connect("build-finished", _copy_twins)
+    # After the other extensions have added their scripts.
+    app.connect("html-page-context", _page, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

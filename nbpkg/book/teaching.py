@@ -1,0 +1,84 @@
+"""For courses: what a chapter asks of its reader, and a copy of it without the solutions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbpkg import chapters
+from nbpkg.book import notebook
+from nbpkg.chapters import Chapter
+from nbpkg.errors import NbpkgError
+from nbpkg.paths import write_text
+
+_HEADING = re.compile(r"^### Exercise (\d+) \((★+)(☆*)\): (.+)$", re.MULTILINE)
+_ANSWER = re.compile(r"<details>\s*<summary>.*?</details>[^\S\n]*\n?", re.DOTALL)
+_MINUTES = re.compile(r"^\| To read \| (\d+) minutes \|$", re.MULTILINE)
+
+#: What stands in the place of a solution, so that nobody looks for it.
+LEFT_OUT = "*(The solution is left out of this copy.)*"
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise of a chapter: its number, its stars from 1 to 3, its title."""
+
+    number: int
+    stars: int
+    title: str
+
+
+def exercises(chapter: Chapter) -> list[Exercise]:
+    """The exercises of a written chapter, in order."""
+    text = "\n".join(cell.source for cell in chapters.cells(chapter.name) if cell.kind == "markdown")
+    return [Exercise(int(n), len(stars), title.strip()) for n, stars, _, title in _HEADING.findall(text)]
+
+
+def minutes(chapter: Chapter) -> int | None:
+    """How long a chapter takes to read, in minutes, by its card; None when the card does not say."""
+    for cell in chapters.cells(chapter.name):
+        found = _MINUTES.search(cell.source) if cell.kind == "markdown" else None
+        if found:
+            return int(found[1])
+    return None
+
+
+def handout(chapter: Chapter, outputs: bool = False):
+    """A chapter's notebook without the cells of solutions and the answers to questions in prose.
+
+    outputs: whether the published outputs stay. It runs as the chapter does: no other cell uses a solution.
+    Raises NbpkgError when the chapter is not written.
+    """
+    import nbformat
+
+    made = notebook.from_twin(chapter)
+    if outputs and chapter.notebook.exists():
+        old = notebook.read(chapter.notebook)
+        if notebook.code_sha256(old) == notebook.code_sha256(made):
+            made = notebook.with_outputs(made, old)
+    kept = []
+    for cell in made.cells:
+        if "solution" in cell.metadata.get("tags", []):
+            stem = f"{cell.id}-left-out"[-64:]
+            cell = nbformat.v4.new_markdown_cell(LEFT_OUT, id=stem)
+        elif cell.cell_type == "markdown":
+            cell.source = _ANSWER.sub("", cell.source).strip()
+        if cell.source:
+            kept.append(cell)
+    made.cells = kept
+    # It is no longer the twin's notebook, nor a published one.
+    made.metadata.pop(notebook.SYNCED, None)
+    return made
+
+
+def write_handout(name: str, folder: str | Path, outputs: bool = False) -> Path:
+    """Writes `handout` into a folder, which is made; returns the file. Raises NbpkgError for an unknown or
+    unwritten chapter, and for the folder of the chapters themselves.
+    """
+    chapter = chapters.get(name)
+    path = Path(folder) / f"{chapter.name}.ipynb"
+    if path.resolve() == chapter.notebook.resolve():
+        raise NbpkgError("a handout would overwrite the chapter itself: choose another folder with --out")
+    write_text(path, notebook.text_of(handout(chapter, outputs)))
+    return path

@@ -1,0 +1,54 @@
+"""What a run was made of: hashes of a chapter's code and of the package."""
+
+from __future__ import annotations
+
+import hashlib
+from fnmatch import fnmatch
+
+from nbpkg.chapters.twin import cells
+from nbpkg.paths import package
+
+# Modules that no number passes through: a change in them leaves every finished run valid.
+TOOLING = (
+    *("apps/*", "book/*", "cli/*", "runner/*", "progress.py", "report/tables.py", "data/pin.py"),
+    *("measure/backends.py", "measure/isolation.py", "measure/latency.py", "measure/onnx_export.py"),
+    *("data/embedded/metad2a.safetensors", "data/embedded/tans.safetensors"),
+)
+# Cells that no number of a run passes through.
+ASIDE = {"install", "exercise", "solution"}
+
+
+def hash_sources(sources: list[str]) -> str:
+    """SHA-256 over the sources of code cells in order; white space around a source does not count."""
+    digest = hashlib.sha256()
+    for source in sources:
+        data = source.strip().encode()
+        digest.update(f"{len(data)}\n".encode() + data)
+    return digest.hexdigest()
+
+
+def code_sha256(name: str) -> str:
+    """The hash of the code cells of chapter `name` that its numbers depend on: no prose, no exercises."""
+    return hash_sources([c.source for c in cells(name) if c.kind == "code" and not ASIDE & set(c.tags)])
+
+
+def hashed_files() -> list[str]:
+    """The files of `nbpkg` that a chapter's numbers can depend on: sources and small tables, sorted, relative
+    to the package's folder.
+    """
+    names = [path.relative_to(package()).as_posix() for path in package().rglob("*") if path.is_file()]
+    return [
+        name
+        for name in sorted(names)
+        if "__pycache__" not in name
+        and not name.rpartition("/")[2].startswith(".")
+        and not any(fnmatch(name, pattern) for pattern in TOOLING)
+    ]
+
+
+def package_sha256() -> str:
+    """The hash of `hashed_files`, names and contents."""
+    digest = hashlib.sha256()
+    for name in hashed_files():
+        digest.update(name.encode() + b"\0" + hashlib.sha256((package() / name).read_bytes()).digest())
+    return digest.hexdigest()

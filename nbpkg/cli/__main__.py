@@ -1,0 +1,7 @@
+"""`python -m nbpkg.cli` is `nbpkg`."""
+
+import sys
+
+from nbpkg.cli.app import main
+
+sys.exit(main())

@@ -1,0 +1,80 @@
+"""Commands for a folder of images: search, retrieve; weights, retrieve-weights write what they use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nbpkg.cli.out import say, table
+from nbpkg.errors import NbpkgError
+
+
+def search_folder(
+    folder: Annotated[Path, typer.Argument(help="Images, one subfolder a class.")],
+    top: Annotated[int, typer.Option(help="How many cells to show.")] = 10,
+    candidates: Annotated[int, typer.Option(help="How many cells to draw.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the images that are looked at, and of the draws.")] = 0,
+    max_params: Annotated[int | None, typer.Option(help="Parameters at most.")] = None,
+    max_flops: Annotated[int | None, typer.Option(help="FLOPs at most.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Cells of NAS-Bench-201 for a folder of images, best first, by the networks of chapter 02_metad2a."""
+    from nbpkg.apps import search
+
+    if min(top, candidates) < 1:
+        raise NbpkgError("--top and --candidates must be at least 1")
+    images, labels = search.read_folder(folder)
+    found = search.search(images, labels, candidates, seed, max_params, max_flops, device)
+    table(["rank", "score", "parameters (M)", "FLOPs (M)", "architecture"], search.lines(found, top))
+
+
+def make_weights(
+    profile: Annotated[str, typer.Option(help="smoke, standard or paper.")] = "standard",
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to; default: where `nbpkg search` reads.")] = None,
+) -> None:
+    """Write the weights that `nbpkg search` uses, trained by chapter 02_metad2a where they are not stored."""
+    from nbpkg import paths
+    from nbpkg.apps import search
+    from nbpkg.session import Session
+
+    made = Session("00_foundations", profile, [seed]).artifact("02_metad2a", "search")
+    path = search.write_weights(out or paths.embedded(search.FILE), made)
+    say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")
+
+
+def retrieve_folder(
+    folder: Annotated[Path, typer.Argument(help="Images, one subfolder a class.")],
+    top: Annotated[int, typer.Option(help="How many networks to show.")] = 10,
+    max_params: Annotated[int | None, typer.Option(help="Parameters at most.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the first one's weights, safetensors.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Trained networks for a folder of images, by the space of chapter 05_tans; to be fine-tuned."""
+    from nbpkg.apps import retrieve, search
+
+    found = retrieve.retrieve(*search.read_folder(folder), max_params, top, device)
+    header = ["rank", "predicted", "score", "parameters", "trained on", "architecture"]
+    table(header, retrieve.lines(found))
+    if save is not None:
+        from safetensors.torch import save_file
+
+        save_file(dict(found[0].network().state_dict()), str(save))
+        say(f"wrote {save.name}")
+
+
+def make_retrieval_weights(
+    profile: Annotated[str, typer.Option(help="smoke, standard or paper.")] = "standard",
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where to; default: where `nbpkg retrieve` reads.")] = None,
+) -> None:
+    """Write what `nbpkg retrieve` uses, trained by chapter 05_tans where it is not stored."""
+    from nbpkg import paths
+    from nbpkg.apps import retrieve
+    from nbpkg.session import Session
+
+    made = Session("00_foundations", profile, [seed]).artifact("05_tans", "retrieval")
+    path = retrieve.write_weights(out or paths.embedded(retrieve.FILE), made)
+    say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")

@@ -1,0 +1,171 @@
+"""Commands on chapters: list, run, sync, check, publish, scoreboard, site, stamp, handout."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nbpkg.cli.out import say, table
+from nbpkg.errors import NbpkgError
+
+Chapters = Annotated[list[str] | None, typer.Argument(help="Chapters, as in 03_help, 03 or help.")]
+Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]
+
+
+def list_chapters() -> None:
+    """The chapters: which are written, and which are published."""
+    from nbpkg.chapters import CHAPTERS
+    from nbpkg.paths import root
+
+    rows = []
+    for chapter in CHAPTERS:
+        results = [
+            profile.name
+            for profile in sorted((root() / "results").glob("*"))
+            if (profile / f"{chapter.name}.json").is_file()
+        ]
+        state = "written" if chapter.exists else "to come"
+        if results:
+            state = f"published ({', '.join(results)})"
+        source = f"{chapter.authors}, {chapter.venue}" if chapter.paper else ""
+        rows.append([chapter.name, chapter.title, source, chapter.part, state])
+    table(["chapter", "title", "paper", "part", "state"], rows)
+
+
+def run(
+    names: Chapters = None,
+    profile: Profile = "smoke",
+    seeds: Annotated[str, typer.Option(help="Training seeds, as in 0,1,2.")] = "0",
+    jobs: Annotated[
+        int | None, typer.Option(help="Executions at once; default: usable cores / NBPKG_THREADS.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    script: Annotated[
+        bool, typer.Option("--script", help="Run the twins as scripts: a record only.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run again what is up to date.")] = False,
+    cell_timeout: Annotated[float | None, typer.Option(help="Longest time for one cell, in seconds.")] = None,
+) -> None:
+    """Execute chapters (all that are written when none is named); results go under runs/."""
+    from nbpkg import runner
+
+    outcomes = runner.run(
+        names or [], profile, parse_seeds(seeds), device, jobs, script, force, cell_timeout, say
+    )
+    rows = [
+        [
+            outcome.chapter,
+            outcome.profile,
+            outcome.status,
+            f"{outcome.seconds:.0f}",
+            f"{outcome.record['peak_memory_mb']:.0f}" if outcome.record else "",
+            ", ".join(f"{count} {verdict}" for verdict, count in outcome.verdicts.items()),
+        ]
+        for outcome in outcomes
+    ]
+    table(["chapter", "profile", "status", "seconds", "peak memory (MB)", "claims"], rows)
+    if any(outcome.status == "failed" for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def publish(
+    names: Annotated[list[str], typer.Argument(help="Chapters, as in 03_help, 03 or help.")],
+    profile: Profile = "standard",
+) -> None:
+    """Adopt finished runs: outputs into notebooks/, records into results/, the scoreboard anew."""
+    from nbpkg.book import publish as publishing
+
+    for line in publishing.publish(names, profile):
+        say(line)
+
+
+def check() -> None:
+    """Look for what has come apart: twins, outputs, records, scoreboard, paths, sizes, alt texts."""
+    from nbpkg.book import check as checks
+
+    problems, remarks = checks.check()
+    for line in remarks:
+        say(f"remark: {line}")
+    for line in problems:
+        say(line)
+    say(f"check: {len(problems)} problem{'' if len(problems) == 1 else 's'}")
+    if problems:
+        raise typer.Exit(1)
+
+
+def sync(
+    names: Chapters = None,
+    from_notebook: Annotated[
+        bool, typer.Option("--from-notebook", help="Where a notebook was edited, write the twin from it.")
+    ] = False,
+    from_twin: Annotated[
+        bool, typer.Option("--from-twin", help="Where a notebook was edited, drop that edit.")
+    ] = False,
+) -> None:
+    """Bring the notebooks up to their twins; outputs stay where no code changed."""
+    from nbpkg import chapters
+    from nbpkg.book import notebook
+
+    if from_notebook and from_twin:
+        raise NbpkgError("give --from-notebook or --from-twin, not both")
+    prefer = "notebook" if from_notebook else "twin" if from_twin else None
+    fine = True
+    for chapter in [chapters.get(name) for name in names or []] or chapters.existing():
+        words, in_step = notebook.sync(chapter, prefer)
+        say(f"{chapter.name}: {words}")
+        fine &= in_step
+    if not fine:
+        raise typer.Exit(1)
+
+
+def site(
+    source: Annotated[str, typer.Option("--from", help="published, or run: made here.")] = "published",
+    profile: Profile = "smoke",
+    strict: Annotated[bool, typer.Option("--strict", help="Every warning is a failure.")] = False,
+) -> None:
+    """Build the site."""
+    from nbpkg.book import site as building
+
+    building.build(source, strict, profile)
+
+
+def scoreboard() -> None:
+    """Write the scoreboard in README.md from the published records."""
+    from nbpkg.book import scoreboard as board
+
+    changed = board.refresh()
+    say("README.md: scoreboard brought up to the records" if changed else "README.md: scoreboard is fresh")
+
+
+def stamp(folder: Annotated[str, typer.Argument(help="Folder to write notebooks/ into.")]) -> None:
+    """Write notebooks that know the repository's address, from $NBPKG_REPOSITORY; Colab opens them."""
+    from nbpkg.book import site
+
+    for path in site.stamp(folder):
+        say(f"wrote {path.parent.name}/{path.name}")
+
+
+def write_handouts(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Chapters, as in 03_help, 03 or help; all that are written when none is named."),
+    ] = None,
+    out: Annotated[str, typer.Option(help="Folder to write to.")] = "handouts",
+    outputs: Annotated[bool, typer.Option("--outputs", help="Keep the published outputs.")] = False,
+) -> None:
+    """Notebooks for a course: without solutions and answers, and without outputs unless asked for."""
+    from nbpkg import chapters
+    from nbpkg.book import teaching
+
+    for name in names or [chapter.name for chapter in chapters.existing()]:
+        path = teaching.write_handout(name, out, outputs)
+        print(f"wrote {path.parent.name}/{path.name}", flush=True)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0,1,2" as [0, 1, 2]. Raises NbpkgError for anything but whole numbers with commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise NbpkgError(f"seeds must be whole numbers with commas, as in 0,1,2; not {text!r}") from None

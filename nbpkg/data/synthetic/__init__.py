@@ -1,0 +1,1 @@
+"""A generated language whose exact optimum is known."""

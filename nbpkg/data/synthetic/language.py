@@ -1,0 +1,215 @@
+"""A generated language with agreement, whose entropy is known: text for models too small for English.
+
+Subject and verb agree in number, across whatever stands between them; a noun's meaning, its class, decides
+which verbs are likely after it; words have Zipf's frequencies. Nothing is read from a file: the language is
+made by its sizes, the text by a seed.
+
+    language = Language()
+    ids = language.corpus(100_000, seed=0)                      # for tokens.pack, or language.rows(...)
+    language.entropy_rate                                       # nats per word, exactly
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from nbpkg.data.synthetic.grammar import Grammar, Rule
+from nbpkg.data.tokens import CLS, SPECIAL
+from nbpkg.errors import NbpkgError
+
+NUMBERS = ("sg", "pl")
+_DETERMINERS = ("the", "my", "your", "no")
+_PREPOSITIONS = ("near", "behind", "with", "under")
+_CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
+
+
+def _stem(number: int) -> str:
+    """Two syllables, different for each number from 0 to 4,899."""
+    syllables = [c + v for c in _CONSONANTS for v in _VOWELS]
+    # 2,741 and 4,900 have no common factor: the numbers are permuted.
+    first, second = divmod(number * 2_741 % len(syllables) ** 2, len(syllables))
+    return syllables[first] + syllables[second]
+
+
+def _zipf(names: Sequence[str], turn: int = 0) -> list[Rule]:
+    """Rules to single words with probability 1 / rank, the ranking turned by `turn` places."""
+    return [(1 / (1 + (i + turn) % len(names)), (name,)) for i, name in enumerate(names)]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence and what a probe may ask about it.
+
+    subject, verb: places of the main clause's noun and verb in `words`. plural: whether they are plural.
+    attractors: nouns between them whose number is the other one. grammatical: whether they agree.
+    """
+
+    words: tuple[str, ...]
+    subject: int
+    verb: int
+    plural: bool
+    attractors: int
+    grammatical: bool = True
+
+
+@dataclass(frozen=True)
+class Language:
+    """The language with so many classes of nouns, nouns in a class, verbs of either kind and adjectives.
+
+    modifier: probability that a noun is followed by a preposition and another noun, or by a clause (half
+    each). Raises NbpkgError for sizes below 1 or beyond the stems, and a modifier outside 0 to 0.9.
+    """
+
+    classes: int = 4
+    nouns: int = 12
+    verbs: int = 16
+    adjectives: int = 12
+    modifier: float = 0.4
+
+    def __post_init__(self):
+        stems = self.classes * self.nouns + 2 * self.verbs + self.adjectives
+        if min(self.classes, self.nouns, self.verbs, self.adjectives) < 1 or stems > 4_900:
+            raise NbpkgError(f"there is no language of these sizes: {self}")
+        if not 0 <= self.modifier <= 0.9:
+            raise NbpkgError(f"modifier must be from 0 to 0.9, got {self.modifier}")
+
+    @cached_property
+    def _forms(self) -> dict[str, list[str]]:
+        stems = iter(range(4_900))
+
+        def words(count: int, ending: str) -> list[str]:
+            return [_stem(next(stems)) + ending for _ in range(count)]
+
+        forms = {f"noun/{c}": words(self.nouns, "") for c in range(self.classes)}
+        return forms | {
+            "goes": words(self.verbs, "n"), "sees": words(self.verbs, "m"), "adj": words(self.adjectives, "l")
+        }  # fmt: skip
+
+    @cached_property
+    def grammar(self) -> Grammar:
+        """The grammar of its sentences; every one ends in a full stop."""
+        forms = self._forms
+        kinds = [(n, c) for n in NUMBERS for c in range(self.classes)]
+        half = self.modifier / 2
+        rules: dict[str, list[Rule]] = {
+            "S": [(1, ("det", "adjs", "clause", "."))],
+            "clause": [(1, (f"subject/{n}/{c}", f"rest/{n}/{c}", f"main/{n}/{c}")) for n, c in kinds],
+            "object": [(1, ("det", "adjs", "head"))],
+            "head": [(1, (f"noun/{n}/{c}", f"rest/{n}/{c}")) for n, c in kinds],
+            "det": _zipf(_DETERMINERS),
+            "adjs": [(0.7, ()), (0.3, ("adj", "adjs"))],
+            "adj": _zipf(forms["adj"]),
+            "prep": _zipf(_PREPOSITIONS),
+        }
+        for n, c in kinds:
+            nouns = _zipf([self._inflected(stem, n, "s") for stem in forms[f"noun/{c}"]])
+            rules[f"noun/{n}/{c}"] = rules[f"subject/{n}/{c}"] = nouns
+            phrase = (half, ("prep", "object"))
+            rules[f"rest/{n}/{c}"] = [(1 - 2 * half, ()), phrase, (half, ("that", f"verbs/{n}/{c}"))]
+            kinds_of_verbs = [(0.5, (f"goes/{n}/{c}",)), (0.5, (f"sees/{n}/{c}", "object"))]
+            rules[f"main/{n}/{c}"] = rules[f"verbs/{n}/{c}"] = kinds_of_verbs
+            turn = c * max(1, self.verbs // self.classes)
+            for kind in ("goes", "sees"):
+                verbs = [self._inflected(stem, "pl" if n == "sg" else "sg", "s") for stem in forms[kind]]
+                rules[f"{kind}/{n}/{c}"] = _zipf(verbs, turn)
+        return Grammar(rules)
+
+    @staticmethod
+    def _inflected(stem: str, number: str, ending: str) -> str:
+        return stem + (ending if number == "pl" else "")
+
+    @property
+    def entropy_rate(self) -> float:
+        """Entropy of the text in nats per word, exactly (`Grammar.entropy_rate`)."""
+        return self.grammar.entropy_rate
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Every token by its id: the special ones of `nbpkg.data.tokens`, then the words, sorted."""
+        return SPECIAL + self.grammar.words
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, the special ones included."""
+        return len(self.vocabulary)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.vocabulary)}
+
+    def encode(self, sentences: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """Token ids of each sentence, int32 (words,); NbpkgError naming a word that the language lacks."""
+        try:
+            return [np.array([self._ids[word] for word in words], dtype=np.int32) for words in sentences]
+        except KeyError as error:
+            raise NbpkgError(f"the generated language has no word {error.args[0]!r}") from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The words of token ids, with spaces between."""
+        return " ".join(self.vocabulary[int(i)] for i in ids)
+
+    # -------------------------------------------------------------- text
+
+    def sentences(self, count: int, seed: int = 0) -> list[Sentence]:
+        """Independent sentences; the same for a seed on every machine."""
+        rng = _rng(seed, "sentences")
+        return [self._sentence(rng) for _ in range(count)]
+
+    def _sentence(self, rng: random.Random) -> Sentence:
+        words, events = self.grammar.sample(rng)
+        subject, plural = next((at, name.split("/")[1] == "pl") for at, name in events if name[:4] == "subj")
+        verb = next(at for at, name in events if name[:4] == "main")
+        other = "noun/sg" if plural else "noun/pl"
+        attractors = sum(subject < at < verb and name.startswith(other) for at, name in events)
+        return Sentence(tuple(words), subject, verb, plural, attractors)
+
+    def corpus(self, tokens: int, seed: int = 0) -> np.ndarray:
+        """A text of so many tokens, ids int32 (tokens,), of independent sentences; the last may be cut."""
+        rng = _rng(seed, "corpus")
+        found: list[int] = []
+        while len(found) < tokens:
+            words, _ = self.grammar.sample(rng)
+            found.extend(map(self._ids.__getitem__, words))
+        return np.array(found[:tokens], dtype=np.int32)
+
+    def rows(self, count: int, length: int = 16, seed: int = 0) -> np.ndarray:
+        """Sequences int32 (count, length), each `[CLS]` and sentences from a beginning on; the last is cut.
+
+        Beside `tokens.pack`, which cuts a text anywhere, these are easier for a small model: a word's place
+        says more about its part of speech.
+        """
+        rng = _rng(seed, "rows")
+        found = np.full((count, length), CLS, dtype=np.int32)
+        for row in found:
+            ids: list[int] = []
+            while len(ids) < length - 1:
+                ids.extend(map(self._ids.__getitem__, self.grammar.sample(rng)[0]))
+            row[1:] = ids[: length - 1]
+        return found
+
+    # -------------------------------------------------------------- questions about sentences
+
+    def violated(self, sentence: Sentence) -> Sentence:
+        """The sentence with its main verb in the other number, the verb itself unchanged."""
+        word = sentence.words[sentence.verb]
+        other = word.removesuffix("s") if word.endswith("s") else word + "s"
+        words = (*sentence.words[: sentence.verb], other, *sentence.words[sentence.verb + 1 :])
+        return Sentence(
+            words, sentence.subject, sentence.verb, sentence.plural, sentence.attractors,
+            not sentence.grammatical,
+        )  # fmt: skip
+
+    def judged(self, count: int, seed: int = 0) -> list[Sentence]:
+        """Sentences of which every second one is `violated`: is the verb's number right?"""
+        return [s if i % 2 else self.violated(s) for i, s in enumerate(self.sentences(count, seed))]
+
+
+def _rng(seed: int, what: str) -> random.Random:
+    digest = hashlib.sha256(f"language/{seed}/{what}".encode()).digest()
+    return random.Random(int.from_bytes(digest[:8], "big"))

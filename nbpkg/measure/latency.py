@@ -1,0 +1,252 @@
+"""Measuring the embedded latency table: random NAS-Bench-201 cells as real networks, timed on this machine.
+
+A visit to a cell times every setting of one thread count on it; a round visits all cells in an order of its
+own, so that slow drift of the machine falls on all cells alike. A shared machine's speed also varies within
+seconds, by half and more: so every timed call stands between two calls of one reference network, and what
+counts is the ratio (a "duet"). What has been timed is kept line by line: a measurement that was stopped
+goes on where it ended, and one asked for more rounds adds them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nbpkg.data.latency_table import (
+    EMBEDDED,
+    processor,
+    read_embedded,
+    read_provenance,
+    write_atomically,
+    write_table,
+)
+from nbpkg.errors import NbpkgError
+from nbpkg.machine import usable_cpus
+from nbpkg.measure.backends import Runs, Setting, default_settings
+from nbpkg.measure.isolation import quiet, undisturbed
+from nbpkg.nb201 import space
+from nbpkg.nb201.network import network
+from nbpkg.paths import cache_dir
+
+__all__ = ["EMBEDDED", "measure", "read_embedded", "read_provenance"]
+
+#: The cell of the reference network: one convolution of each kind and one pooling.
+REFERENCE = "|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_1x1~0|avg_pool_3x3~1|none~2|"
+WIDTH, CELLS_PER_STAGE, RESOLUTION = 16, 1, 32
+#: How the times were taken, for the provenance.
+HOW = (
+    "inference without gradients of randomly initialised networks, evaluation mode, normal noise as images",
+    "every round visits all cells in an order of its own; every visit builds and warms up the network",
+    "processes pinned to as many cores as threads, real-time priority where the system permits it, garbage "
+    "collection outside the timed calls, other cores kept from idling",
+    "8-bit networks are quantised without calibration: coarse outputs, but the real kernels",
+    "every timed call stands between two of a reference network; a latency is the ratio of the two times the "
+    "reference's median over the whole measurement, for the machine's speed varies from second to second",
+    "reliability: Spearman correlation over cells between the medians of every other round and of the rest",
+)
+#: (threads, round, cell)
+Visit = tuple[int, int, int]
+#: Milliseconds of every timed call and of the reference beside it, by setting.
+Times = dict[str, list[list[float]]]
+
+
+def measure(
+    output_csv: str | Path,
+    cells: int = 640,
+    rounds: int = 4,
+    settings: Sequence[Setting] | None = None,
+    resume: bool = True,
+    seed: int = 0,
+    partial_folder: str | Path | None = None,
+    make_runs: Callable[[np.ndarray], Callable[[Setting], Callable[[], object]]] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Path:
+    """Time `cells` distinct random cells on every setting; write the table and its provenance.
+
+    settings: by default all that this machine can run. resume: use what earlier runs with the same arguments
+    left in `partial_folder` (by default in the user's cache). Tests replace `make_runs`, which turns six
+    operations into a function from a setting to the callable to time, and `clock`, which tells seconds.
+    Returns the path of the table. Raises NbpkgError for arguments that make no table.
+    """
+    output = Path(output_csv)
+    settings = default_settings(len(usable_cpus())) if settings is None else tuple(settings)
+    if rounds < 2 or not settings or min(s.repeats for s in settings) < 1:
+        raise NbpkgError("a measurement needs two rounds or more, and settings with one repeat or more each")
+    if len({s.name for s in settings}) < len(settings):
+        raise NbpkgError("the settings of a measurement need distinct names")
+    if not output.parent.is_dir():
+        raise NbpkgError(
+            f"no folder {output.parent.name!r} for the latency table {output.name}; make it first"
+        )
+    ops = space.random(cells, seed)
+    partial = partial_file(partial_folder, [cells, seed, [asdict(s) for s in settings]])
+    if not resume:
+        partial.unlink(missing_ok=True)
+    done = read_partial(partial, settings, cells)
+    if done:
+        print(f"{len(done)} visits were timed before; going on from there", flush=True)
+    with open(partial, "a", encoding="utf-8") as log, torch.inference_mode(), warnings.catch_warnings():
+        # Switching oneDNN off and on makes torch speak of a feature of other hardware.
+        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+        make_runs = make_runs or real_runs
+        reference = functools.cache(make_runs(space.encode(REFERENCE)))
+        for visit, group in visits(settings, cells, rounds, seed, done):
+            done[visit] = time_visit(make_runs(ops[visit[-1]]), reference, group, clock)
+            log.write(json.dumps([*visit, done[visit]]) + "\n")
+            log.flush()
+    provenance = {
+        "how": HOW,
+        "reference": REFERENCE,
+        "cores": len(usable_cpus()),
+        "gpu": torch.cuda.get_device_name() if any(s.device == "cuda" for s in settings) else None,
+        "versions": versions(),
+        "seed": seed,
+        "rounds": rounds,
+        "network": {"C": WIDTH, "N": CELLS_PER_STAGE, "resolution": RESOLUTION, "num_classes": 10},
+        "settings": {s.name: {"words": s.words, "threads": s.threads, "batch": s.batch} for s in settings},
+    }
+    times, reference_ms = collect(done, settings, cells, rounds)
+    for name, entry in provenance["settings"].items():
+        entry["reference_ms"] = float(f"{reference_ms[name]:.4g}")
+    write_table(output, space.decode(ops), times, provenance)
+    return output
+
+
+def real_runs(ops: np.ndarray) -> Runs:
+    """The torch network of a cell, ready to be run on any setting."""
+    return Runs(network(ops, WIDTH, CELLS_PER_STAGE).eval(), RESOLUTION)
+
+
+def visits(
+    settings: Sequence[Setting], cells: int, rounds: int, seed: int, done: dict[Visit, Times]
+) -> Iterator[tuple[Visit, list[Setting]]]:
+    """What is left to time, with the settings of each visit; prints the time left.
+
+    Thread counts rise, since runs of more threads disturb others more and are disturbed more.
+    """
+    groups = {t: [s for s in settings if s.threads == t] for t in sorted({s.threads for s in settings})}
+    left = {
+        (threads, number): [
+            cell
+            for cell in np.random.default_rng([seed, number]).permutation(cells).tolist()
+            if (threads, number, cell) not in done
+        ]
+        for threads in groups
+        for number in range(rounds)
+    }
+    progress = Progress(sum(map(len, left.values())))
+    for threads, group in groups.items():
+        if not any(left[threads, number] for number in range(rounds)):
+            continue
+        with quiet(threads) as collect_garbage:
+            for number in range(rounds):
+                for cell in left[threads, number]:
+                    yield (threads, number, cell), group
+                    collect_garbage()
+                    progress.step(f"{threads} thread(s), round {number + 1} of {rounds}")
+
+
+def time_visit(runs, reference, group: Sequence[Setting], clock: Callable[[], float]) -> Times:
+    """Time each setting's calls in turn with the reference network's, after warm-up calls of both.
+
+    Gives, for every timed call, its milliseconds and the mean of the reference's calls just before and after.
+    """
+    times = {}
+    for setting in group:
+        with undisturbed() if setting.threads > 1 else nullcontext():
+            # Made in here so that the threads which a runtime starts for it are undisturbed as well.
+            call, refer = runs(setting), reference(setting)
+        with undisturbed():
+            for _ in range(setting.warmup):
+                refer()
+                call()
+            marks = [clock()]
+            for _ in range(setting.repeats):
+                refer()
+                marks.append(clock())
+                call()
+                marks.append(clock())
+            refer()
+            marks.append(clock())
+        spans = 1000 * np.diff(marks)
+        beside = (spans[:-1:2] + spans[2::2]) / 2
+        times[setting.name] = np.stack([spans[1::2], beside], 1).round(5).tolist()
+    return times
+
+
+class Progress:
+    """Prints about twenty plain lines with the time left."""
+
+    def __init__(self, total: int):
+        self.total, self.count, self.start = total, 0, time.monotonic()
+
+    def step(self, what: str) -> None:
+        self.count += 1
+        if self.count == min(20, self.total) or self.count % max(1, self.total // 20) == 0:
+            spent = (time.monotonic() - self.start) / 60
+            left = spent / self.count * (self.total - self.count)
+            done = f"{self.count} of {self.total} visits"
+            print(f"{done}: {what}; {spent:.1f} min so far, about {left:.1f} min left", flush=True)
+
+
+def partial_file(folder: str | Path | None, configuration: list) -> Path:
+    """Where a measurement with this configuration keeps what it timed; makes the folder."""
+    if folder is None:
+        folder = cache_dir() / "measure-latency"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Times of another machine or version must not be mixed in.
+    versions = [processor(), torch.__version__]
+    key = hashlib.sha256(json.dumps([configuration, versions], sort_keys=True).encode()).hexdigest()
+    return folder / f"partial-{key[:16]}.jsonl"
+
+
+def read_partial(path: Path, settings: Sequence[Setting], cells: int) -> dict[Visit, Times]:
+    """Finished visits. A line that was cut off or does not fit the settings is taken out of the file."""
+    if not path.exists():
+        return {}
+    done, good = {}, []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            threads, number, cell, times = json.loads(line)
+            found = {name: np.array(values, float).shape for name, values in times.items()}
+            fitting = {s.name: (s.repeats, 2) for s in settings if s.threads == threads}
+            if found == fitting and 0 <= cell < cells:
+                done[threads, number, cell] = times
+                good.append(line)
+        except (ValueError, TypeError, AttributeError):
+            continue
+    write_atomically(path, "".join(line + "\n" for line in good))
+    return done
+
+
+def collect(
+    done: dict[Visit, Times], settings: Sequence[Setting], cells: int, rounds: int
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """By setting: ms at the reference's median speed, (cells, rounds, repeats), and that median."""
+    times, median = {}, {}
+    for s in settings:
+        pairs = np.array([[done[s.threads, r, c][s.name] for r in range(rounds)] for c in range(cells)])
+        median[s.name] = float(np.median(pairs[..., 1]))
+        times[s.name] = pairs[..., 0] / pairs[..., 1] * median[s.name]
+    return times, median
+
+
+def versions() -> dict[str, str]:
+    """Versions of what ran the networks."""
+    found = {"torch": torch.__version__, "numpy": np.__version__}
+    try:
+        import onnxruntime
+    except ImportError:
+        return found
+    return {**found, "onnxruntime": onnxruntime.__version__}

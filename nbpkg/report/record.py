@@ -1,0 +1,257 @@
+"""What a chapter's run measured, and its JSON form (record.schema.json)."""
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from nbpkg.errors import NbpkgError
+from nbpkg.report.stats import t_interval
+
+SCHEMA = 1
+REPRODUCED, PARTLY, NOT_REPRODUCED, CONTRADICTED, NOT_TESTED = VERDICTS = (
+    "reproduced",
+    "partly",
+    "not reproduced",
+    "contradicted",
+    "not tested",
+)
+
+
+def number(value: float) -> str:
+    """A number for reading: three significant places or so, never an exponent between 0.001 and a million."""
+    size = abs(value)
+    if value == int(value) and size < 1e6:
+        return str(int(value))
+    if size >= 1e6 or size < 0.001:
+        return f"{value:.3g}"
+    return f"{value:.{0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number with its 95 % interval, what the paper says, and the values per training seed.
+
+    low and high are None together: without repetitions there is no interval. n counts the repetitions behind
+    the interval.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 1
+    paper: float | None = None
+    unit: str = ""
+    per_seed: Mapping[int, float] | None = None
+
+    def __post_init__(self):
+        numbers = [self.value, self.low, self.high, self.paper, *(self.per_seed or {}).values()]
+        if not all(x is None or math.isfinite(x) for x in numbers):
+            raise ValueError("a metric must be finite: nan or infinity is not a measurement")
+        if (self.low is None) != (self.high is None):
+            raise ValueError("give both ends of the interval or neither")
+        if self.low is not None and self.low > self.high:
+            raise ValueError(f"the interval's low end {self.low} lies above its high end {self.high}")
+        if self.n < 1:
+            raise ValueError("n must be at least 1")
+
+    @classmethod
+    def over_seeds(
+        cls, values: Mapping[int, float], *, paper: float | None = None, unit: str = ""
+    ) -> "Metric":
+        """Mean over seeds with the 95 % t-interval; n is the number of seeds, the interval None for a single
+        one.
+        """
+        if not values:
+            raise ValueError("a metric over seeds needs at least one value")
+        values = {int(seed): float(values[seed]) for seed in sorted(values)}
+        if len(values) == 1 or not all(map(math.isfinite, values.values())):
+            return cls(
+                sum(values.values()) / len(values), n=len(values), paper=paper, unit=unit, per_seed=values
+            )
+        mean, low, high = t_interval(list(values.values()))
+        return cls(float(mean), float(low), float(high), len(values), paper, unit, values)
+
+    def to_json(self) -> dict:
+        """Plain JSON types; what is None or empty is left out."""
+        out = {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "paper": self.paper}
+        out["unit"] = self.unit or None
+        if self.per_seed:
+            out["per_seed"] = {str(seed): value for seed, value in self.per_seed.items()}
+        return {key: value for key, value in out.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, raw: Mapping) -> "Metric":
+        raw = dict(raw)
+        if "per_seed" in raw:
+            raw["per_seed"] = {int(seed): value for seed, value in raw["per_seed"].items()}
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper, the metrics and the test that judge it, and the computed verdict."""
+
+    id: str
+    statement: str
+    metrics: tuple[str, ...]
+    test: str
+    verdict: str
+    note: str = ""
+
+    def __post_init__(self):
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"claim {self.id}: verdict {self.verdict!r} is none of {', '.join(VERDICTS)}")
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A numbered departure from the paper's set-up and what it is expected to change."""
+
+    number: int
+    text: str
+    effect: str
+
+
+@dataclass
+class Record:
+    """One run of one chapter.
+
+    Times in seconds, memory in MB (10^6 bytes); `seconds` and `cpu_seconds` hold "total" and sections.
+    """
+
+    chapter: str
+    profile: str
+    seeds: list[int]
+    device: str
+    threads: int
+    source_sha256: str
+    package_sha256: str
+    versions: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_mb: float = 0.0
+    peak_gpu_memory_mb: float | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    claims: list[Claim] = field(default_factory=list)
+    deviations: list[Deviation] = field(default_factory=list)
+    memo: list[dict] = field(default_factory=list)
+
+    def to_json(self) -> dict:
+        """The record as plain JSON types, not validated."""
+        out = {"schema": SCHEMA, **vars(self)}
+        out["metrics"] = {name: metric.to_json() for name, metric in self.metrics.items()}
+        out["claims"] = [{**vars(claim), "metrics": list(claim.metrics)} for claim in self.claims]
+        out["deviations"] = [dict(vars(deviation)) for deviation in self.deviations]
+        if self.peak_gpu_memory_mb is None:
+            del out["peak_gpu_memory_mb"]
+        return out
+
+    @classmethod
+    def from_json(cls, raw: Mapping, where: str = "record") -> "Record":
+        """The inverse of to_json.
+
+        Raises NbpkgError, naming `where` and the field, for anything that is not a valid record.
+        """
+        validate(raw, where)
+        raw = {key: value for key, value in raw.items() if key != "schema"}
+        raw["metrics"] = {name: Metric.from_json(metric) for name, metric in raw["metrics"].items()}
+        raw["claims"] = [Claim(**{**claim, "metrics": tuple(claim["metrics"])}) for claim in raw["claims"]]
+        raw["deviations"] = [Deviation(**deviation) for deviation in raw["deviations"]]
+        return cls(**raw)
+
+    def save(self, path: str | Path) -> Path:
+        """Validates and writes atomically: whoever reads meets the old file or the whole new one.
+
+        Raises NbpkgError.
+        """
+        path = Path(path)
+        raw = self.to_json()
+        validate(raw, path.name)
+        text = json.dumps(raw, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Record":
+        """Reads and validates.
+
+        Raises NbpkgError naming the file: absent, not JSON, another schema version, nan, a bad field.
+        """
+        path = Path(path)
+
+        def refuse(constant):
+            raise ValueError(f"{constant} is not a number")
+
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        except FileNotFoundError:
+            raise NbpkgError(f"{path.name}: there is no such record") from None
+        except (OSError, ValueError) as error:
+            raise NbpkgError(f"{path.name}: not a readable record ({error}); run the chapter again") from None
+        return cls.from_json(raw, path.name)
+
+
+@cache
+def _validator():
+    # jsonschema takes a fifth of a second to import, which nobody who only opens a session should pay.
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(Path(__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
+    return Draft202012Validator(schema)
+
+
+def validate(raw: object, where: str = "record") -> None:
+    """Checks plain JSON types against the schema and what a schema cannot say.
+
+    Raises NbpkgError in one line naming the field.
+    """
+    if isinstance(raw, Mapping) and raw.get("schema") != SCHEMA:
+        raise NbpkgError(
+            f"{where}: record schema {raw.get('schema')!r}, this nbpkg reads {SCHEMA}: run the chapter again"
+        )
+    from jsonschema.exceptions import best_match
+
+    error = best_match(_validator().iter_errors(raw))
+    if error is not None:
+        place = "/".join(map(str, error.absolute_path)) or "top level"
+        message = error.message if len(error.message) < 160 else error.message[:157] + "..."
+        raise NbpkgError(f"{where}: {place}: {message}".replace("\n", " "))
+    _check_numbers(raw, where, "")
+    for name, metric in raw["metrics"].items():
+        if "low" in metric and metric["low"] > metric["high"]:
+            raise NbpkgError(f"{where}: metrics/{name}: low lies above high")
+        stray = set(metric.get("per_seed", {})) - {str(seed) for seed in raw["seeds"]}
+        if stray:
+            raise NbpkgError(
+                f"{where}: metrics/{name}/per_seed: seed {min(stray)} is none of the record's seeds"
+            )
+    ids = [claim["id"] for claim in raw["claims"]]
+    for claim in raw["claims"]:
+        if ids.count(claim["id"]) > 1:
+            raise NbpkgError(f"{where}: claims: {claim['id']} stands there twice")
+        missing = [name for name in claim["metrics"] if name not in raw["metrics"]]
+        if missing:
+            raise NbpkgError(f"{where}: claims/{claim['id']}: there is no metric {missing[0]!r}")
+
+
+def _check_numbers(raw, where: str, place: str) -> None:
+    if isinstance(raw, float) and not math.isfinite(raw):
+        raise NbpkgError(f"{where}: {place}: {raw} is not a measurement")
+    if isinstance(raw, Mapping):
+        for key, value in raw.items():
+            _check_numbers(value, where, f"{place}/{key}".lstrip("/"))
+    elif isinstance(raw, list):
+        for index, value in enumerate(raw):
+            _check_numbers(value, where, f"{place}/{index}")

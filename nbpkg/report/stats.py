@@ -1,0 +1,214 @@
+"""Rank correlations, intervals and paired tests, vectorised over leading axes.
+
+scipy.stats takes longer to import than many chapters' smoke runs, so it is imported where it is needed.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Interval(NamedTuple):
+    """A mean with the ends of its confidence interval: floats, or arrays of the batch's shape."""
+
+    mean: float | np.ndarray
+    low: float | np.ndarray
+    high: float | np.ndarray
+
+
+class PairedResult(NamedTuple):
+    """The mean of a - b, its interval, the two-sided p-value and the number of pairs."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def rankdata(values) -> np.ndarray:
+    """Ranks 1..n along the last axis, ties sharing their average rank; (..., n) -> (..., n) float64.
+
+    A row that holds nan is nan throughout.
+    """
+    values = np.asarray(values)
+    if values.ndim == 0:
+        raise ValueError("rankdata needs at least one axis")
+    if values.shape[-1] == 0:
+        return np.zeros(values.shape)
+    order = np.argsort(values, axis=-1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=-1)
+    n = values.shape[-1]
+    starts = np.ones(values.shape, dtype=bool)
+    starts[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    ends = np.ones(values.shape, dtype=bool)
+    ends[..., :-1] = starts[..., 1:]
+    position = np.arange(n)
+    # Each run of equal values spans first..last; its members share (first + last) / 2, counted from 1.
+    first = np.maximum.accumulate(np.where(starts, position, 0), axis=-1)
+    last = np.minimum.accumulate(np.where(ends, position, n - 1)[..., ::-1], axis=-1)[..., ::-1]
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2 + 1, axis=-1)
+    if values.dtype.kind in "fc":
+        ranks[np.isnan(values).any(axis=-1)] = np.nan
+    return ranks
+
+
+def pearson(a, b) -> np.ndarray | float:
+    """Pearson's correlation along the last axis, leading axes broadcast; (..., n), (..., n) -> (...).
+
+    nan where an input is constant, holds nan, or n < 2: a constant has no correlation, and saying 0 would
+    flatter it.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape[-1:] != b.shape[-1:] or a.ndim == 0:
+        raise ValueError(f"last axes differ: {a.shape} and {b.shape}")
+    if a.shape[-1] < 2:
+        return np.full(np.broadcast_shapes(a.shape[:-1], b.shape[:-1]), np.nan)[()]
+    a_constant, b_constant = np.ptp(a, axis=-1) == 0, np.ptp(b, axis=-1) == 0
+    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        a = a / np.sqrt(np.sum(a * a, axis=-1, keepdims=True))
+        b = b / np.sqrt(np.sum(b * b, axis=-1, keepdims=True))
+        result = np.clip(np.einsum("...i,...i->...", a, b), -1.0, 1.0)
+    return np.where(a_constant | b_constant, np.nan, result)[()]
+
+
+def spearman(a, b) -> np.ndarray | float:
+    """Spearman's rank correlation along the last axis, ties by average rank; (..., n), (..., n) -> (...).
+
+    Leading axes broadcast, and each input is ranked before it is broadcast, so one truth against many
+    predictions is ranked once. nan where an input is constant, holds nan, or n < 2.
+    """
+    return pearson(rankdata(a), rankdata(b))
+
+
+def kendall_tau_b(a, b) -> np.ndarray | float:
+    """Kendall's tau-b along the last axis, leading axes broadcast; (..., n), (..., n) -> (...).
+
+    A loop over the batch, each O(n log n). nan where an input is constant, holds nan, or n < 2.
+    """
+    from scipy.stats import kendalltau
+
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape[-1:] != b.shape[-1:] or a.ndim == 0:
+        raise ValueError(f"last axes differ: {a.shape} and {b.shape}")
+    batch = np.broadcast_shapes(a.shape[:-1], b.shape[:-1])
+    a, b = np.broadcast_to(a, (*batch, a.shape[-1])), np.broadcast_to(b, (*batch, b.shape[-1]))
+    result = np.full(batch, np.nan)
+    if a.shape[-1] >= 2:
+        for index in np.ndindex(batch):
+            result[index] = kendalltau(a[index], b[index], variant="b").statistic
+    return result[()]
+
+
+def t_interval(values, axis: int = -1, level: float = 0.95) -> Interval:
+    """Mean and Student's t confidence interval over `axis`, for independent repetitions such as training
+    seeds.
+
+    With a single value the ends are nan: one run says nothing about spread. Equal values give an interval of
+    width zero.
+    """
+    from scipy.special import stdtrit
+
+    values = np.asarray(values, dtype=np.float64)
+    n = values.shape[axis]
+    if n == 0:
+        raise ValueError("no values")
+    mean = values.mean(axis=axis)
+    if n == 1:
+        return Interval(mean[()], np.full_like(mean, np.nan)[()], np.full_like(mean, np.nan)[()])
+    half = stdtrit(n - 1, 0.5 + level / 2) * values.std(axis=axis, ddof=1) / np.sqrt(n)
+    return Interval(mean[()], (mean - half)[()], (mean + half)[()])
+
+
+def _resampled_means(groups: list[np.ndarray], seed: int, n: int) -> np.ndarray:
+    """Means of `n` resamples, (n,): groups are drawn with replacement, then members inside each drawn group.
+
+    A single group is never resampled itself, which is the plain bootstrap.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.array([len(group) for group in groups])
+    padded = np.zeros((len(groups), sizes.max()))
+    for row, group in zip(padded, groups, strict=True):
+        row[: len(group)] = group
+    means = np.empty(n)
+    chunk = max(1, 4_000_000 // padded.size)  # bounds the working memory at some 100 MB
+    for start in range(0, n, chunk):
+        m = min(chunk, n - start)
+        drawn = rng.integers(len(groups), size=(m, len(groups)))
+        counts = sizes[drawn][..., None]
+        member = (rng.random((m, len(groups), padded.shape[1])) * counts).astype(np.int64)
+        inside = np.arange(padded.shape[1]) < counts
+        picked = np.where(inside, padded[drawn[..., None], member], 0.0)
+        means[start : start + m] = picked.sum(axis=(1, 2)) / counts.sum(axis=(1, 2))
+    return means
+
+
+def _groups(values: np.ndarray, clusters) -> list[np.ndarray]:
+    if clusters is None:
+        return [values]
+    clusters = np.asarray(clusters)
+    if clusters.shape != values.shape:
+        raise ValueError(f"clusters have shape {clusters.shape}, values {values.shape}")
+    return [values[clusters == label] for label in np.unique(clusters)]
+
+
+def _flat(values) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("no values")
+    return values
+
+
+def bootstrap_interval(values, seed: int, n: int = 10_000, clusters=None, level: float = 0.95) -> Interval:
+    """Mean of `values` (any shape, taken flat) with a percentile bootstrap interval from `n` resamples.
+
+    clusters: labels of the same shape (for example the training seed of each value); they are resampled
+    first, then the members inside. A single value gives nan ends. With fewer than about five clusters the
+    interval is too narrow; report n of clusters with it.
+    """
+    values = _flat(values)
+    mean = float(values.mean())
+    if values.size == 1:
+        return Interval(mean, float("nan"), float("nan"))
+    clusters = None if clusters is None else np.asarray(clusters).reshape(-1)
+    means = _resampled_means(_groups(values.reshape(-1), clusters), seed, n)
+    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(mean, float(low), float(high))
+
+
+def paired_bootstrap(
+    a, b, clusters=None, seed: int = 0, n: int = 10_000, level: float = 0.95
+) -> PairedResult:
+    """Is the mean of a - b different from zero? Bootstrap over pairs (any equal shapes, taken flat).
+
+    clusters: labels of the same shape, for example seeds: resampled first, then the pairs inside
+    (hierarchical), because pairs that share a trained network are not independent. p is two-sided, twice the
+    smaller share of resampled means on either side of zero (the resamples exactly at zero count on both
+    sides), so it agrees with the interval; its smallest value is 2 / (n + 1).
+    """
+    a, b = _flat(a), _flat(b)
+    if a.shape != b.shape:
+        raise ValueError(f"pairs differ in shape: {a.shape} and {b.shape}")
+    difference = (a - b).reshape(-1)
+    mean = float(difference.mean())
+    if difference.size == 1:
+        return PairedResult(mean, float("nan"), float("nan"), float("nan"), 1)
+    clusters = None if clusters is None else np.asarray(clusters).reshape(-1)
+    means = _resampled_means(_groups(difference, clusters), seed, n)
+    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+    tail = min(np.sum(means <= 0), np.sum(means >= 0))
+    return PairedResult(
+        mean, float(low), float(high), float(min(1.0, 2 * (tail + 1) / (n + 1))), difference.size
+    )
+
+
+def wilcoxon(a, b) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test on the pairs; 1.0 when no pair differs."""
+    difference = (_flat(a) - _flat(b)).reshape(-1)
+    if not np.any(difference):
+        return 1.0
+    from scipy.stats import wilcoxon as scipy_wilcoxon
+
+    return float(scipy_wilcoxon(difference).pvalue)

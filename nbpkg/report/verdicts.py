@@ -1,0 +1,127 @@
+"""Ready-made rules that turn metrics into a verdict; a chapter passes them to `Session.claim`.
+
+A rule is a function from {name: Metric} to (verdict, note). The rules about one metric ask where its 95 %
+interval lies against the region that the claim asserts:
+
+| metric | verdict |
+|---|---|
+| the whole interval lies in the region | reproduced |
+| the value lies in it, the interval reaches out of it | partly |
+| the value lies outside, the interval reaches into the region | not reproduced |
+| the whole interval lies outside | contradicted |
+| no interval (a single seed), the value lies in the region | partly |
+| no interval, the value lies outside | not reproduced |
+
+So one run alone can neither settle a claim nor refute it. A number that has no chance in it (a count, a
+closed form) is given the interval low = high = value by the chapter.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from nbpkg.report.record import CONTRADICTED, NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Metric, number
+
+Rule = Callable[[Mapping[str, Metric]], tuple[str, str]]
+
+
+def _judge(metric: Metric, inside: Callable[[float], bool], region: str) -> tuple[str, str]:
+    if metric.low is None or metric.high is None:
+        verdict = PARTLY if inside(metric.value) else NOT_REPRODUCED
+        return verdict, f"{number(metric.value)} against {region}; one run, no interval"
+    note = f"{number(metric.value)} [{number(metric.low)}, {number(metric.high)}] against {region}"
+    low, high = inside(metric.low), inside(metric.high)
+    if inside(metric.value):
+        return (REPRODUCED if low and high else PARTLY), note
+    return (NOT_REPRODUCED if low or high else CONTRADICTED), note
+
+
+def at_least(name: str, threshold: float) -> Rule:
+    """The claim: metric `name` >= threshold."""
+    return lambda metrics: _judge(metrics[name], lambda x: x >= threshold, f"at least {number(threshold)}")
+
+
+def at_most(name: str, threshold: float) -> Rule:
+    """The claim: metric `name` <= threshold."""
+    return lambda metrics: _judge(metrics[name], lambda x: x <= threshold, f"at most {number(threshold)}")
+
+
+def greater(name: str, than: float = 0.0) -> Rule:
+    """The claim: metric `name`, as a rule a paired difference, is strictly greater than `than`."""
+    return lambda metrics: _judge(metrics[name], lambda x: x > than, f"more than {number(than)}")
+
+
+def smaller(name: str, than: float = 0.0) -> Rule:
+    """The claim: metric `name`, as a rule a paired difference, is strictly smaller than `than`."""
+    return lambda metrics: _judge(metrics[name], lambda x: x < than, f"less than {number(than)}")
+
+
+def within(name: str, target: float, tolerance: float) -> Rule:
+    """The claim: metric `name` equals `target` up to `tolerance`, both ends included."""
+    if tolerance < 0:
+        raise ValueError("tolerance must not be negative")
+    region = f"{number(target)} ± {number(tolerance)}"
+
+    def rule(metrics):
+        metric = metrics[name]
+        verdict, note = _judge(metric, lambda x: abs(x - target) <= tolerance, region)
+        # An interval wider than the band has both ends outside and may still cover it.
+        if verdict == CONTRADICTED and metric.low <= target <= metric.high:
+            verdict = NOT_REPRODUCED
+        return verdict, note
+
+    return rule
+
+
+def _run(rules: tuple[Rule, ...], metrics) -> tuple[list[str], str]:
+    if not rules:
+        raise ValueError("no rules to combine")
+    results = [rule(metrics) for rule in rules]
+    results = [(result, "") if isinstance(result, str) else result for result in results]
+    return [verdict for verdict, _ in results], "; ".join(note for _, note in results if note)
+
+
+def all_of(*rules: Rule) -> Rule:
+    """Every part must hold: the weakest part's verdict (reproduced > partly > not reproduced > contradicted).
+
+    A part that was not tested caps the whole at partly; when none was tested, neither was the whole.
+    """
+
+    def rule(metrics):
+        verdicts, note = _run(rules, metrics)
+        tested = [verdict for verdict in verdicts if verdict != NOT_TESTED]
+        if not tested:
+            return NOT_TESTED, note
+        if len(tested) < len(verdicts):
+            tested.append(PARTLY)
+        return max(tested, key=(REPRODUCED, PARTLY, NOT_REPRODUCED, CONTRADICTED).index), note
+
+    return rule
+
+
+def one_run(rule: Rule) -> Rule:
+    """`rule` for metrics of a single trained network, whose intervals speak of draws from it alone.
+
+    They say nothing of other trainings, so the rule sees no intervals: partly or not reproduced.
+    """
+
+    def judged(metrics):
+        verdict, note = rule({name: replace(metric, low=None, high=None) for name, metric in metrics.items()})
+        return verdict, note
+
+    return judged
+
+
+def each_of(*rules: Rule) -> Rule:
+    """A claim about several cases, of which some may fail: reproduced (contradicted) when all cases are, not
+    reproduced when no case is reproduced or partly so, not tested when no case was tested, partly otherwise.
+    """
+
+    def rule(metrics):
+        verdicts, note = _run(rules, metrics)
+        for verdict in (REPRODUCED, CONTRADICTED, NOT_TESTED):
+            if set(verdicts) == {verdict}:
+                return verdict, note
+        held = {REPRODUCED, PARTLY} & set(verdicts)
+        return (PARTLY if held else NOT_REPRODUCED), note
+
+    return rule

@@ -1,0 +1,163 @@
+"""One execution of a chapter as a child process: its environment, its files, its end with all it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nbpkg.book import notebook
+from nbpkg.chapters import Chapter
+from nbpkg.paths import read_json, root, write_text
+
+MARK = "NBPKG_RUN_MARK"  # an environment variable by which a run's processes are found again
+
+
+@dataclass
+class Execution:
+    """One execution; `seeds` is a single seed for a warm run, which only fills the memo store."""
+
+    chapter: Chapter
+    profile: str
+    seeds: list[int]
+    device: str
+    script: bool
+    scratch: Path
+    warm: bool = False
+    cell_timeout: float | None = None
+    process: subprocess.Popen | None = None
+    started: float = 0.0
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def label(self) -> str:
+        return f"{self.chapter.name} seed {self.seeds[0]}" if self.warm else self.chapter.name
+
+    @property
+    def output(self) -> Path:
+        return self.scratch / "executed.ipynb"
+
+    @property
+    def record(self) -> Path:
+        return self.scratch / "record.json"
+
+    def start(self) -> None:
+        """Write the job's files and start its process, out of reach of the terminal's Ctrl-C."""
+        self.scratch.mkdir(parents=True)
+        parameters = {"PROFILE": self.profile, "SEEDS": self.seeds, "DEVICE": self.device}
+        if not self.script:
+            text = notebook.text_of(notebook.from_twin(self.chapter))
+            write_text(self.scratch / "input.ipynb", text)
+        job = {
+            "mode": "script" if self.script else "notebook",
+            "chapter": self.chapter.name,
+            "parameters": parameters,
+            "cwd": str(root()),
+            "cell_timeout": self.cell_timeout,
+            "input": str(self.scratch / "input.ipynb"),
+            "output": str(self.output),
+            "progress": str(self.scratch / "progress.json"),
+            "result": str(self.scratch / "result.json"),
+        }
+        write_text(self.scratch / "job.json", json.dumps(job))
+        self.started = time.monotonic()
+        with open(self.scratch / "log.txt", "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "nbpkg.runner.child", str(self.scratch / "job.json")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=root(),
+                env={
+                    **environment(self.scratch, self.script),
+                    "NBPKG_RECORD": str(self.record),
+                    MARK: self.mark,
+                },
+                start_new_session=True,
+            )
+
+    def progress(self) -> dict:
+        """The child's last word on its cells; empty before the first."""
+        return read_json(self.scratch / "progress.json")
+
+    def result(self) -> dict:
+        """What became of the execution, once the process is gone."""
+        result = read_json(self.scratch / "result.json")
+        if not result:
+            tail = notebook.headline("\n".join(reversed(self.log().splitlines())), 160)
+            code = self.process.returncode
+            why = f"ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
+            result = {
+                "status": "failed",
+                "cell": "",
+                "error": f"the process was {why}" + (f": {tail}" if tail else ""),
+            }
+        elif result["status"] == "done" and not self.record.is_file():
+            result = {
+                **result,
+                "status": "failed",
+                "cell": "",
+                "error": "no record was written: the last cell calls s.finish()",
+            }
+        return {"seconds": round(time.monotonic() - self.started, 2), **result}
+
+    def log(self) -> str:
+        path = self.scratch / "log.txt"
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def environment(scratch: Path, script: bool = False) -> dict[str, str]:
+    """An execution's environment: one thread, this interpreter's kernel, nothing of the user's Jupyter."""
+    kernel = scratch / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "ipykernel_launcher",
+        "-f",
+        "{connection_file}",
+        "--HistoryManager.enabled=False",
+    ]
+    spec = {"argv": command, "display_name": notebook.KERNELSPEC["display_name"], "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    return {
+        **os.environ,
+        "NBPKG_ROOT": str(root()),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "MPLBACKEND": "agg" if script else "module://matplotlib_inline.backend_inline",
+        "JUPYTER_PATH": str(scratch / "jupyter"),  # comes before the user's and the system's kernels
+        "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
+        "IPYTHONDIR": str(scratch / "ipython"),
+    }
+
+
+def end(jobs: list[Execution], grace: float = 3.0) -> None:
+    """End the jobs' processes and all that they started, kernels included, first politely and then not."""
+    import psutil
+
+    marks = {job.mark for job in jobs if job.process is not None}
+    if not marks:
+        return
+    for send in (signal.SIGTERM, signal.SIGKILL):
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get(MARK) in marks:
+                    process.send_signal(send)
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue  # gone in the meantime, or somebody else's
+        psutil.wait_procs(found, timeout=grace)
+    for job in jobs:
+        if job.process is not None:
+            job.process.wait()

@@ -1,0 +1,86 @@
+"""What a run tells while it goes on: the lines of progress and the estimate of the time that is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+
+from nbpkg.paths import root
+from nbpkg.runner.execution import Execution
+
+LINE_EVERY = 10.0  # seconds between two lines of one execution
+
+
+class Reporter:
+    """Prints a line of progress for one execution, not more often than every ten seconds."""
+
+    def __init__(self, job: Execution, earlier: dict, echo: Callable[[str], None]):
+        self.job, self.echo, self.last = job, echo, time.monotonic()
+        # A warm run is one seed of several, and a failed run ended early: such times would mislead.
+        if job.warm or earlier.get("status") != "done":
+            earlier = {}
+        self.cells = [] if job.warm else earlier.get("cell_seconds", [])
+        self.total = None if job.warm else earlier.get("seconds") or published_seconds(job)
+        seeds = ",".join(map(str, job.seeds))
+        echo(f"{job.label}: started at {job.profile}" + ("" if job.warm else f", seeds {seeds}"))
+
+    def report(self) -> None:
+        """Print where the execution stands, if ten seconds have passed since the last line."""
+        now = time.monotonic()
+        if now - self.last < LINE_EVERY:
+            return
+        self.last = now
+        told = self.job.progress()
+        if not told:
+            return
+        elapsed = now - self.job.started
+        left = time_left(told["done"], told["total"], told["cell_seconds"], elapsed, self.cells, self.total)
+        line = f"{self.job.label}: {told['done']}/{told['total']} cells in {clock(elapsed)}"
+        line += f", about {clock(left)} left" if left is not None else ""
+        self.echo(line + (f" | {told['line']}" if told["line"] else ""))
+
+
+def time_left(
+    done: int,
+    total: int,
+    seconds: Sequence[float],
+    elapsed: float,
+    earlier: Sequence[float] = (),
+    earlier_total: float | None = None,
+) -> float | None:
+    """Seconds until an execution ends, or None while nothing is known.
+
+    `seconds` are those of the `done` cells now, `earlier` those of all cells in a run before; where that run
+    has as many cells, what is left of it is scaled by how much slower or faster this one has been.
+    """
+    spent = sum(seconds)
+    current = max(elapsed - spent, 0.0)
+    if earlier and len(earlier) == total:
+        before = sum(earlier[:done])
+        pace = spent / before if before > 5 else 1.0
+        later = sum(earlier[done + 1 :])
+        now = max(earlier[done] * pace - current, 0.0) if done < total else 0.0
+        return now + later * pace
+    if earlier_total:
+        return max(earlier_total - elapsed, 0.0)
+    if done and 4 * done >= total:  # cells differ too much to go by the first few
+        return max(spent / done * (total - done) - current, 0.0)
+    return None
+
+
+def published_seconds(job: Execution) -> float | None:
+    """The seconds that the chapter's published run took at the job's profile, or None."""
+    path = root() / "results" / job.profile / f"{job.chapter.name}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return json.loads(path.read_text(encoding="utf-8"))["seconds"]["total"]
+    return None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes:seconds, or hours:minutes:seconds from one hour on."""
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"

@@ -1,0 +1,161 @@
+"""Cells for a user's own images: from folders and arrays, by small weights, with clear errors."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nbpkg import data
+from nbpkg.apps.search import FILE, read_folder, read_weights, search, write_weights
+from nbpkg.cli import main
+from nbpkg.errors import NbpkgError
+from nbpkg.nb201 import costs, space
+from nbpkg.nets import cellgraphs, seeded
+from nbpkg.nets.metad2a import Generator, Predictor
+from nbpkg.zoo import features
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Weights of a generator that was taught for a moment what a cell is, and of an untaught predictor."""
+    sizes = {"inputs": 8, "width": 8}
+    with seeded(0):
+        generator, predictor = Generator(**sizes, hidden=16), Predictor(**sizes, hidden=8, head=8)
+        basis = torch.randn(features.get("random-conv").d, 8) / 20
+    optimiser = torch.optim.Adam(generator.parameters(), 1e-2)
+    draws = torch.Generator().manual_seed(0)
+    for step in range(80):
+        sets = torch.randn(32, 2, 3, 8, generator=draws)
+        optimiser.zero_grad()
+        generator.loss(sets, cellgraphs.types_of(space.random(32, step)), cellgraphs.topology()).backward()
+        optimiser.step()
+    return {
+        "extractor": "random-conv", "resolution": 16, "images": 5, "scale": [-1.8, 0.4],
+        "mean": torch.zeros(len(basis)), "basis": basis,
+        "generator": generator.state_dict(), "generator_sizes": sizes | {"hidden": 16},
+        "predictor": predictor.state_dict(), "predictor_sizes": sizes | {"hidden": 8, "head": 8},
+    }  # fmt: skip
+
+
+def pictures(n=12, side=20, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+LABELS = np.arange(12) % 3
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of pictures of different sizes, kinds of file and modes."""
+    for label, name in enumerate(("ant", "bee", "cow")):
+        (tmp_path / name).mkdir()
+        for i, picture in enumerate(pictures(4 + label, 10 + 7 * label, label)):
+            mode = ("RGB", "L", "RGBA")[i % 3]
+            suffix = (".png", ".PNG", ".webp")[i % 3]
+            Image.fromarray(picture).convert(mode).save(tmp_path / name / f"{i}{suffix}")
+        (tmp_path / name / ".hidden.png").write_bytes(b"no image")
+        (tmp_path / name / "notes.txt").write_text("no image")
+    (tmp_path / ".git").mkdir()
+    return tmp_path
+
+
+def test_cells_come_best_first_distinct_and_the_same_for_a_seed(made):
+    found = search(pictures(), LABELS, 50, weights=made)
+    assert found == search(torch.from_numpy(pictures()), torch.from_numpy(LABELS), 50, weights=made)
+    assert len({one.cell for one in found}) == 50
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    for one in found[:5]:
+        assert space.index(space.encode(one.architecture)) == one.cell
+        params, flops = costs.costs(space.ops_of(one.cell), num_classes=3)
+        assert (one.params, one.flops) == (params[0], flops[0])
+    other = search(pictures(), LABELS, 50, seed=1, weights=made)
+    assert {one.cell for one in other} != {one.cell for one in found}
+
+
+def test_channels_first_or_last_and_any_labels_mean_the_same(made):
+    last = search(pictures(), LABELS, 20, weights=made)
+    assert search(pictures().transpose(0, 3, 1, 2), 7 * LABELS - 3, 20, weights=made) == last
+
+
+def test_limits_leave_candidates_out(made):
+    every = search(pictures(), LABELS, 60, weights=made)
+    most = int(np.median([one.params for one in every]))
+    some = search(pictures(), LABELS, 60, max_params=most, weights=made)
+    assert [one.cell for one in some] == [one.cell for one in every if one.params <= most]
+    with pytest.raises(NbpkgError, match="none of 60 candidates is within the limits"):
+        search(pictures(), LABELS, 60, max_flops=1, weights=made)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (pictures().astype(float), LABELS, "uint8"),
+        (pictures()[0], LABELS, "uint8"),
+        (pictures()[..., :2], LABELS, "three channels"),
+        (pictures(), LABELS[:-1], "as many whole-number labels"),
+        (pictures(), LABELS + 0.5, "as many whole-number labels"),
+        (pictures(), 0 * LABELS, "two classes"),
+        (pictures()[:0], LABELS[:0], "three channels"),
+    ],
+)
+def test_what_is_no_data_set_is_refused_in_one_line(made, images, labels, message):
+    with pytest.raises(NbpkgError, match=message) as caught:
+        search(images, labels, 5, weights=made)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_come_back_in_half_precision_and_answer_alike(made, tmp_path):
+    path = write_weights(tmp_path / "w.safetensors", made)
+    again = read_weights(path)
+    assert again.keys() == made.keys() and not list(tmp_path.glob("*.part"))
+    torch.testing.assert_close(again["basis"], made["basis"], atol=1e-3, rtol=1e-3)
+    first, second = (search(pictures(), LABELS, 30, weights=w) for w in (made, path))
+    shared = {one.cell: one.score for one in first}
+    both = [(shared[one.cell], one.score) for one in second if one.cell in shared]
+    assert len(both) > 20
+    np.testing.assert_allclose(*np.array(both).T, atol=0.01)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"a": 1}'])
+def test_a_file_that_holds_no_weights_is_named(tmp_path, content):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(NbpkgError, match=r"bad.safetensors: no weights of a search"):
+        read_weights(path)
+    with pytest.raises(NbpkgError, match="no such weights"):
+        read_weights(tmp_path / "absent.safetensors")
+
+
+def test_a_folder_becomes_images_and_labels(folder):
+    images, labels = read_folder(folder)
+    assert images.shape == (15, 3, 64, 64) and images.dtype == torch.uint8
+    assert torch.bincount(labels).tolist() == [4, 5, 6]
+    few, kinds = read_folder(folder, most=2)
+    assert torch.bincount(kinds).tolist() == [2, 2, 2]
+    assert torch.equal(few[0], images[0]) and torch.equal(few[1], images[3])  # spread: the first and the last
+
+
+def test_bad_folders_are_named(folder, tmp_path):
+    with pytest.raises(NbpkgError, match="no such folder"):
+        read_folder(tmp_path / "nowhere")
+    with pytest.raises(NbpkgError, match="two or more; it has 0"):
+        read_folder(folder / "ant")
+    (folder / "dog").mkdir()
+    with pytest.raises(NbpkgError, match="dog: holds no image"):
+        read_folder(folder)
+    (folder / "dog" / "a.jpg").write_bytes(b"\xff\xd8 cut off")
+    with pytest.raises(NbpkgError, match=r"a\.jpg: cannot be read as an image"):
+        read_folder(folder)
+
+
+def test_the_command_answers_from_the_shipped_weights(folder, capsys):
+    """The networks that chapter 02 trained, with the extractor that they were trained on."""
+    shipped = read_weights()
+    if features.get(shipped["extractor"]).absent:
+        pytest.skip("the package of the extractor is not installed")
+    assert data.embedded(FILE).stat().st_size < 1_000_000
+    assert main(["search", str(folder), "--top", "3", "--candidates", "40", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("|nor_conv") + out.count("|skip") + out.count("|avg") + out.count("|none") >= 3
+    assert main(["search", str(folder / "ant")]) == 2
+    assert "two or more" in capsys.readouterr().err

@@ -1,0 +1,218 @@
+"""`nbpkg check` on a small book: silent when all is well, one line for each thing that came apart."""
+
+import json
+import subprocess
+import time
+
+import nbformat
+import pytest
+from books import finished_run
+
+from nbpkg import chapters
+from nbpkg.book import moved, notebook, notebook_lint, publish
+from nbpkg.book.check import check, text_files
+
+SLASH = "/"
+PATHS = [
+    SLASH.join(["", "home", "ada", "book"]),
+    SLASH.join(["", "root", "x"]),
+    SLASH.join(["", "tmp", "ipykernel_1", "2.py"]),
+    SLASH.join(["", "work", "main"]),
+    SLASH.join(["", "Users", "ada", "x"]),
+    "C:" + "\\".join(["", "Users", "ada"]),
+]
+INNOCENT = [
+    "https://example.org/" + "home/ada/x",
+    "a/" + "tmp/b",
+    "net" + "work/main",
+    "~/" + "work/book",
+    "./" + "work/x",
+    "the home" + "/root folder",
+    "$HOME/" + "tmp/x",
+]
+
+
+def move(book, old, new):
+    (book.root / "results/standard" / old).rename(book.root / "results/standard" / new)
+
+
+def edit_published(book, change):
+    path = book.root / "notebooks/03_help.ipynb"
+    made = nbformat.read(path, as_version=4)
+    change(made)
+    path.write_text(nbformat.writes(made))
+
+
+def test_a_published_book_has_no_problem_and_is_quick(published):
+    started = time.monotonic()
+    assert check() == ([], [])
+    assert time.monotonic() - started < 10
+
+
+def test_an_unpublished_chapter_is_only_a_remark(book):
+    notebook.sync(chapters.get("help"))
+    from nbpkg.book import scoreboard
+
+    scoreboard.refresh()
+    assert check() == ([], ["03_help: not published yet"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda b: b.edit("That was all.", "That was more."), "reads differently in the notebook"),
+        (lambda b: b.edit("add(3)", "add(4)"), "code has changed since the outputs were made"),
+        (lambda b: b.edit('tags=["method"]', 'tags=["method", "hide-input"]'), "other tags"),
+        (lambda b: b.write(middle="\n# %%\nnew = 1\n"), "the twin has 8 cells, the notebook 7"),
+        (lambda b: b.edit('tags=["parameters"]', 'tags=["parameter"]'), "tagged parameters"),
+        (lambda b: (b.root / "notebooks/03_help.ipynb").unlink(), "nbpkg sync 03_help"),
+        (lambda b: (b.root / "notebooks/03_help.ipynb").write_text("{"), "not a valid notebook"),
+        (lambda b: (b.root / "notebooks/extra.ipynb").write_text("{}"), "extra.ipynb has no twin"),
+        (lambda b: (b.root / "notebooks/src/11_more.py").write_text(""), "is no chapter"),
+        (lambda b: (b.root / "results/standard/03_help.json").unlink(), "record is not in results/standard/"),
+        (lambda b: (b.root / "results/standard/03_help.json").write_text("{}"), "record schema"),
+        (lambda b: move(b, "03_help.json", "05_tans.json"), "is the record of"),
+        (lambda b: (b.root / "README.md").unlink(), "no README.md"),
+        (lambda b: b.edit("add(3)", "import ipywidgets"), "widgets in"),
+        (lambda b: b.write(middle="\n# %%\n# !ls\n"), "a magic, a shell line"),
+    ],
+)  # fmt: skip
+def test_what_came_apart_is_named(published, change, words):
+    change(published)
+    problems, _ = check()
+    assert any(words in line for line in problems), problems
+    assert not any("\n" in line for line in problems)
+
+
+def test_code_that_only_moved_is_a_remark_and_keeps_its_outputs(published):
+    chapter, run = chapters.get("help"), chapters.code_sha256("help")
+    published.edit("add(3)", "add(x=3)")
+    entry = {"run": run, "now": chapters.code_sha256("help"), "metrics": 1}
+    moved.path().write_text(json.dumps({chapter.name: entry}))
+    notebook.sync(chapter)
+    assert notebook.read(chapter.notebook).metadata["nbpkg"]["source_sha256"] == run
+    assert check() == ([], ["03_help: code has moved since the run; its smoke numbers are equal"])
+    # The evidence is of that change alone.
+    for field in ("run", "now"):
+        moved.path().write_text(json.dumps({chapter.name: {**entry, field: "0" * 64}}))
+        assert any("has changed since" in line for line in check()[0])
+    published.edit("add(x=3)", "add(x=4)")
+    moved.path().write_text(json.dumps({chapter.name: entry}))
+    assert any("has changed since" in line for line in check()[0])
+    notebook.sync(chapter)
+    assert "nbpkg" not in notebook.read(chapter.notebook).metadata
+
+
+def test_a_stale_scoreboard_is_found(published):
+    readme = published.root / "README.md"
+    readme.write_text(readme.read_text().replace("| 2 |", "| 3 |"))
+    assert check()[0] == ["README.md: the scoreboard is not that of the records; `nbpkg scoreboard`"]
+
+
+def test_a_record_that_is_not_the_notebooks_is_found(published):
+    path = published.root / "results/standard/03_help.json"
+    raw = json.loads(path.read_text())
+    raw["device"] = "another"
+    path.write_text(json.dumps(raw))
+    assert any("disagree on device" in line for line in check()[0])
+
+
+def test_outputs_that_were_never_published_are_found(published):
+    edit_published(published, lambda made: made.metadata.pop("nbpkg"))
+    assert any("has a record but the notebook no published outputs" in line for line in check()[0])
+    stream = nbformat.v4.new_output("stream", name="stdout", text="by hand")
+    edit_published(published, lambda made: made.cells[-2].outputs.append(stream))
+    assert any("never published" in line for line in check()[0])
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("git", [True, False])
+def test_paths_of_a_machine_are_found_in_text_and_outputs(published, path, git):
+    if git:
+        subprocess.run(["git", "init", "-q", str(published.root)], check=True)
+    (published.root / "book").mkdir(exist_ok=True)
+    (published.root / "book/page.md").write_text(f"First.\nIt lies in `{path}`.\n")
+    (published.root / "runs/note.md").write_text(f"{path}/ignored")
+    (published.root / ".gitignore").write_text("runs/\n")
+    (line,) = check()[0]
+    assert line.startswith("book/page.md, line 2") and path.split("\\")[0] in line
+    (published.root / "book/page.md").unlink()
+    stream = nbformat.v4.new_output("stream", name="stdout", text=f"saved to {path}/a.png")
+    edit_published(published, lambda made: made.cells[-2].outputs.append(stream))
+    (line,) = check()[0]
+    assert "shows a path of this machine" in line
+
+
+@pytest.mark.parametrize("text", INNOCENT)
+def test_other_slashes_are_left_alone(text):
+    assert notebook_lint.machine_path(text) is None
+
+
+def test_text_files_without_git_leave_build_folders_out(book):
+    for name in ("runs/a.md", "_build/a.md", ".venv/a.md", "book/a.md", "book/a.png"):
+        path = book.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    names = {path.relative_to(book.root).as_posix() for path in text_files()}
+    assert "book/a.md" in names and not names & {"runs/a.md", "_build/a.md", ".venv/a.md", "book/a.png"}
+
+
+PICTURE = {"output_type": "display_data", "data": {"image/png": "aGVsbG8="}, "metadata": {}}
+CAPTION = '{"figure": {"caption": "A sum.", "name": "sum"}'
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("", "without a caption"),
+        (f"mystnb={CAPTION}}}", "without an alt text"),
+        (f'mystnb={CAPTION}, "image": {{"alt": "  "}}}}', "without an alt text"),
+        ('mystnb={"image": {"alt": "Two bars, the second higher."}}', "without a caption"),
+        (f'mystnb={CAPTION}, "image": {{"alt": "sum"}}}}', "does not say"),
+        (f'mystnb={CAPTION}, "image": {{"alt": "A sum."}}}}', "does not say"),
+        (f'mystnb={CAPTION}, "image": {{"alt": "{"0123456789abcdef" * 2}"}}}}', "does not say"),
+        (f'mystnb={CAPTION}, "image": {{"alt": "Two bars, the second higher."}}}}', None),
+    ],
+)
+def test_figures_need_a_caption_and_a_telling_alt_text(book, settings, words):
+    book.write(middle=f"\n# %% {settings}\nadd(1)\n")
+    made = notebook.from_twin(chapters.get("help"))
+    notebook.code_cells(made)[4].outputs = [nbformat.from_dict(PICTURE)]
+    faults = notebook_lint.figure_faults(made)
+    assert (words in faults[0]) if words else (faults == [])
+
+
+def test_an_empty_figure_is_found_before_there_are_outputs(book):
+    book.write(middle=f'\n# %% mystnb={CAPTION}, "image": {{}}}}\nadd(1)\n')
+    assert notebook_lint.figure_faults(notebook.from_twin(chapters.get("help")))
+
+
+def test_a_large_notebook_is_found(published):
+    stream = nbformat.v4.new_output("stream", name="stdout", text="x" * notebook_lint.SIZE_LIMIT)
+    edit_published(published, lambda made: made.cells[-2].outputs.append(stream))
+    assert any("more than 1.5" in line for line in check()[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("One. Two here.", True),
+        ("One sentence (Lee et al. 2021).", False),
+        ("It is 0.5 here, e.g. This.", False),
+        ("| One. Two | here |", False),
+        ("One.\nTwo here.", False),
+    ],
+)
+def test_two_sentences_on_a_line_are_a_remark(published, text, found):
+    published.edit("# It adds numbers.", "\n".join(f"# {line}" for line in text.split("\n")))
+    notebook.sync(chapters.get("help"))
+    problems, remarks = check()
+    assert problems == [] and bool(remarks) is found
+
+
+def test_publishing_mends_what_check_found(published):
+    published.edit("add(3)", "add(4)")
+    assert check()[0]
+    finished_run(published)
+    publish.publish(["help"])
+    assert check()[0] == []

@@ -1,0 +1,114 @@
+"""The command line: one line for a mistake, exit statuses, nothing heavy at start."""
+
+import subprocess
+import sys
+
+import pytest
+from books import finished_run
+
+from nbpkg.book import notebook
+from nbpkg.chapters import CHAPTERS, get
+from nbpkg.cli import main, out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nope"], "no chapter is called 'nope'"),
+        (["run", "--profile", "quick"], "no profile is called 'quick'"),
+        (["run", "--device", "tpu"], "no device is called 'tpu'"),
+        (["run", "--seeds", "a"], "seeds must be whole numbers"),
+        (["run", "--seeds", "1,,2"], "seeds must be whole numbers"),
+        (["run", "--jobs", "many"], "'--jobs'"),
+        (["run", "--jobs", "-1"], "--jobs must be at least 1"),
+        (["run", "--epochs", "3"], "No such option: --epochs"),
+        (["run", "tans"], "not written yet"),
+        (["nets", "benchmark", "--repeats", "0"], "--repeats must be at least 1"),
+        (["publish"], "Missing argument"),
+        (["publish", "help"], "has no run at profile standard"),
+        (["nonsense"], "No such command 'nonsense'"),
+        (["data", "fetch", "nothing"], "no data set is called 'nothing'"),
+        (["sync", "--from-notebook", "--from-twin"], "not both"),
+        (["site", "--from", "elsewhere"], "no site source is called 'elsewhere'"),
+        (["load", "help"], "No such command"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(book, capsys, arguments, words):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and words in err
+
+
+def test_a_run_ends_with_a_table_and_its_exit_status(book, capsys):
+    assert main(["run", "help", "--script", "--jobs", "1"]) == 0
+    *_, header, row = capsys.readouterr().out.splitlines()
+    assert header.split() == ["chapter", "profile", "status", "seconds", "peak", "memory", "(MB)", "claims"]
+    assert row.split()[:3] == ["03_help", "smoke", "done"] and row.split()[4:] == ["100", "1", "reproduced"]
+    book.write(middle="\n# %%\n1 / 0\n")
+    assert main(["run", "--script", "--seeds", "0,1"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ["03_help", "smoke", "failed"]
+
+
+def test_list_names_every_chapter_and_its_state(published, capsys):
+    published.write("05_tans")
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [chapter.name for chapter in CHAPTERS]
+    ends = {line.split()[0]: line for line in lines}
+    assert ends["03_help"].endswith("published (standard)")
+    assert ends["05_tans"].endswith("written") and ends["10_ctcd"].endswith("to come")
+
+
+def test_publish_check_and_scoreboard(book, capsys):
+    finished_run(book)
+    assert main(["check"]) == 1
+    assert main(["publish", "help"]) == 0
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "check: 0 problems"
+    readme = book.root / "README.md"
+    fresh = readme.read_text()
+    readme.write_text(fresh.replace("HELP", "Help"))
+    assert main(["check"]) == 1 and main(["scoreboard"]) == 0 and readme.read_text() == fresh
+
+
+def test_sync_says_what_it_did_and_fails_on_an_edited_notebook(book, capsys):
+    assert main(["sync"]) == 0 and main(["sync", "help"]) == 0
+    path = get("help").notebook
+    path.write_text(path.read_text().replace("That was all.", "That was more."))
+    assert main(["sync"]) == 1
+    assert "--from-notebook" in capsys.readouterr().out
+    assert main(["sync", "--from-notebook"]) == 0
+    assert "That was more." in get("help").twin.read_text()
+    assert notebook.sync(get("help")) == ("in step", True)
+
+
+def test_data_commands_speak_for_the_registry(book, capsys, monkeypatch):
+    monkeypatch.delenv("NBPKG_DATA", raising=False)
+    assert main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("help-nasbench201") and "0/" in line for line in lines[1:])
+    assert main(["data", "verify"]) == 0
+    assert main(["data", "verify", "help-nasbench201"]) == 1
+    assert " absent" in capsys.readouterr().out
+
+
+def test_no_arguments_show_the_help(book, capsys):
+    assert main([]) == 2 and "measure-latency" not in capsys.readouterr().out
+    assert main(["data", "--help"]) == 0 and "measure-latency" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "nope"], ["data", "list"]])
+def test_nothing_heavy_is_imported_at_start(book, arguments):
+    heavy = ["torch", "papermill", "jupytext", "matplotlib", "pandas", "scipy", "sphinx"]
+    code = f"import sys\nfrom nbpkg.cli import main\nmain({arguments!r})\n"
+    code += f"print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_table_is_drawn_in_a_terminal_and_plain_elsewhere(capsys, monkeypatch):
+    out.table(["a", "b"], [["1", "two"], ["long", ""]])
+    assert capsys.readouterr().out == "a     b\n1     two\nlong\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    out.table(["a", "b"], [["1", "two"]])
+    assert "─" in capsys.readouterr().out

@@ -1,0 +1,147 @@
+"""The registry: complete, unambiguous, inside the data folder; the tool that pins it."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from public import needs
+
+from nbpkg import data
+from nbpkg.data import pin, registry
+from nbpkg.errors import NbpkgError
+
+SMALL = """
+[toy]
+kind = "public"
+title = "Toy"
+licence = "MIT"
+source = "somewhere"
+base = "http://example.invalid/"
+local = "toy/"
+
+[toy.files]
+"a.txt" = { size = 1, sha256 = "%s" }
+""" % ("0" * 64)
+
+
+def write(tmp_path, text):
+    path = tmp_path / "registry.toml"
+    path.write_text(text)
+    return path
+
+
+def test_help_is_registered_at_one_commit_with_all_devices():
+    counts = {"help-nasbench201": 27, "help-fbnet": 27, "help-ofa": 12}
+    for name, devices in counts.items():
+        dataset = registry.get(name)
+        latencies = [file for file in dataset.files if "/latency/" in file.path]
+        assert len(latencies) == devices
+        assert dataset.licence == "MIT"
+        for file in dataset.files:
+            assert "/45f70eb92d0d735970a33b608d1544ad3c52f285/data/" in file.url
+            assert file.url.endswith(file.path.removeprefix("help"))
+
+
+def test_public_sets_have_addresses_and_prepared_ones_have_none():
+    for dataset in data.sets():
+        assert dataset.source and dataset.licence and dataset.title
+        for file in dataset.files:
+            assert (file.url is not None) == (dataset.kind == "public")
+            if file.url:
+                assert file.url.startswith("https://")
+                # An address either names a commit, or leads to a file whose checksum others published.
+                assert dataset.checksums or re.match(
+                    r"https://raw\.githubusercontent\.com/[^/]+/[^/]+/[0-9a-f]{40}/", file.url
+                )
+
+
+def test_one_content_is_registered_once_per_space():
+    # Two devices with the same checksum would be a copy-and-paste slip.
+    for dataset in data.sets():
+        assert len({file.sha256 for file in dataset.files}) == len(dataset.files)
+
+
+def test_digest_depends_on_every_checksum(tmp_path):
+    one = registry.load(write(tmp_path, SMALL))["toy"]
+    (tmp_path / "other").mkdir()
+    two = registry.load(write(tmp_path / "other", SMALL.replace("0" * 64, "1" + "0" * 63)))["toy"]
+    assert one.digest.startswith("sha256:") and one.digest != two.digest
+    assert len({data.digest(dataset.name) for dataset in data.sets()}) == len(data.sets())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ('"a.txt"', '"../a.txt"', "outside"),
+        ('local = "toy/"', 'local = "/toy/"', "outside"),
+        ('"a.txt"', r'"C:\\a.txt"', "outside"),
+        ("0" * 64, "0" * 63, "sha256"),
+        ("size = 1", "size = 0", "sha256 and size"),
+        ('licence = "MIT"\n', "", "licence"),
+        ('base = "http://example.invalid/"\n', "", "base"),
+        ('kind = "public"', 'kind = "secret"', "kind"),
+        ("[toy]", "[toy", "cannot be read"),
+    ],
+)
+def test_a_bad_entry_is_refused(tmp_path, old, new, word):
+    assert old in SMALL
+    with pytest.raises(NbpkgError, match=word):
+        registry.load(write(tmp_path, SMALL.replace(old, new)))
+
+
+def test_two_sets_cannot_claim_one_path(tmp_path):
+    with pytest.raises(NbpkgError, match=r"toy/a\.txt belongs to both toy and twin"):
+        registry.load(write(tmp_path, SMALL + SMALL.replace("[toy", "[twin")))
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(NbpkgError, match="help-nasbench201"):
+        data.digest("help")
+    with pytest.raises(NbpkgError, match=r"help/nothing\.pt"):
+        data.path("help/nothing.pt")
+
+
+def test_pin_writes_sizes_and_checksums_and_nothing_else(tmp_path):
+    path = write(tmp_path, SMALL)
+    folder = tmp_path / "folder"
+    (folder / "toy").mkdir(parents=True)
+    (folder / "toy" / "a.txt").write_bytes(b"twelve bytes")
+    assert pin.pin(folder, path, write=False) == 1 and path.read_text() == SMALL
+    assert pin.pin(folder, path) == 1
+    sha256 = hashlib.sha256(b"twelve bytes").hexdigest()
+    assert path.read_text() == SMALL.replace("size = 1", "size = 12").replace("0" * 64, sha256)
+    assert pin.pin(folder, path, write=False) == 0
+    (folder / "toy" / "a.txt").unlink()
+    with pytest.raises(NbpkgError, match=r"toy/a\.txt"):
+        pin.pin(folder, path)
+
+
+def test_pin_leaves_published_checksums_alone(tmp_path):
+    text = SMALL.replace("local =", 'checksums = "published elsewhere"\nlocal =')
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "a.txt").write_bytes(b"something else")
+    assert pin.pinned(text, tmp_path) == text
+    assert registry.load(write(tmp_path, text))["toy"].checksums == "published elsewhere"
+
+
+@needs(*(dataset.name for dataset in data.sets() if not dataset.checksums))
+def test_the_registry_is_what_pin_makes_of_the_files():
+    text = registry.REGISTRY.read_text()
+    assert pin.pinned(text, Path(os.environ["NBPKG_DATA"])) == text
+
+
+def test_importing_data_loads_neither_numpy_nor_torch():
+    code = "import sys, json, nbpkg.data; print(json.dumps([m in sys.modules for m in ('torch', 'numpy')]))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(out.stdout) == [False, False]
+
+
+def test_embedded_refuses_what_is_not_there_and_paths_outside():
+    for name in ("nothing.csv", "../registry.toml", ""):
+        with pytest.raises(NbpkgError, match="embedded table"):
+            data.embedded(name)

@@ -1,0 +1,101 @@
+"""Probes and fine-tuning: they find what is there, leave the model alone, and repeat bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+from public import needs
+
+from nbpkg.data.synthetic.language import Language
+from nbpkg.data.tokens import bpe, padded
+from nbpkg.errors import NbpkgError
+from nbpkg.nets.bert import BertConfig, bert
+from nbpkg.nets.downstream import FineTuning, features, fine_tune, glue_scores, pooled, probe, sentences
+
+
+@pytest.fixture(autouse=True)
+def one_thread(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBPKG_CACHE", str(tmp_path))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+LANGUAGE = Language()
+
+
+def corpus(n=300, seed=0):
+    drawn = LANGUAGE.sentences(n, seed)
+    ids = padded(LANGUAGE.encode([s.words for s in drawn]), length=32)
+    return drawn, ids, np.array([int(s.plural) for s in drawn])
+
+
+def model(seed=0):
+    return bert(BertConfig(LANGUAGE.size, 1, 32, 2, 32), seed)
+
+
+def test_features_are_means_over_words_or_single_states():
+    net, (drawn, ids, _) = model(), corpus(6)
+    places = np.array([1 + s.verb for s in drawn])
+    found, at = features(net, ids), features(net, ids, np.minimum(places, 31))
+    for row in range(6):
+        length = int((ids[row] != 0).sum())
+        states = net.hidden(torch.as_tensor(ids[row : row + 1, :length]))[0]
+        np.testing.assert_allclose(found[row], states.mean(0).detach(), atol=1e-5)
+        np.testing.assert_allclose(at[row], states[places[row]].detach(), atol=1e-5)
+    assert found.dtype == np.float32 and net.training
+    torch.testing.assert_close(
+        pooled(net, torch.as_tensor(ids)), torch.as_tensor(found), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_probe_reads_what_stands_there_and_nothing_else():
+    drawn, ids, plural = corpus(400)
+    x = features(model(), ids, np.array([1 + s.subject for s in drawn]))
+    # Even a random model keeps the subject's number at the subject: there are few nouns.
+    assert probe(x[:300], plural[:300], x[300:], plural[300:]) > 75
+    noise = np.random.default_rng(0).permutation(plural)
+    assert probe(x[:300], noise[:300], x[300:], noise[300:]) < 65
+
+
+def test_fine_tuning_learns_repeats_and_leaves_the_model_alone():
+    net, (_, ids, plural) = model(), corpus(400)
+    simple = (ids == ids[0, 1]).any(1).astype(np.int64)  # does the sentence hold this determiner?
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    recipe = FineTuning(epochs=6, lr=3e-3)
+    one = fine_tune(net, ids[:300], simple[:300], ids[300:], recipe, seed=1)
+    assert (one == simple[300:]).mean() > 0.9 and set(one) <= {0, 1}
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    quick = FineTuning(epochs=1, limit=64)
+    two, three, other = (fine_tune(net, ids, plural, ids[:50], quick, seed=s) for s in (1, 1, 2))
+    assert np.array_equal(two, three) and other.shape == (50,)
+
+
+def test_numbers_are_predicted_in_their_own_units():
+    net, (_, ids, _) = model(), corpus(300)
+    lengths = (ids != 0).sum(1) / 4 + 1.0
+    found = fine_tune(net, ids[:200], lengths[:200], ids[200:], FineTuning(epochs=5, lr=3e-3), seed=0)
+    assert found.dtype == np.float64 and np.corrcoef(found, lengths[200:])[0, 1] > 0.5
+    assert abs(found.mean() - lengths[200:].mean()) < 1
+
+
+def test_what_trains_nothing_is_refused():
+    _, ids, plural = corpus(4)
+    with pytest.raises(NbpkgError, match="3 labels, 4 to predict: no training"):
+        fine_tune(model(), ids, plural[:3], ids)
+    for wrong in ({"epochs": 0}, {"lr": 0}, {"limit": -1}):
+        with pytest.raises(NbpkgError):
+            FineTuning(**wrong)
+
+
+@needs("text-glue")
+def test_a_glue_task_from_files_to_score():
+    from nbpkg.data import glue
+
+    train = glue.read("MRPC", "train")
+    tokenizer = bpe(train.first[:400], 500)
+    ids = sentences(train.take(range(3)), tokenizer, 40)
+    assert ids.shape == (3, 40) and (ids == 3).sum() == 6
+    net = bert(BertConfig(500, 1, 16, 2, 40))
+    found = glue_scores(net, tokenizer, "MRPC", FineTuning(epochs=1, limit=64, length=40))
+    assert set(found) == {"accuracy", "f1", "MRPC"} and 0 <= found["MRPC"] <= 100
