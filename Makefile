@@ -30,6 +30,7 @@ test: venv browser lint
 
 lint: venv
 	@$(PY) -m ruff check --quiet .
+	@$(VENV)/bin/lint-imports --no-cache
 
 check: venv
 	@$(PY) -m nbpkg.cli.main check
