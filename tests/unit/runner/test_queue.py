@@ -16,7 +16,7 @@ from nbpkg import chapters, machine, runner
 from nbpkg.book import notebook
 from nbpkg.chapters import get
 from nbpkg.errors import NbpkgError
-from nbpkg.runner import execution, status
+from nbpkg.runner import execution, queue, status
 
 DONE = {"03_help.ipynb", "03_help.json", "03_help.state.json"}
 COUNT = '\n# %%\nwith open("{path}", "a") as log:\n    log.write(f"{{SEEDS}}\\n")\n'
@@ -98,7 +98,7 @@ def test_executions_and_their_threads_share_the_cores(book, monkeypatch, threads
         given.append(jobs)
         outcomes["03_help"] = None
 
-    monkeypatch.setattr(runner, "_loop", loop)
+    monkeypatch.setattr(queue, "_loop", loop)
     run("help")
     assert given == [at_once]
 
