@@ -39,6 +39,7 @@ check: venv
 
 # The stamp is written last and holds a checksum of what was installed: an interrupted installation starts afresh,
 # a changed lock is installed over the old one.
+# Torch comes first and by itself: asked with hashes, pip prefers the index's CUDA build to a CPU build at hand.
 venv:
 	@set -eu; \
 	wanted=$$(cat requirements.lock requirements-cuda.lock pyproject.toml | cksum); \
@@ -52,12 +53,17 @@ venv:
 	fi; \
 	rm -f $(VENV)/.installed; \
 	echo "installing from requirements.lock (a few minutes the first time)"; \
+	rm -rf $(VENV)/torch; mkdir -p $(VENV)/torch; \
+	$(PY) -m pip download --quiet --no-deps --dest $(VENV)/torch "$$(grep -o '^torch==[^ ]*' requirements.lock)"; \
+	awk '/^[a-z]/ {kept = /^torch==/} kept' requirements.lock > $(VENV)/torch/lock; \
+	$(PY) -m pip install --quiet --no-deps --require-hashes --no-index --find-links $(VENV)/torch -r $(VENV)/torch/lock; \
+	rm -r $(VENV)/torch; \
 	$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements.lock; \
 	if $(PY) -c '$(WANTS_CUDA)'; then \
 	  echo "installing the CUDA libraries that this build of torch asks for"; \
 	  $(PY) -m pip install --quiet --no-deps --require-hashes -r requirements-cuda.lock; \
 	fi; \
-	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	$(PY) -m pip install --quiet --quiet --no-deps --no-build-isolation -e .; \
 	echo "$$wanted" > $(VENV)/.installed
 
 # The site's tests need a browser; without one they are skipped and say so.
