@@ -52,7 +52,7 @@ def test_every_make_command_has_a_target(path):
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_nbpkg_command_and_option_exists(path):
     for line in commands(path.read_text(), "nbpkg"):
-        command, words = typer.main.get_command(cli.app), shlex.split(line)[1:]
+        command, words = typer.main.get_command(app), shlex.split(line)[1:]
         while words and hasattr(command, "commands"):
             assert words[0] in command.commands or words[0] == "load", line
             command = command.commands[words.pop(0)]
