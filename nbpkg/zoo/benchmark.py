@@ -16,21 +16,21 @@ from nbpkg.nb201 import digits, space
 from nbpkg.zoo.fit import Recipe, stream
 from nbpkg.zoo.specs import CellNet
 from nbpkg.zoo.tasks import Task
-from nbpkg.zoo.train import Job, train
+from nbpkg.zoo.train import TrainingJob, train
 
 TASK = Task("benchmark", "digits", tuple(range(10)), n_train=90, n_valid=34, n_test=50, resolution=8)
 RECIPE = Recipe(epochs=4, batch=50, lr=0.1, pad=1)
 
 
-def jobs(networks: int) -> list[Job]:
+def jobs(networks: int) -> list[TrainingJob]:
     """Random cells on digits, all different."""
     return [
-        Job(CellNet(int(i), digits.C, digits.N), TASK, 0, RECIPE)
+        TrainingJob(CellNet(int(i), digits.C, digits.N), TASK, 0, RECIPE)
         for i in space.index(space.random(networks, 0))
     ]
 
 
-def plain(job: Job, device: torch.device) -> float:
+def plain(job: TrainingJob, device: torch.device) -> float:
     """Train one network as anybody would, by the same recipe; its test accuracy in percent."""
     net = job.spec.build(job.task.num_classes, job.seed).to(device)
     data, recipe = job.task.data(), job.recipe

@@ -31,7 +31,7 @@ from nbpkg.zoo import tables
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet, TinySpec
 from nbpkg.zoo.tasks import Collection, Task, sample_tasks, split_classes
-from nbpkg.zoo.train import Job, Trained, joined, plan, train
+from nbpkg.zoo.train import Trained, TrainingJob, concatenate, plan, train
 
 #: Sources that no task of meta-training or meta-validation uses.
 HELD_OUT = ("cifar10", "mnist", "dtd10", "sign-digits")
@@ -48,7 +48,7 @@ class Zoo:
 
     name: str
     what: str
-    parts: Callable[[str], tuple[Collection, list[list[Job]]]]
+    parts: Callable[[str], tuple[Collection, list[list[TrainingJob]]]]
     weights: bool = False
 
 
@@ -62,15 +62,15 @@ DIGITS_TASK = Task(
 DIGITS_RECIPE = Recipe(epochs=digits.EPOCHS, batch=50, lr=0.2, pad=2, corners=True)
 
 
-def _digits(profile: str) -> tuple[Collection, list[list[Job]]]:
+def _digits(profile: str) -> tuple[Collection, list[list[TrainingJob]]]:
     cells = digits.cells()
     if profile == "smoke":
         cells = cells[:: len(cells) // 8]
     # A part for each seed: one more seed leaves what was trained as it is.
     seeds = {"smoke": 1, "standard": 2, "paper": 5}[profile]
+    specs = [CellNet(int(cell), digits.C, digits.N) for cell in cells]
     return Collection((DIGITS_TASK,), (), ()), [
-        [Job(CellNet(int(cell), digits.C, digits.N), DIGITS_TASK, seed, DIGITS_RECIPE) for cell in cells]
-        for seed in range(seeds)
+        [TrainingJob(spec, DIGITS_TASK, seed, DIGITS_RECIPE) for spec in specs] for seed in range(seeds)
     ]
 
 
@@ -112,21 +112,21 @@ def _live_cells(n: int, seed: int) -> np.ndarray:
     return order[~space.is_dead(space.ops_of(order))][:n]
 
 
-def _cells(profile: str) -> tuple[Collection, list[list[Job]]]:
+def _cells(profile: str) -> tuple[Collection, list[list[TrainingJob]]]:
     tasks = collection(profile)
     per_task, recipe = 12, Recipe(epochs=12, batch=40, lr=0.1, pad=2, flip=True)
     if profile == "smoke":
         per_task, recipe = 4, Recipe(epochs=2, batch=20, pad=1)
     size = {"C": 8, "N": 1} if profile != "smoke" else {"C": 4, "N": 1}
     jobs = [
-        Job(CellNet(int(cell), **size), task, 0, recipe)
+        TrainingJob(CellNet(int(cell), **size), task, 0, recipe)
         for number, task in enumerate(tasks.tasks)
         for cell in _live_cells(per_task, 1_000 + number)
     ]
     return tasks, [jobs]
 
 
-def _networks(profile: str) -> tuple[Collection, list[list[Job]]]:
+def _networks(profile: str) -> tuple[Collection, list[list[TrainingJob]]]:
     tasks = collection(profile, None if profile == "smoke" else (40, 4, 8))
     per_task, recipe = 20, Recipe(epochs=20, batch=40, lr=0.1, pad=2, flip=True)
     if profile == "smoke":
@@ -136,13 +136,13 @@ def _networks(profile: str) -> tuple[Collection, list[list[Job]]]:
     for number, task in enumerate(tasks.train):
         cells = _live_cells(per_task, 2_000 + number)
         jobs += [
-            Job(CellNet(int(cell), widths[i % len(widths)], 1), task, number, recipe)
+            TrainingJob(CellNet(int(cell), widths[i % len(widths)], 1), task, number, recipe)
             for i, cell in enumerate(cells)
         ]
     return tasks, [jobs]
 
 
-def _tiny(profile: str) -> tuple[Collection, list[list[Job]]]:
+def _tiny(profile: str) -> tuple[Collection, list[list[TrainingJob]]]:
     """Five starts, five orders of the images, two learning rates for a task; some with a start of their own.
 
     Beside photographs: scikit-learn's digits in their order, and beginning with the five.
@@ -159,14 +159,14 @@ def _tiny(profile: str) -> tuple[Collection, list[list[Job]]]:
         digits_ = [Task(f"digits-train-{i:03d}", "digits", c, **sizes) for i, c in enumerate(shown)]
         tasks = Collection((*tasks.train, *digits_), tasks.valid, tasks.test)
     jobs = [
-        Job(TinySpec(first=start), task, 100 * start + order, _tiny_recipe(task, lr, recipe))
+        TrainingJob(TinySpec(first=start), task, 100 * start + order, _tiny_recipe(task, lr, recipe))
         for task in tasks.train
         for start in range(starts)
         for order in range(orders)
         for lr in rates
     ]
     jobs += [
-        Job(TinySpec(), task, 1_000 + seed, _tiny_recipe(task, rates[-1], recipe))
+        TrainingJob(TinySpec(), task, 1_000 + seed, _tiny_recipe(task, rates[-1], recipe))
         for task in tasks.train[:: len(tasks.train) // free_tasks][:free_tasks]
         for seed in free
     ]
@@ -215,8 +215,8 @@ def state(name: str, profile: str) -> list[str]:
         there = "shipped"
     else:
         kind = machine.device("auto").type
-        units = [unit for part in parts for unit in plan(part, zoo.weights, kind)]
-        done = sum(len(unit.jobs) for unit in units if unit.folder().is_dir())
+        stacks = [stack for part in parts for stack in plan(part, zoo.weights, kind)]
+        done = sum(len(stack.jobs) for stack in stacks if stack.entry().path.is_file())
         there = f"{100 * done // n} % in the cache" if done else "to be built"
     return [str(n), str(len(tasks.tasks)), there]
 
@@ -238,12 +238,12 @@ def get(name: str, profile: str, workers: int = 1, cluster=None, device: str = "
     return tasks, _trained(zoo, parts, workers, cluster, device)
 
 
-def _trained(zoo: Zoo, parts: list[list[Job]], workers: int, cluster, device: str) -> Trained:
+def _trained(zoo: Zoo, parts: list[list[TrainingJob]], workers: int, cluster, device: str) -> Trained:
     done = []
     for number, part in enumerate(parts, 1):
         label = f"zoo {zoo.name}, part {number} of {len(parts)}"
         done.append(train(part, zoo.weights, workers, cluster, device, label=label))
-    return joined(done)
+    return concatenate(done)
 
 
 def build(

@@ -19,7 +19,7 @@ from nbpkg.errors import NbpkgError
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet, TinySpec
 from nbpkg.zoo.tasks import Collection
-from nbpkg.zoo.train import Job, Trained
+from nbpkg.zoo.train import Trained, TrainingJob
 
 FORMAT = 1
 _NUMBERS = ("valid", "test", "valid_loss", "test_loss", "cpu_seconds")
@@ -101,7 +101,7 @@ def read(path: str | Path) -> tuple[Collection, Trained, dict]:
             known[text] = _SPECS[kind](**listed)
         rows = zip(*(frame[name].to_pylist() for name in ("task", "spec", "seed", "recipe")), strict=True)
         tasks = collection.tasks
-        jobs = tuple(Job(known[spec], tasks[task], seed, recipes[r]) for task, spec, seed, r in rows)
+        jobs = tuple(TrainingJob(known[spec], tasks[task], seed, recipes[r]) for task, spec, seed, r in rows)
         numbers = {name: frame[name].to_numpy().astype(np.float64) for name in _NUMBERS}
         if not all(np.isfinite(numbers["test"])) or numbers["test"].min() < 0 or numbers["test"].max() > 100:
             raise ValueError("it holds a test accuracy that is none")

@@ -590,7 +590,7 @@ def train_cells(seed, tasks, cells, kind, workers=1):
     """Accuracies in percent and qualities of cells (tasks, k) trained as in the meta-database: (2, tasks, k)."""
     example = kind[0]
     jobs = [
-        train.Job(replace(example.spec, cell=int(cell)), task, seed, example.recipe)
+        train.TrainingJob(replace(example.spec, cell=int(cell)), task, seed, example.recipe)
         for task, row in zip(tasks, cells, strict=True) for cell in row
     ]  # fmt: skip
     done = train.train(jobs, workers=workers, label="cells of the test tasks")

@@ -2555,7 +2555,7 @@ KIND = trained.jobs[0]
 def trained_cells(seed, tasks, chosen, kind, workers=1):
     """Accuracies (%) of cells (tasks, k) in networks trained like `kind`'s, equal cells of a task once: (tasks, k)."""
     jobs = {
-        (task.name, int(cell)): train.Job(replace(kind.spec, cell=int(cell)), task, seed, kind.recipe)
+        (task.name, int(cell)): train.TrainingJob(replace(kind.spec, cell=int(cell)), task, seed, kind.recipe)
         for task, row in zip(tasks, chosen, strict=True)
         for cell in row
     }

@@ -17,7 +17,7 @@ from nbpkg.zoo import recipes, tables
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet
 from nbpkg.zoo.tasks import Collection, Task
-from nbpkg.zoo.train import Job, train
+from nbpkg.zoo.train import TrainingJob, train
 
 SMALL = [name for name in recipes.ZOOS if name != "digits"]
 
@@ -143,7 +143,7 @@ class Foreign(CellNet):
 
 def test_what_a_table_cannot_hold_is_refused(tmp_path):
     task = Task("a", "digits", (0, 1), n_train=4, n_valid=2, n_test=2, resolution=8)
-    jobs = [Job(Foreign(7_000, 4, 1), task, 0, Recipe(epochs=1, batch=8))]
+    jobs = [TrainingJob(Foreign(7_000, 4, 1), task, 0, Recipe(epochs=1, batch=8))]
     found = train(jobs)
     with pytest.raises(NbpkgError, match="Foreign cannot be written"):
         tables.write(tmp_path / "t.parquet", Collection((task,), (), ()), found, {})
@@ -224,5 +224,5 @@ def test_the_table_that_is_shipped():
     # part of what another seed would change; untrained or mistaken networks would be 50 points away.
     task, recipe = recipes.DIGITS_TASK, recipes.DIGITS_RECIPE
     cells = [int(cell) for cell in found.trained[[40, 3_000]]]
-    again = train([Job(CellNet(cell, digits.C, digits.N), task, 0, recipe) for cell in cells])
+    again = train([TrainingJob(CellNet(cell, digits.C, digits.N), task, 0, recipe) for cell in cells])
     assert np.abs(again.test - found.test[0, cells]).max() < 15
