@@ -111,4 +111,4 @@ def read(path: str | Path) -> tuple[Collection, Trained, dict]:
         raise NbpkgError(f"{path.name}: no table of a zoo ({' '.join(str(error).split())[:160]})") from None
     curve = np.full((len(jobs), 0), np.nan)
     seconds = numbers.pop("cpu_seconds")
-    return collection, Trained(jobs, **numbers, curve=curve, cpu_seconds=seconds, _places=()), said
+    return collection, Trained(jobs, **numbers, curve=curve, cpu_seconds=seconds, _locations=()), said

@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -300,14 +301,20 @@ def test_an_unwritten_chapter_is_refused(book):
         run("tans")
 
 
-def test_the_key_follows_all_that_a_result_follows_from(book):
+def test_the_key_follows_all_that_a_result_follows_from(book, monkeypatch):
     def key(profile="smoke", seeds=(0,), device="auto"):
         return chapters.keys(get("help"), profile, list(seeds), device)["key"]
 
-    keys = {key(), key("standard"), key(seeds=[1]), key(device="cpu")}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert key() == key(device="cpu")  # what "auto" stands for counts
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    keys = {key(device="cpu"), key(device="cpu", profile="standard"), key(device="cpu", seeds=[1])}
+    for card in ("H200", "T4"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, card=card: card)
+        keys.add(key())
     book.edit("add(3)", "add(4)")
     keys.add(key())
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 SECONDS = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
