@@ -139,14 +139,14 @@ class _Walk:
             own = function.__module__ == scope["__name__"]
             return [*foreign_name(scope["__name__"], function.__qualname__ if own else code.co_name), *inner]
         node = source_text.function_node(function)
-        uses = source_text.uses(node)
+        chains, imports = source_text.uses(node)
         names = source_text.global_names(code) - self._state_of(function)
         # Names with two underscores, such as __file__, say where the code lies and not what it does.
         reachable = {name: scope[name] for name in names if name in scope and not _dunder(name)}
-        reachable |= source_text.bound_by_imports(uses.imports, scope)
+        reachable |= source_text.bound_by_imports(imports, scope)
         parts = ["function", source_text.normalised(node)]
         parts += [self.digest(function.__defaults__), self.digest(function.__kwdefaults__)]
-        for name, *path in sorted(uses.chains):
+        for name, *path in sorted(chains):
             if name in reachable:
                 parts += [".".join([name, *path]), self._reached(reachable[name], path)]
         return [*parts, *inner]

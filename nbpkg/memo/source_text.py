@@ -160,39 +160,27 @@ def normalised(node: ast.AST) -> str:
     return ast.unparse(ast.fix_missing_locations(_StripDocstrings().visit(copy.deepcopy(node))))
 
 
-class Uses(ast.NodeVisitor):
-    """What a function's text mentions: `chains`, {(name, attribute, ...)}; `imports`, the import statements
-    inside it.
-    """
-
-    def __init__(self, node: ast.AST):
-        self.chains: set[tuple[str, ...]] = set()
-        self.imports: list[ast.Import | ast.ImportFrom] = []
-        self.visit(node)
-
-    def visit_Name(self, node):
-        self.chains.add((node.id,))
-
-    def visit_Attribute(self, node):
-        attributes, base = [], node
-        while isinstance(base, ast.Attribute):
-            attributes.append(base.attr)
-            base = base.value
-        if isinstance(base, ast.Name):
-            self.chains.add((base.id, *reversed(attributes)))
-        else:
-            self.visit(base)
-
-    def visit_Import(self, node):
-        self.imports.append(node)
-
-    visit_ImportFrom = visit_Import
+def _dotted(node: ast.AST) -> tuple[str, ...]:
+    """("a", "b", "c") of the expression a.b.c, () of one of another kind."""
+    if isinstance(node, ast.Name):
+        return (node.id,)
+    base = _dotted(node.value) if isinstance(node, ast.Attribute) else ()
+    return (*base, node.attr) if base else ()
 
 
 @lru_cache(maxsize=4096)
-def uses(node: ast.AST) -> Uses:
-    """What the text of a function mentions."""
-    return Uses(node)
+def uses(node: ast.AST) -> tuple[set[tuple[str, ...]], list[ast.Import | ast.ImportFrom]]:
+    """What the text of a function mentions: {(name, attribute, ...)} and the import statements inside it."""
+    chains, imports, pending = set(), [], [node]
+    while pending:
+        part = pending.pop()
+        if chain := _dotted(part):
+            chains.add(chain)
+            continue
+        if isinstance(part, (ast.Import, ast.ImportFrom)):
+            imports.append(part)
+        pending += ast.iter_child_nodes(part)
+    return chains, imports
 
 
 @lru_cache(maxsize=4096)

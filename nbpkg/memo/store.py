@@ -1,9 +1,9 @@
 """Results on disk: nested values in one file each, written whole or not at all.
 
-An entry is a line with the SHA-256 of what follows; a line of JSON, with the key, the structure of the value
-and what it took; then the bytes of the value's arrays, whose dtypes, shapes and places the structure names.
-It is written under a temporary name and renamed, so a process that is killed leaves nothing that could be
-read, and of two concurrent writers one wins with a whole entry. Nothing is unpickled.
+An entry is a line with the SHA-256 of all that follows; a line of JSON, with the key, the structure of the
+value and what it took; then the bytes of the value's arrays, whose dtypes, shapes and places the structure
+names. It is written under a temporary name and renamed, so a process that is killed leaves nothing that
+could be read, and of two concurrent writers one wins with a whole entry. Nothing is unpickled.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ import numpy as np
 
 from nbpkg import paths
 from nbpkg.errors import NbpkgError
+from nbpkg.memo.values import tensor_bytes
 
 FORMAT = 2
 _STALE = 24 * 3600.0  # seconds after which the leftovers of a killed writer are cleared away
@@ -55,13 +56,12 @@ def serialise(value: Any, raw: bytearray, place: str = "result") -> Any:
                 f"{place}: an array of dtype {value.dtype} cannot be stored; give numbers or str"
             )
         kind = "scalar" if isinstance(value, np.generic) else "numpy"
-        return _bytes_of(kind, value.dtype.str, value.shape, value.tobytes(), raw)
+        content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        return _appended(kind, value.dtype.str, value.shape, content, raw)
     if isinstance(value, torch.Tensor):
         if value.layout is not torch.strided or value.is_quantized:
             raise NbpkgError(f"{place}: a sparse or quantised tensor cannot be stored; make it dense")
-        flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        content = flat.view(torch.uint8).numpy().tobytes()
-        return _bytes_of("torch", str(value.dtype).removeprefix("torch."), value.shape, content, raw)
+        return _appended("torch", str(value.dtype)[len("torch.") :], value.shape, tensor_bytes(value), raw)
     if isinstance(value, dict):
         pairs = [[serialise(k, raw, place), serialise(v, raw, f"{place}[{k!r}]")] for k, v in value.items()]
         return {"$": "dict", "v": pairs}
@@ -73,13 +73,13 @@ def serialise(value: Any, raw: bytearray, place: str = "result") -> Any:
     raise NbpkgError(f"{place}: a {type(value).__name__} cannot be stored; return {hint} instead")
 
 
-def _bytes_of(kind: str, dtype: str, shape: tuple, content: bytes, raw: bytearray) -> dict:
+def _appended(kind: str, dtype: str, shape: tuple, content: np.ndarray, raw: bytearray) -> dict:
     start = len(raw)
-    raw += content
+    raw += content.data
     return {"$": kind, "v": [start, len(raw)], "dtype": dtype, "shape": list(shape)}
 
 
-def deserialise(tree: Any, raw: bytearray) -> Any:
+def deserialise(tree: Any, raw: bytearray | memoryview) -> Any:
     """The inverse of serialise.
 
     Dicts come back as dict whatever kind they were, tensors on the CPU without gradients; no two arrays share
@@ -96,7 +96,7 @@ def deserialise(tree: Any, raw: bytearray) -> Any:
         return tuple(deserialise(item, raw) for item in content)
     if kind == "float":
         return float(content)
-    own = raw[slice(*content)]
+    own = bytearray(raw[slice(*content)])
     if kind == "torch":
         import torch
 
@@ -111,12 +111,13 @@ def write(path: Path, key: str, computed: Computed, raw: bytearray) -> None:
 
     Raises OSError when the disk is full or may not be written.
     """
-    entry = json.dumps({"format": FORMAT, "key": key, **vars(computed)}, allow_nan=False).encode() + b"\n"
-    check = hashlib.sha256(entry)
+    entry = json.dumps({"format": FORMAT, "key": key, **vars(computed)}, allow_nan=False)
+    line = f"\n{entry}\n".encode()
+    check = hashlib.sha256(line)
     check.update(raw)
     with paths.replacing(path) as temporary, open(temporary, "wb") as file:
         _clear_leftovers(path.parent)
-        file.writelines([check.hexdigest().encode() + b"\n", entry, raw])
+        file.writelines([check.hexdigest().encode(), line, raw])
 
 
 def _clear_leftovers(folder: Path) -> None:
@@ -132,17 +133,18 @@ def read(path: Path, key: str) -> Computed | None:
     Raises CorruptEntry when it is damaged or belongs to another key.
     """
     try:
-        with open(path, "rb") as file:
-            check, content = file.readline(), bytearray(file.read())
+        content = memoryview(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise CorruptEntry(f"it cannot be read: {error.strerror}") from None
-    if check.strip() != hashlib.sha256(content).hexdigest().encode():
+    if content[:64] != hashlib.sha256(content[64:]).hexdigest().encode():
         raise CorruptEntry("it has a wrong checksum")
-    end = content.index(b"\n") + 1
-    entry = json.loads(content[:end])
-    if entry.pop("format") != FORMAT or entry.pop("key") != key:
-        raise CorruptEntry("it belongs to another key or format")
-    del content[:end]
-    return replace(Computed(**entry), value=deserialise(entry["value"], content))
+    try:
+        end = content.obj.index(b"\n", 65)
+        entry = json.loads(bytes(content[65:end]))
+        if entry.pop("format") != FORMAT or entry.pop("key") != key:
+            raise CorruptEntry("it belongs to another key or format")
+        return replace(Computed(**entry), value=deserialise(entry["value"], content[end + 1 :]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptEntry(f"{type(error).__name__}") from None

@@ -73,9 +73,8 @@ class ResultCache:
             return found.value
         with self.timed() as timing:
             value = function(seed=seed, **config)
-        return self._keep(
-            name, seed, entry, Computed(value, timing.wall, timing.cpu, machine.peak_memory_mb())
-        )
+        computed = Computed(value, timing.wall, timing.cpu, machine.peak_memory_mb())
+        return self._keep(name, seed, entry, computed)
 
     def memo_each(
         self, name: str, function: Callable, calls: Iterable[Mapping[str, Any]], workers: int = 1,
@@ -92,13 +91,11 @@ class ResultCache:
         configs = [{k: v for k, v in call.items() if k != "seed"} for call in calls]
         seeds = [call["seed"] for call in calls]
         entries = [self._entry(name, code, seed, config) for seed, config in zip(seeds, configs, strict=True)]
-        results, missing = {}, []
-        for number, (seed, entry) in enumerate(zip(seeds, entries, strict=True)):
-            found = self._stored(name, seed, entry, workers)
-            if found is None:
-                missing.append(number)
-            else:
-                results[number] = found.value
+        stored = [
+            self._stored(name, seed, entry, workers) for seed, entry in zip(seeds, entries, strict=True)
+        ]
+        results = [None if found is None else found.value for found in stored]
+        missing = [number for number, found in enumerate(stored) if found is None]
         work = unordered(measured, [(partial(function, **calls[number]),) for number in missing], workers)
         for at, computed in progress(work, label or name, total=len(missing)) if missing else ():
             number = missing[at]
@@ -106,7 +103,7 @@ class ResultCache:
             if workers > 1 and len(missing) > 1:  # this process only waited
                 for timing in self.timings:
                     timing.add(0.0, computed.cpu_seconds)
-        return [results[number] for number in range(len(calls))]
+        return results
 
     def _entry(self, name: str, code: str, seed: int | None, config: dict) -> Entry:
         """Where a result is kept; code: the fingerprint of its function."""

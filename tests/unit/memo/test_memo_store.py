@@ -174,6 +174,17 @@ def test_every_damage_is_noticed_and_mended_by_writing_again(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["n-0"]
 
 
+STRANGE = ["[]", "3", "null", '{"format": 2}', f'{{"format": 2, "key": "{KEY}", "value": {{}}}}', "x"]
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_strange_json_is_damage_too(text, tmp_path):
+    content = f"\n{text}\n".encode()
+    (tmp_path / "n-0").write_bytes(hashlib.sha256(content).hexdigest().encode() + content)
+    with pytest.raises(store.CorruptEntry):
+        store.read(tmp_path / "n-0", KEY)
+
+
 WRITER = """
     import sys, os, signal
     from pathlib import Path
@@ -248,7 +259,7 @@ def test_the_entry_is_a_checksum_a_line_of_json_and_bytes(tmp_path):
     put(tmp_path / "n-0", {"w": torch.ones(2), "x": 1})
     check, entry, raw = (tmp_path / "n-0").read_bytes().split(b"\n", 2)
     assert json.loads(entry)["seconds"] == 1.5 and raw == np.ones(2, "<f4").tobytes()
-    assert check.decode() == hashlib.sha256(entry + b"\n" + raw).hexdigest()
+    assert check.decode() == hashlib.sha256(b"\n" + entry + b"\n" + raw).hexdigest()
 
 
 def test_what_is_cached_is_made_once_and_a_disk_that_is_full_stops_nothing(tmp_path, monkeypatch, capsys):
