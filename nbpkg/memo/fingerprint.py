@@ -30,6 +30,8 @@ from nbpkg.memo import source_text
 from nbpkg.memo.modules import attributes, foreign, foreign_name, network, own_module, underlying, written
 from nbpkg.memo.values import Parts, leaf, plain
 
+_WRAPPERS = (property, staticmethod, classmethod, functools.cached_property, functools.partialmethod)
+
 
 def fingerprint(function: Any) -> str:
     """The fingerprint of a function, method, partial, class or callable object, 64 hex digits.
@@ -61,10 +63,6 @@ def _hash(parts: Parts) -> bytes:
 
 def _dunder(name: str) -> bool:
     return name.startswith("__") and name.endswith("__")
-
-
-def _called_or_bound(value: Any) -> bool:
-    return callable(value) or hasattr(value, "__get__")
 
 
 class _Walk:
@@ -213,8 +211,9 @@ class _Walk:
         generated = is_enum or dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
         for name, value in sorted(vars(cls).items()):
             function = underlying(value)
-            if _dunder(name) and (name.startswith("__annotate") or not _called_or_bound(value)):
-                continue  # what Python notes there
+            method = callable(value) or isinstance(value, _WRAPPERS)
+            if _dunder(name) and (not method or name.startswith("__annotate")):
+                continue  # what Python notes there, such as __dict__ or __match_args__
             if function is not None and generated and not written(function):
                 continue  # made by dataclass, NamedTuple or Enum out of what is hashed above
             if function is None and is_enum and (name.startswith("_") or name in cls.__members__):
@@ -229,8 +228,7 @@ class _Walk:
     def _attribute(self, value: Any) -> bytes:
         """A class's attribute; descriptors count by what they wrap."""
         names = ("fget", "fset", "fdel", "__func__", "func", "args", "keywords")
-        wrappers = (property, staticmethod, classmethod, functools.cached_property, functools.partialmethod)
-        if not isinstance(value, wrappers):
+        if not isinstance(value, _WRAPPERS):
             return self.digest(value)
         return _hash([type(value).__name__, *(self.digest(getattr(value, name, None)) for name in names)])
 

@@ -34,9 +34,7 @@ class Session:
 
     __memo_name__ = "session"  # in memo keys it stands for itself: what it holds is no part of a piece
 
-    say, show = staticmethod(say), staticmethod(show)
-    # At most about ten lines with the time left, and a last one.
-    progress = staticmethod(progress)
+    say, show, progress = staticmethod(say), staticmethod(show), staticmethod(progress)
 
     def __init__(
         self, chapter: str, profile: str = "smoke", seeds: Iterable[int] = (0,), device: str = "auto", *,

@@ -249,7 +249,7 @@ def train(
         home = paths.cache_dir() if cluster is None else None
         done = unordered(_work, [(each, where, home) for each in missing], workers, cluster)
         for number, trained in progress(done, f"{label}: stacks of networks", len(missing)):
-            if home is None and missing[number].read() is None:
+            if home is None and missing[number].read() is None:  # the workers' cache is another
                 missing[number].entry().write(trained)
             found[missing[number]] = _results(trained)
     return _gathered(jobs, stacks, found)
