@@ -59,17 +59,9 @@ class RunLog:
         self.data[name] = data.digest(name)
 
     def metric(
-        self,
-        name: str,
-        value: Any,
-        *,
-        paper: float | None = None,
-        unit: str = "",
-        low: float | None = None,
-        high: float | None = None,
-        n: int | None = None,
-        replace: bool = False,
-    ) -> Metric:
+        self, name: str, value: Any, *, paper: float | None = None, unit: str = "", low: float | None = None,
+        high: float | None = None, n: int | None = None, replace: bool = False,
+    ) -> Metric:  # fmt: skip
         """Records a metric under a name such as "spearman/nb201/help/mean".
 
         value: a number; or {seed: number} or a sequence in the order of the session's seeds, of which mean
@@ -82,10 +74,8 @@ class RunLog:
         if name in self.metrics and not replace:
             raise ValueError(f"metric {name!r} is recorded already; pass replace=True to overwrite it")
         per_seed = self._per_seed(name, value)
-        if per_seed is None:
-            metric = Metric(float(value), paper=_float(paper), unit=unit)
-        else:
-            metric = Metric.over_seeds(per_seed, paper=_float(paper), unit=unit)
+        given = {"paper": _float(paper), "unit": unit}
+        metric = Metric(float(value), **given) if per_seed is None else Metric.over_seeds(per_seed, **given)
         ends = {} if low is None and high is None else {"low": _float(low), "high": _float(high)}
         repetitions = {} if n is None else {"n": int(n)}
         self.metrics[name] = replaced(metric, **ends, **repetitions)
@@ -161,11 +151,10 @@ class RunLog:
 
         Raises ValueError for a name under which there is none.
         """
-        known = self.metrics
         wanted = [name for item in names for name in ([item] if isinstance(item, str) else item)]
-        chosen = dict.fromkeys(known if not names else ())
+        chosen = dict.fromkeys(self.metrics if not names else ())
         for name in wanted:
-            found = [key for key in known if key == name or key.startswith(name.rstrip("/") + "/")]
+            found = [key for key in self.metrics if key == name or key.startswith(name.rstrip("/") + "/")]
             if not found:
                 raise ValueError(f"there is no metric {name!r}")
             chosen |= dict.fromkeys(found)

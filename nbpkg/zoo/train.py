@@ -201,7 +201,11 @@ def _work(stack: _Stack, device: str, home: Path | None) -> Computed:
         _prepare()
         kept = measured(_fit, stack.jobs, stack.weights, device)
         stack.entry(home).write(kept)
-    return kept if home is None else replace(kept, value=kept.value | {"weights": None})
+    return kept if home is None else _without_weights(kept)
+
+
+def _without_weights(trained: Computed) -> Computed:
+    return replace(trained, value=trained.value | {"weights": None})
 
 
 def _prepare() -> None:
@@ -219,15 +223,9 @@ def _prepare() -> None:
 
 
 def train(
-    jobs: Iterable[TrainingJob],
-    weights: bool = False,
-    workers: int = 1,
-    cluster=None,
-    device: str = "auto",
-    stack: int | None = None,
-    memory_mb: float | None = None,
-    label: str = "train",
-) -> Trained:
+    jobs: Iterable[TrainingJob], weights: bool = False, workers: int = 1, cluster=None, device: str = "auto",
+    stack: int | None = None, memory_mb: float | None = None, label: str = "train",
+) -> Trained:  # fmt: skip
     """Train every job that the cache does not have, and return all results.
 
     weights: keep the trained weights too. workers: processes on this machine, one thread each; cluster: see
@@ -242,7 +240,7 @@ def train(
     where = machine.device(device).type
     stacks = plan(jobs, weights, where, stack, memory_mb)
     # Only accuracies and curves are held: weights stay on disk until they are asked for.
-    found = {each: _results(kept) for each in stacks if (kept := each.read()) is not None}
+    found = {each: _without_weights(kept) for each in stacks if (kept := each.read()) is not None}
     missing = [each for each in stacks if each not in found]
     if missing:
         # Local processes outlive a call, and with it the environment that they were started in.
@@ -251,7 +249,7 @@ def train(
         for number, trained in progress(done, f"{label}: stacks of networks", len(missing)):
             if home is None and missing[number].read() is None:  # the workers' cache is another
                 missing[number].entry().write(trained)
-            found[missing[number]] = _results(trained)
+            found[missing[number]] = _without_weights(trained)
     return _gathered(jobs, stacks, found)
 
 
@@ -268,20 +266,14 @@ def concatenate(parts: Sequence[Trained]) -> Trained:
     return Trained(jobs, *numbers, np.concatenate(curves), seconds, locations)
 
 
-def _results(trained: Computed) -> tuple[np.ndarray, np.ndarray, float]:
-    """Of a stack: accuracies and losses (jobs, 4), curves (jobs, epochs), CPU seconds."""
-    return trained.value["numbers"], trained.value["curve"], trained.cpu_seconds
-
-
-def _gathered(jobs: tuple[TrainingJob, ...], stacks: list[_Stack], found: dict[_Stack, tuple]) -> Trained:
+def _gathered(jobs: tuple[TrainingJob, ...], stacks: list[_Stack], found: dict[_Stack, Computed]) -> Trained:
     locations = {job: (stack, place) for stack in stacks for place, job in enumerate(stack.jobs)}
     epochs = max((job.recipe.epochs for job in jobs), default=0)
     numbers, curve = np.full((len(jobs), 4), np.nan), np.full((len(jobs), epochs), np.nan)
     seconds = np.zeros(len(jobs))
     for row, job in enumerate(jobs):
         stack, place = locations[job]
-        results, curves, spent = found[stack]
-        numbers[row] = results[place]
-        curve[row, : job.recipe.epochs] = curves[place]
-        seconds[row] = spent / len(stack.jobs)
+        numbers[row] = found[stack].value["numbers"][place]
+        curve[row, : job.recipe.epochs] = found[stack].value["curve"][place]
+        seconds[row] = found[stack].cpu_seconds / len(stack.jobs)
     return Trained(jobs, *numbers.T, curve, seconds, tuple(locations[job] for job in jobs))
