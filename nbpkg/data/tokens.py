@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from nbpkg.errors import NbpkgError
-from nbpkg.memo import Entry, cached
+from nbpkg.memo import Entry, cached, key_of
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL))
@@ -121,10 +121,8 @@ def bpe(texts: Sequence[str], size: int = 4_096) -> Tokenizer:
     without words and for a size that the texts cannot fill or that cannot hold their characters.
     """
     library = _library()
-    hasher = hashlib.sha256(f"bpe {size} {library.__version__} {VERSION}\n".encode())
-    for text in texts:
-        hasher.update(text.encode() + b"\n")
-    entry = Entry("text", "bpe", hasher.hexdigest(), "vocabulary")
+    key = key_of("bpe", list(texts), size, library.__version__, VERSION)
+    entry = Entry("text", "bpe", key, "vocabulary")
     return Tokenizer.from_json(cached(entry, lambda: _trained(library, texts, size).to_json()))
 
 
@@ -173,12 +171,8 @@ def stream(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -> np.ndarr
         dtype = np.uint16 if tokenizer.size <= 2**16 else np.int32
         return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
 
-    hasher = hashlib.sha256(f"stream {tokenizer.digest} {VERSION}\n".encode())
-    for document in documents:
-        for paragraph in document:
-            hasher.update(paragraph.encode() + b"\n")
-        hasher.update(b"\0")
-    return cached(Entry("text", "stream", hasher.hexdigest(), "token ids"), make)
+    key = key_of("stream", [list(document) for document in documents], tokenizer.digest, VERSION)
+    return cached(Entry("text", "stream", key, "token ids"), make)
 
 
 def pack(ids: np.ndarray, length: int = 64) -> np.ndarray:
