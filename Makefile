@@ -18,21 +18,21 @@ export PIP_NO_INPUT := 1
 .PHONY: book test site lint check venv browser clean
 
 book: venv
-	@$(PY) -m nbpkg.cli.main run --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
-	@$(PY) -m nbpkg.cli.main site --from $(SITE) --profile $(PROFILE) $(if $(STRICT),--strict)
+	@$(PY) -m nbpkg.cli run --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
+	@$(PY) -m nbpkg.cli site --from $(SITE) --profile $(PROFILE) $(if $(STRICT),--strict)
 
 site: venv
-	@$(PY) -m nbpkg.cli.main site --from $(SITE) --profile $(PROFILE) $(if $(STRICT),--strict)
+	@$(PY) -m nbpkg.cli site --from $(SITE) --profile $(PROFILE) $(if $(STRICT),--strict)
 
 test: venv browser lint
-	@$(PY) -m nbpkg.cli.main check
+	@$(PY) -m nbpkg.cli check
 	@$(PY) -m pytest $(PYTEST)
 
 lint: venv
 	@$(PY) -m ruff check --quiet .
 
 check: venv
-	@$(PY) -m nbpkg.cli.main check
+	@$(PY) -m nbpkg.cli check
 
 # The stamp is written last and holds a checksum of what was installed: an interrupted installation starts afresh,
 # a changed lock is installed over the old one.

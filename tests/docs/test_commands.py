@@ -196,7 +196,7 @@ def test_an_old_python_is_refused_in_one_line(clone):
 @needs_make
 def test_book_runs_then_builds_and_site_run_shows_the_run(clone):
     clone()
-    runs, site = "nbpkg.cli.main run --profile smoke", "nbpkg.cli.main site --from {} --profile smoke"
+    runs, site = "nbpkg.cli run --profile smoke", "nbpkg.cli site --from {} --profile smoke"
     assert clone("book")[1] == [runs, site.format("published")]
     assert clone("book", SITE="run", JOBS="2")[1] == [f"{runs} --jobs 2", site.format("run")]
     assert clone("site", STRICT="1")[1] == [site.format("published") + " --strict"]
