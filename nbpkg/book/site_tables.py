@@ -14,6 +14,7 @@ from nbpkg.book import scoreboard as board
 from nbpkg.book import synthesis, teaching
 from nbpkg.data import latency_table
 from nbpkg.nb201 import costs, digits, space
+from nbpkg.report import tables
 from nbpkg.report.stats import kendall_tau_b
 
 _COUNT = ("None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
@@ -21,16 +22,12 @@ _COUNT = ("None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight"
 
 def chapter_table() -> str:
     """Every chapter with its paper and its state; the only list of chapters to come in the book."""
-    rows = ["| | Chapter | Paper | State |", "|---|---|---|---|"]
+    rows = []
     for chapter in chapters.CHAPTERS:
-        paper = (
-            f"{chapter.paper} ({chapter.authors}, {chapter.venue})"
-            if chapter.paper
-            else "no paper: what the others use"
-        )
+        paper = f"{chapter.paper} ({board.paper(chapter)})" if chapter.paper else board.paper(chapter)
         state = f"[read it](../notebooks/{chapter.name}.ipynb)" if _on_site(chapter) else "to come"
-        rows.append(f"| {chapter.number} | {chapter.title} | {paper} | {state} |")
-    return "\n".join(rows)
+        rows.append((chapter.number, chapter.title, paper, state))
+    return tables.table(("", "Chapter", "Paper", "State"), rows)
 
 
 def status() -> str:
@@ -71,13 +68,13 @@ def embedded_table() -> str:
     """The measured latency table: what was timed, and each setting that acts as a device."""
     cells, medians, spreads = latency_table.read_embedded()
     made = latency_table.read_provenance()
-    rows = ["| Device | What it is | Median (ms) | Spread (%) | Reliability |", "|---|---|--:|--:|--:|"]
+    rows = []
     for name, ms in medians.items():
         spread = 100 * sorted(spreads[name] / ms)[len(ms) // 2]
         about = made["settings"][name]
-        middle = sorted(ms)[len(ms) // 2]
-        numbers = f"{middle:.3g} | {spread:.1f} | {about['reliability']:.3f}"
-        rows.append(f"| `{name}` | {about['words']} | {numbers} |")
+        numbers = f"{sorted(ms)[len(ms) // 2]:.3g}", f"{spread:.1f}", f"{about['reliability']:.3f}"
+        rows.append((f"`{name}`", about["words"], *numbers))
+    header = ("Device", "What it is", "Median (ms)", "Spread (%)", "Reliability")
     network, size = made["network"], _size(latency_table.EMBEDDED.stat().st_size)
     lead = (
         f"`latency.csv` ({size}): {len(cells)} random cells of NAS-Bench-201, built as real networks with "
@@ -95,7 +92,7 @@ def embedded_table() -> str:
         "cells.\nReliability: Spearman correlation between the medians of two halves of the measuring "
         "rounds.\n`nbpkg data measure-latency` measures again, on your machine."
     )
-    return "\n\n".join((lead, "\n".join(rows), note))
+    return "\n\n".join((lead, tables.table(header, rows, right=(2, 3, 4)), note))
 
 
 def digits_table() -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from nbpkg import chapters
 from nbpkg.book import scoreboard
 from nbpkg.errors import NbpkgError
+from nbpkg.report import tables
 from nbpkg.report.record import VERDICTS, Claim
 
 QUESTIONS = ("Better than nothing?", "Better than a strong simple rival?", "Does what is new in it matter?")
@@ -89,13 +90,10 @@ def answers() -> list[tuple[chapters.Chapter, list[list[Claim]]]]:
 def counts() -> str:
     """A table: how often each verdict falls on each question, over all chapters."""
     found = answers()
-    shown = [v for v in VERDICTS if any(c.verdict == v for _, parts in found for part in parts for c in part)]
-    rows = ["| Verdict | " + " | ".join(QUESTIONS) + " |", "|---|" + "--:|" * len(QUESTIONS)]
     asked = [[claim.verdict for _, parts in found for claim in parts[i]] for i in range(len(QUESTIONS))]
-    for verdict in shown:
-        counted = " | ".join(str(verdicts.count(verdict)) for verdicts in asked)
-        rows.append(f"| {verdict.capitalize()} | {counted} |")
-    return "\n".join(rows)
+    rows = [(verdict.capitalize(), *(given.count(verdict) for given in asked)) for verdict in VERDICTS]
+    shown = [row for row in rows if any(row[1:])]
+    return tables.table(("Verdict", *QUESTIONS), shown, right=range(1, len(QUESTIONS) + 1))
 
 
 def render() -> str:
