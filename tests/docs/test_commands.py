@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from nbpkg.cli import main as cli
+from nbpkg import cli
 from nbpkg.paths import root
 
 ROOT = root()
