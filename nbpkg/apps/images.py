@@ -80,6 +80,6 @@ def check(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
 
 
 def extract(images: Tensor, extractor: str, resolution: int, device: torch.device) -> Tensor:
-    """Features (n, d), on CPU, of uint8 images (n, 3, h, w) resized to `resolution`, by the extractor named."""
+    """Features (n, d), on CPU, of uint8 images (n, 3, h, w) resized to `resolution`, by a named extractor."""
     network = features.get(extractor).network(device)
     return torch.cat([network(part) for part in resize(images, resolution).split(_BATCH)]).cpu()
