@@ -18,6 +18,8 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 KEPT = ("tags", "mystnb")  # the cell metadata that the twin holds (jupytext.toml says the same)
 SYNCED = "nbpkg_twin_sha256"  # notebook metadata: the twin that the notebook was last made from
 INJECTED = "injected-parameters"
+#: What a published notebook says of its run in its metadata, beside the profile, as its record does.
+OF_RECORD = ("seeds", "device", "versions", "data", "source_sha256", "package_sha256")
 
 
 def from_twin(chapter: Chapter):

@@ -54,6 +54,11 @@ def output_text(output) -> str:
     return "\n".join(parts)
 
 
+def size_fault(size: int) -> str | None:
+    """What is wrong with a notebook of `size` bytes, or None: large ones load slowly."""
+    return f"has {size / 1e6:.1f} MB, more than {SIZE_LIMIT / 1e6:.1f}" if size > SIZE_LIMIT else None
+
+
 def figure_faults(notebook) -> list[str]:
     """One line for each cell that shows a picture, or names a figure, without caption or telling alt text."""
     found = []

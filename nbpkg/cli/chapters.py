@@ -73,11 +73,18 @@ def publish(
 
 
 def check() -> None:
-    """Look for what has come apart: twins, outputs, records, scoreboard, paths, sizes, alt texts."""
-    from nbpkg.book import check as checks
+    """Look for what has come apart: twins, outputs, records, scoreboard, paths, sizes, alt texts.
 
-    problems, remarks = checks.check()
-    for line in remarks:
+    Counts the package's lines too, and fails when they are too many.
+    """
+    from nbpkg.book import check as checks
+    from nbpkg.book import package_size
+
+    counts, problems, remarks = package_size.check()
+    say(counts)
+    found = checks.check()
+    problems += found[0]
+    for line in remarks + found[1]:
         say(f"remark: {line}")
     for line in problems:
         say(line)
