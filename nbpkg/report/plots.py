@@ -8,6 +8,7 @@ page and on a dark one at once; the site frames them in dark mode. Importing thi
 from __future__ import annotations
 
 import io
+import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,15 +174,9 @@ def figure(
 
 
 def curve(
-    ax: Axes,
-    x: Sequence[float],
-    mean: Sequence[float],
-    low: Sequence[float] | None = None,
-    high: Sequence[float] | None = None,
-    *,
-    name: str,
-    label: str | None = None,
-) -> None:
+    ax: Axes, x: Sequence[float], mean: Sequence[float], low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None, *, name: str, label: str | None = None,
+) -> None:  # fmt: skip
     """A line for method `name` with its interval as a band; all sequences are of shape (points,)."""
     how = style(name)
     ax.plot(x, mean, label=label or name, **how.line_kwargs())
@@ -191,30 +186,22 @@ def curve(
 
 
 def intervals(
-    ax: Axes,
-    names: Sequence[str],
-    means: Sequence[float],
-    lows: Sequence[float] | None = None,
-    highs: Sequence[float] | None = None,
-    *,
-    paper: Mapping[str, float] | None = None,
+    ax: Axes, names: Sequence[str], means: Sequence[float], lows: Sequence[float] | None = None,
+    highs: Sequence[float] | None = None, *, paper: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """One row a method, the first on top: a point at the mean, a bar from low to high, a tick for the paper.
 
     `means`, `lows` and `highs` are of shape (methods,); a missing interval is NaN or None. Set the x label
     yourself.
     """
-    look = styles(names)
-    paper, labels = dict(paper or {}), dict(labels or {})
+    look, paper, labels = styles(names), paper or {}, labels or {}
     none = [None] * len(names)
-    for row, (name, mean, low, high) in enumerate(
-        zip(names, means, none if lows is None else lows, none if highs is None else highs, strict=True)
-    ):
+    lows, highs = none if lows is None else lows, none if highs is None else highs
+    for row, (name, mean, low, high) in enumerate(zip(names, means, lows, highs, strict=True)):
         known = low is not None and high is not None and np.isfinite([low, high]).all()
         error = [[mean - low], [high - mean]] if known else None
-        how = look[name]
-        dot = {"color": how.colour, "marker": how.marker, "markersize": 7, "linestyle": "none"}
+        dot = {**look[name].line_kwargs(), "markersize": 7, "linestyle": "none"}
         ax.errorbar([mean], [row], xerr=error, capsize=3, **dot)
         if name in paper:
             tick = {"color": INK, "marker": "|", "markersize": 13, "markeredgewidth": 2, "linestyle": "none"}
@@ -293,14 +280,8 @@ def finish(fig: Figure) -> None:
     missing = unlabelled(fig)
     if missing:
         raise ValueError("axes without a label: " + "; ".join(missing))
-    shell = None
-    try:
-        from IPython import get_ipython
-
-        shell = get_ipython()
-    except ImportError:
-        pass
-    if shell is not None:
+    ipython = sys.modules.get("IPython")  # a shell has imported it
+    if ipython is not None and ipython.get_ipython() is not None:
         from IPython.display import Image, display
 
         # More pixels than the shown width keep it sharp on dense screens; the width is output metadata.

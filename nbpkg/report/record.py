@@ -12,13 +12,8 @@ from nbpkg.paths import write_text
 from nbpkg.report.stats import t_interval
 
 SCHEMA = 1
-REPRODUCED, PARTLY, NOT_REPRODUCED, CONTRADICTED, NOT_TESTED = VERDICTS = (
-    "reproduced",
-    "partly",
-    "not reproduced",
-    "contradicted",
-    "not tested",
-)
+VERDICTS = ("reproduced", "partly", "not reproduced", "contradicted", "not tested")
+REPRODUCED, PARTLY, NOT_REPRODUCED, CONTRADICTED, NOT_TESTED = VERDICTS
 
 
 def number(value: float) -> str:
@@ -59,21 +54,14 @@ class Metric:
             raise ValueError("n must be at least 1")
 
     @classmethod
-    def over_seeds(
-        cls, values: Mapping[int, float], *, paper: float | None = None, unit: str = ""
-    ) -> "Metric":
-        """Mean over seeds with the 95 % t-interval; n is the number of seeds, the interval None for a single
-        one.
-        """
+    def over_seeds(cls, values: Mapping[int, float], paper: float | None = None, unit: str = "") -> "Metric":
+        """Mean over n seeds with its 95 % t-interval, which is None for a single seed."""
         if not values:
             raise ValueError("a metric over seeds needs at least one value")
         values = {int(seed): float(values[seed]) for seed in sorted(values)}
-        if len(values) == 1 or not all(map(math.isfinite, values.values())):
-            return cls(
-                sum(values.values()) / len(values), n=len(values), paper=paper, unit=unit, per_seed=values
-            )
-        mean, low, high = t_interval(list(values.values()))
-        return cls(float(mean), float(low), float(high), len(values), paper, unit, values)
+        mean, low, high = map(float, t_interval(list(values.values())))
+        low, high = (None, None) if len(values) == 1 else (low, high)
+        return cls(mean, low, high, len(values), paper, unit, values)
 
     def to_json(self) -> dict:
         """Plain JSON types; what is None or empty is left out."""
