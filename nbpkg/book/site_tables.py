@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from nbpkg import chapters, data, paths
-from nbpkg.book import scoreboard as board
-from nbpkg.book import synthesis, teaching
+from nbpkg.book import scoreboard, synthesis, teaching
 from nbpkg.data import latency_table
 from nbpkg.nb201 import costs, digits, space
 from nbpkg.report import tables
 from nbpkg.report.stats import kendall_tau_b
-
-_COUNT = ("None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
 
 def chapter_table() -> str:
     """Every chapter with its paper and its state; the only list of chapters to come in the book."""
     rows = []
     for chapter in chapters.CHAPTERS:
-        paper = f"{chapter.paper} ({board.paper(chapter)})" if chapter.paper else board.paper(chapter)
+        source = scoreboard.paper(chapter)
+        paper = f"{chapter.paper} ({source})" if chapter.paper else source
         state = f"[read it](../notebooks/{chapter.name}.ipynb)" if _on_site(chapter) else "to come"
         rows.append((chapter.number, chapter.title, paper, state))
     return tables.table(("", "Chapter", "Paper", "State"), rows)
@@ -39,8 +39,7 @@ def status() -> str:
         return "None of the ten chapters is published yet."
     if len(ready) == len(papers):
         return f"All ten chapters are here: {names}."
-    verb = "is" if len(ready) == 1 else "are"
-    return f"{_COUNT[len(ready)]} of the ten chapters {verb} here so far: {names}."
+    return f"Of the ten chapters, {len(ready)} can be read so far: {names}."
 
 
 def _on_site(chapter: chapters.Chapter) -> bool:
@@ -97,8 +96,6 @@ def embedded_table() -> str:
 
 def digits_table() -> str:
     """The embedded benchmark: what was trained, how long it took, how far its seeds agree."""
-    import numpy as np
-
     found = digits.load()
     made, recipe, task = found.provenance, found.provenance["recipe"], found.provenance["task"]
     live = ~space.is_dead(space.ops_of(found.trained))
@@ -131,11 +128,6 @@ def digits_table() -> str:
     return "\n\n".join((lead, note))
 
 
-def scoreboard() -> str:
-    """The claims of all published chapters and their verdicts."""
-    return board.render_page()
-
-
 def teaching_table() -> str:
     """What each chapter asks of a course, as a definition list: minutes of reading, exercises with stars."""
     items = []
@@ -145,11 +137,6 @@ def teaching_table() -> str:
         exercises = "; ".join(f"{'★' * e.stars} {e.title.rstrip('?')}" for e in teaching.exercises(chapter))
         items.append(f"{link}" + (f", {read} minutes" if read else "") + f"\n: {exercises}.")
     return "\n\n".join(items)
-
-
-def held() -> str:
-    """What held of each paper: three questions, answered by the verdicts of its chapter."""
-    return synthesis.render()
 
 
 def _short(address: str) -> str:
@@ -168,9 +155,9 @@ PAGES: dict[str, Callable[[], str]] = {
     "data": data_list,
     "embedded": embedded_table,
     "digits": digits_table,
-    "scoreboard": scoreboard,
+    "scoreboard": scoreboard.render_page,
     "teaching": teaching_table,
-    "held": held,
+    "held": synthesis.render,
 }
 
 
@@ -178,11 +165,10 @@ def sources(name: str) -> list[Path]:
     """The files whose change makes the text called `name` stale."""
     root = paths.root()
     if name in ("scoreboard", "held"):
-        return sorted((root / "results").glob("*/*.json"))
+        return [synthesis.path(), *sorted((root / "results").glob("*/*.json"))]
     if name == "teaching":
         return [root / "_toc.yml", *sorted((root / "notebooks" / "src").glob("*.py"))]
     if name in ("data", "digits", "embedded"):
-        home = Path(data.__file__).parent
-        shipped = sorted(path for path in (home / "embedded").iterdir() if path.suffix != ".part")
-        return [home / "registry.toml", *shipped]
+        home = paths.package() / "data"
+        return [home / "registry.toml", *sorted((home / "embedded").glob("[!.]*"))]
     return [root / "_toc.yml", Path(chapters.__file__), Path(__file__)]

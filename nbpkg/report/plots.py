@@ -12,21 +12,20 @@ import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-GROUND = "#ffffff"
-INK = "#222222"
-MUTED = "#5f5f5f"
-RULE = "#d9d9d9"
-DPI = 144
-
-# Every colour has a contrast of at least 3:1 with the ground, and every two differ by at least 0.1 in OKLab,
-# for full colour vision and for simulated protanopia, deuteranopia and tritanopia (tested).
-PALETTE = ("#0072B2", "#D55E00", "#0AA1BF", "#99456F", "#4C4C22", "#730673")
+# Every colour of the cycle has a contrast of at least 3:1 with the ground, and every two differ by at least
+# 0.1 in OKLab, for full colour vision and simulated protanopia, deuteranopia and tritanopia (tested).
+_RC = mpl.rc_params_from_file(Path(__file__).with_name("book.mplstyle"), use_default_template=False)
+PALETTE = tuple(_RC["axes.prop_cycle"].by_key()["color"])
+GROUND, INK = _RC["figure.facecolor"], _RC["text.color"]
+MUTED, RULE = _RC["axes.edgecolor"], _RC["grid.color"]
+DPI = _RC["figure.dpi"]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 LINES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)))
 
@@ -120,43 +119,6 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 def theme() -> None:
     """Set matplotlib's defaults for the book. Call once, in a chapter's imports."""
     mpl.rcParams.update(_RC)
-
-
-_RC = {
-    "figure.facecolor": GROUND,
-    "figure.dpi": DPI,
-    "savefig.facecolor": GROUND,
-    "axes.facecolor": GROUND,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": mpl.cycler(color=PALETTE),
-    "grid.color": RULE,
-    "grid.linewidth": 0.7,
-    "text.color": INK,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5,
-    "image.cmap": "viridis",
-}
 
 
 def figure(
