@@ -93,9 +93,8 @@ def sentence_faults(cells) -> list[str]:
                 continue
             line = re.sub(r"^\s*\d+\. ", "", line)  # the number of a list item ends no sentence
             if re.search(r"[a-z0-9)`*\]][.!?] +[A-Z][a-z]", _without_names(line)):
-                found.append(
-                    f"line {cell.line + offset} holds more than one sentence: {headline(line, 50)!r}"
-                )
+                where = f"line {cell.line + offset}"
+                found.append(f"{where} holds more than one sentence: {headline(line, 50)!r}")
     return found
 
 

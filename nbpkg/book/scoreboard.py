@@ -66,14 +66,6 @@ def _run(record: Record) -> str:
     return f"{duration(record.seconds['total'])} on {record.device}"
 
 
-def block(text: str) -> tuple[int, int]:
-    """Where the scoreboard stands in README's text, between its marks. Raises NbpkgError without them."""
-    start, end = text.find(START), text.find(END)
-    if start < 0 or end < start or text.count(START) != 1 or text.count(END) != 1:
-        raise NbpkgError(f"README.md must hold {START} and {END} once, in this order")
-    return start + len(START), end
-
-
 def readme() -> Path:
     """The path of README.md. Raises NbpkgError when it is absent."""
     path = root() / "README.md"
@@ -83,16 +75,21 @@ def readme() -> Path:
 
 
 def updated() -> str:
-    """README's text with the scoreboard as the records have it."""
+    """README's text with the scoreboard, between its marks, as the records have it.
+
+    Raises NbpkgError without the marks.
+    """
     text = readme().read_text(encoding="utf-8")
-    start, end = block(text)
-    return f"{text[:start]}\n\n{render_readme()}\n\n{text[end:]}"
+    start, end = text.find(START), text.find(END)
+    if start < 0 or end < start or text.count(START) != 1 or text.count(END) != 1:
+        raise NbpkgError(f"README.md must hold {START} and {END} once, in this order")
+    return f"{text[:start]}{START}\n\n{render_readme()}\n\n{text[end:]}"
 
 
 def refresh() -> bool:
     """Write the scoreboard into README.md; returns whether that changed the file."""
     new = updated()
-    if new == readme().read_text(encoding="utf-8"):
-        return False
-    write_text(readme(), new)
-    return True
+    changed = new != readme().read_text(encoding="utf-8")
+    if changed:
+        write_text(readme(), new)
+    return changed

@@ -157,11 +157,9 @@ class Record:
 
         Raises NbpkgError.
         """
-        path = Path(path)
-        raw = self.to_json()
+        path, raw = Path(path), self.to_json()
         validate(raw, path.name)
-        text = json.dumps(raw, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_text(path, text)
+        write_text(path, json.dumps(raw, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         return path
 
     @classmethod
@@ -199,9 +197,8 @@ def validate(raw: object, where: str = "record") -> None:
     Raises NbpkgError in one line naming the field.
     """
     if isinstance(raw, Mapping) and raw.get("schema") != SCHEMA:
-        raise NbpkgError(
-            f"{where}: record schema {raw.get('schema')!r}, this nbpkg reads {SCHEMA}: run the chapter again"
-        )
+        reads = f"this nbpkg reads {SCHEMA}: run the chapter again"
+        raise NbpkgError(f"{where}: record schema {raw.get('schema')!r}, {reads}")
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator().iter_errors(raw))
@@ -215,9 +212,7 @@ def validate(raw: object, where: str = "record") -> None:
             raise NbpkgError(f"{where}: metrics/{name}: low lies above high")
         stray = set(metric.get("per_seed", {})) - {str(seed) for seed in raw["seeds"]}
         if stray:
-            raise NbpkgError(
-                f"{where}: metrics/{name}/per_seed: seed {min(stray)} is none of the record's seeds"
-            )
+            raise NbpkgError(f"{where}: metrics/{name}/per_seed: the record has no seed {min(stray)}")
     ids = [claim["id"] for claim in raw["claims"]]
     for claim in raw["claims"]:
         if ids.count(claim["id"]) > 1:

@@ -52,13 +52,12 @@ class Execution:
         """Write the job's files and start its process, out of reach of the terminal's Ctrl-C."""
         self.remove()
         self.scratch.mkdir(parents=True)
-        parameters = {"PROFILE": self.profile, "SEEDS": self.seeds, "DEVICE": self.device}
         if not self.script:
             write_text(self.scratch / "input.ipynb", notebook.text_of(notebook.from_twin(self.chapter)))
         job = {
             "mode": "script" if self.script else "notebook",
             "chapter": self.chapter.name,
-            "parameters": parameters,
+            "parameters": {"PROFILE": self.profile, "SEEDS": self.seeds, "DEVICE": self.device},
             "cwd": str(root()),
             "cell_timeout": self.cell_timeout,
             "input": str(self.scratch / "input.ipynb"),

@@ -43,13 +43,9 @@ class Reporter:
 
 
 def time_left(
-    done: int,
-    total: int,
-    seconds: Sequence[float],
-    elapsed: float,
-    earlier: Sequence[float] = (),
+    done: int, total: int, seconds: Sequence[float], elapsed: float, earlier: Sequence[float] = (),
     earlier_total: float | None = None,
-) -> float | None:
+) -> float | None:  # fmt: skip
     """Seconds until an execution ends, or None while nothing is known.
 
     `seconds` are those of the `done` cells now, `earlier` those of all cells in a run before; where that run
