@@ -129,8 +129,8 @@ def _config(root: Path, source: str, profile: str, address: str) -> bytes:
         colab = f"https://colab.research.google.com/github/{name}/blob/{COLAB_BRANCH}/"
         config["sphinx"]["config"]["nbpkg_colab"] = colab
     if source == "run":
-        run = f"a run at profile {profile} on this machine"
-        config["html"]["announcement"] = f"Outputs on these pages come from {run}, not from the published runs."
+        words = f"Outputs on these pages come from a run at profile {profile} on this machine"
+        config["html"]["announcement"] = f"{words}, not from the published runs."
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
 
 

@@ -35,11 +35,9 @@ def status() -> str:
     papers = [chapter for chapter in chapters.CHAPTERS if chapter.paper]
     ready = [chapter for chapter in papers if _on_site(chapter)]
     names = ", ".join(f"[{c.title}](../notebooks/{c.name}.ipynb)" for c in ready)
-    if not ready:
-        return "None of the ten chapters is published yet."
     if len(ready) == len(papers):
         return f"All ten chapters are here: {names}."
-    return f"Of the ten chapters, {len(ready)} can be read so far: {names}."
+    return f"Of the ten chapters, {len(ready)} can be read so far" + (f": {names}." if names else ".")
 
 
 def _on_site(chapter: chapters.Chapter) -> bool:

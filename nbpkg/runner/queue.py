@@ -43,16 +43,10 @@ class Outcome:
 
 
 def run(
-    names: Sequence[str] = (),
-    profile: str = "smoke",
-    seeds: Sequence[int] = (0,),
-    device: str = "auto",
-    jobs: int | None = None,
-    script: bool = False,
-    force: bool = False,
-    cell_timeout: float | None = None,
+    names: Sequence[str] = (), profile: str = "smoke", seeds: Sequence[int] = (0,), device: str = "auto",
+    jobs: int | None = None, script: bool = False, force: bool = False, cell_timeout: float | None = None,
     echo: Callable[[str], None] = print,
-) -> list[Outcome]:
+) -> list[Outcome]:  # fmt: skip
     """Run the chapters called `names` (all that are written when empty) and leave their results under runs/.
 
     `jobs` executions go on at once (None: as many as the usable cores carry with `$NBPKG_THREADS` each).
