@@ -33,20 +33,20 @@ def mathjax_folder() -> Path | None:
 
 
 class Generated(SphinxDirective):
-    """`{generated} NAME`: Markdown made at build time by the function of that name in `site_tables`."""
+    """`{generated} NAME`: Markdown made at build time by `site_tables.text`."""
 
     required_arguments = 1
-    has_content = False
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        maker = site_tables.PAGES.get(name)
-        if maker is None:
+        if name not in site_tables.PAGES:
             known = ", ".join(site_tables.PAGES)
             raise self.error(f"no generated text is called {name!r}; there are: {known}")
+        text = site_tables.text(name, "\n".join(self.content))
         for path in site_tables.sources(name):
             self.env.note_dependency(str(path))
-        return self.parse_text_to_nodes(maker(), allow_section_headings=True)
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 
 def _copy(app: Sphinx, error: Exception | None) -> None:
