@@ -7,12 +7,13 @@ LINES = 10
 PAUSE = 2.0  # seconds between two lines at least, so that quick loops print only their end
 
 
-def duration(seconds: float) -> str:
-    """Seconds as text: tenths below ten seconds, then seconds, from ten minutes on minutes, then hours."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
+def duration(seconds: float, tenths: bool = False) -> str:
+    """Seconds as text: below ten minutes in seconds, then in minutes, from three hours on in hours.
+
+    tenths: of a second, below ten seconds; not in progress, whose lines are compared between runs.
+    """
     if seconds < 600:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if tenths and seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.1f} h"
 
 

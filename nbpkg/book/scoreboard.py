@@ -16,14 +16,11 @@ START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
 PROFILE = "standard"
 
 
-def records(profile: str = PROFILE) -> list[tuple[Chapter, Record]]:
+def records() -> list[tuple[Chapter, Record]]:
     """The published records in the book's order. Raises NbpkgError for one that is not valid."""
-    found = []
-    for chapter in chapters.CHAPTERS:
-        path = root() / "results" / profile / f"{chapter.name}.json"
-        if path.is_file():
-            found.append((chapter, Record.load(path)))
-    return found
+    folder = root() / "results" / PROFILE
+    paths = [(chapter, folder / f"{chapter.name}.json") for chapter in chapters.CHAPTERS]
+    return [(chapter, Record.load(path)) for chapter, path in paths if path.is_file()]
 
 
 def render_readme() -> str:

@@ -43,27 +43,14 @@ class Style:
         return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
 
 
-_OWN = Style(PALETTE[1], "*", "-")
-_ORACLE = Style(INK, "_", (0, (1, 1.2)))
-_TRIVIAL = Style(MUTED, "x", "--")
-
-# The methods of the papers, and the baselines that come back in several chapters. Grey: it ignores the task.
+# The baselines that come back in several chapters. Grey: it ignores the task.
 _FIXED = {
-    "ours": _OWN,
-    "oracle": _ORACLE,
-    "random": _TRIVIAL,
+    "ours": Style(PALETTE[1], "*", "-"),
+    "oracle": Style(INK, "_", (0, (1, 1.2))),
+    "random": Style(MUTED, "x", "--"),
     "flops": Style(MUTED, "d", (0, (1, 1.2))),
     "params": Style(MUTED, "p", "-."),
     "paper": Style(INK, "|", "-"),
-    "help": Style(PALETTE[0], "o", "-"),
-    "metad2a": Style(PALETTE[0], "s", "-"),
-    "diffusionnag": Style(PALETTE[0], "D", "-"),
-    "tans": Style(PALETTE[0], "^", "-"),
-    "d2nwg": Style(PALETTE[0], "v", "-"),
-    "hyperdistill": Style(PALETTE[0], "P", "-"),
-    "dass": Style(PALETTE[0], "h", "-"),
-    "dwt": Style(PALETTE[0], "<", "-"),
-    "ctcd": Style(PALETTE[0], ">", "-"),
     "maml": Style(PALETTE[2], "^", "--"),
     "meta-sgd": Style(PALETTE[4], "v", "-."),
     "gcn": Style(PALETTE[3], "s", "--"),
@@ -71,6 +58,9 @@ _FIXED = {
     "nearest": Style(PALETTE[4], "P", (0, (1, 1.2))),
     "mix": Style(PALETTE[2], "X", "-"),
 }
+# The methods of the papers: one colour, a marker each.
+_PAPERS = ("help", "metad2a", "diffusionnag", "tans", "d2nwg", "hyperdistill", "dass", "dwt", "ctcd")
+_FIXED |= {name: Style(PALETTE[0], mark, "-") for name, mark in zip(_PAPERS, "osD^vPh<>", strict=True)}
 
 
 def _key(name: str) -> str:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+LEVEL = 0.95  # of every interval
+
 
 class Interval(NamedTuple):
     """A mean with the ends of its confidence interval: floats, or arrays of the batch's shape."""
@@ -87,8 +89,8 @@ def kendall_tau_b(a, b) -> np.ndarray | float:
     return result[()]
 
 
-def t_interval(values, axis: int = -1, level: float = 0.95) -> Interval:
-    """Mean and Student's t confidence interval over `axis`, for independent repetitions such as training
+def t_interval(values, axis: int = -1) -> Interval:
+    """Mean and Student's 95 % t confidence interval over `axis`, for independent repetitions such as training
     seeds.
 
     With a single value the ends are nan: one run says nothing about spread. Equal values give an interval of
@@ -104,7 +106,7 @@ def t_interval(values, axis: int = -1, level: float = 0.95) -> Interval:
     if n == 1:
         half = np.full_like(mean, np.nan)
     else:
-        half = stdtrit(n - 1, 0.5 + level / 2) * values.std(axis=axis, ddof=1) / np.sqrt(n)
+        half = stdtrit(n - 1, 0.5 + LEVEL / 2) * values.std(axis=axis, ddof=1) / np.sqrt(n)
     return Interval(mean[()], (mean - half)[()], (mean + half)[()])
 
 
@@ -147,7 +149,7 @@ def _floats(values) -> np.ndarray:
     return values
 
 
-def _bootstrap(values: np.ndarray, clusters, seed: int, n: int, level: float) -> tuple[Interval, float]:
+def _bootstrap(values: np.ndarray, clusters, seed: int, n: int) -> tuple[Interval, float]:
     """The mean of `values` with its percentile interval, and the two-sided p-value of a mean of zero."""
     values = values.reshape(-1)
     mean = float(values.mean())
@@ -155,24 +157,22 @@ def _bootstrap(values: np.ndarray, clusters, seed: int, n: int, level: float) ->
         return Interval(mean, float("nan"), float("nan")), float("nan")
     clusters = None if clusters is None else np.asarray(clusters).reshape(-1)
     means = _resampled_means(_groups(values, clusters), seed, n)
-    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
+    low, high = np.quantile(means, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     tail = min(np.sum(means <= 0), np.sum(means >= 0))
     return Interval(mean, float(low), float(high)), float(min(1.0, 2 * (tail + 1) / (n + 1)))
 
 
-def bootstrap_interval(values, seed: int, n: int = 10_000, clusters=None, level: float = 0.95) -> Interval:
-    """Mean of `values` (any shape, taken flat) with a percentile bootstrap interval from `n` resamples.
+def bootstrap_interval(values, seed: int, n: int = 10_000, clusters=None) -> Interval:
+    """Mean of `values` (any shape, taken flat) with a 95 % percentile bootstrap interval from `n` resamples.
 
     clusters: labels of the same shape (for example the training seed of each value); they are resampled
     first, then the members inside. A single value gives nan ends. With fewer than about five clusters the
     interval is too narrow; report n of clusters with it.
     """
-    return _bootstrap(_floats(values), clusters, seed, n, level)[0]
+    return _bootstrap(_floats(values), clusters, seed, n)[0]
 
 
-def paired_bootstrap(
-    a, b, clusters=None, seed: int = 0, n: int = 10_000, level: float = 0.95
-) -> PairedResult:
+def paired_bootstrap(a, b, clusters=None, seed: int = 0, n: int = 10_000) -> PairedResult:
     """Is the mean of a - b different from zero? Bootstrap over pairs (any equal shapes, taken flat).
 
     clusters: labels of the same shape, for example seeds: resampled first, then the pairs inside
@@ -183,7 +183,7 @@ def paired_bootstrap(
     a, b = _floats(a), _floats(b)
     if a.shape != b.shape:
         raise ValueError(f"pairs differ in shape: {a.shape} and {b.shape}")
-    interval, p = _bootstrap(a - b, clusters, seed, n, level)
+    interval, p = _bootstrap(a - b, clusters, seed, n)
     return PairedResult(*interval, p, a.size)
 
 

@@ -75,13 +75,13 @@ def run_card(record: Record) -> str:
         ("data", "\n".join(data) or "embedded or none"),
     ]
     for name in sorted(record.seconds, key=lambda name: name != "total"):
-        spent = f"{duration(record.seconds[name])}, {duration(record.cpu_seconds.get(name, 0.0))} of CPU"
-        rows.append(("time in all" if name == "total" else f"time: {name}", spent))
+        wall, cpu = (duration(part.get(name, 0.0), True) for part in (record.seconds, record.cpu_seconds))
+        rows.append(("time in all" if name == "total" else f"time: {name}", f"{wall}, {cpu} of CPU"))
     rows.append(("peak memory", f"{record.peak_memory_mb:.0f} MB"))
     if record.peak_gpu_memory_mb is not None:
         rows.append(("peak GPU memory", f"{record.peak_gpu_memory_mb:.0f} MB"))
     cached = [piece["seconds"] for piece in record.memo if piece["from_cache"]]
     if record.memo:
-        spent = f"; they took {duration(sum(cached))} when made, counted above" if cached else ""
+        spent = f"; they took {duration(sum(cached), True)} when made, counted above" if cached else ""
         rows.append(("pieces from the cache", f"{len(cached)} of {len(record.memo)}{spent}"))
     return table(("run card", ""), rows)
