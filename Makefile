@@ -13,9 +13,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
+# CUDA builds of torch ask for libraries that CPU builds do without.
+WANTS_CUDA := from importlib.metadata import requires; \
+  raise SystemExit(not any(line.startswith(("nvidia-", "cuda-", "triton")) for line in requires("torch")))
 
 .DEFAULT_GOAL := book
-.PHONY: book test site lint check venv browser clean
+.PHONY: book test site lint check venv browser lock lowest clean
 
 book: venv
 	@$(PY) -m nbpkg.cli run --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
@@ -30,15 +33,17 @@ test: venv browser lint
 
 lint: venv
 	@$(PY) -m ruff check --quiet .
+	@$(VENV)/bin/lint-imports --no-cache
 
 check: venv
 	@$(PY) -m nbpkg.cli check
 
 # The stamp is written last and holds a checksum of what was installed: an interrupted installation starts afresh,
 # a changed lock is installed over the old one.
+# Torch comes first and by itself: asked with hashes, pip prefers the index's CUDA build to a CPU build at hand.
 venv:
 	@set -eu; \
-	wanted=$$(cat requirements.lock pyproject.toml | cksum); \
+	wanted=$$(cat requirements.lock requirements-cuda.lock pyproject.toml | cksum); \
 	if [ -x $(PY) ] && [ "$$(cat $(VENV)/.installed 2>/dev/null || true)" = "$$wanted" ]; then exit 0; fi; \
 	if [ ! -x $(PY) ] || [ ! -f $(VENV)/.installed ]; then \
 	  '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -49,8 +54,17 @@ venv:
 	fi; \
 	rm -f $(VENV)/.installed; \
 	echo "installing from requirements.lock (a few minutes the first time)"; \
-	$(PY) -m pip install --quiet -r requirements.lock; \
-	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	rm -rf $(VENV)/torch; mkdir -p $(VENV)/torch; \
+	$(PY) -m pip download --quiet --no-deps --dest $(VENV)/torch "$$(grep -o '^torch==[^ ]*' requirements.lock)"; \
+	awk '/^[a-z]/ {kept = /^torch==/} kept' requirements.lock > $(VENV)/torch/lock; \
+	$(PY) -m pip install --quiet --no-deps --require-hashes --no-index --find-links $(VENV)/torch -r $(VENV)/torch/lock; \
+	rm -r $(VENV)/torch; \
+	$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements.lock; \
+	if $(PY) -c '$(WANTS_CUDA)'; then \
+	  echo "installing the CUDA libraries that this build of torch asks for"; \
+	  $(PY) -m pip install --quiet --no-deps --require-hashes -r requirements-cuda.lock; \
+	fi; \
+	$(PY) -m pip install --quiet --quiet --no-deps --no-build-isolation -e .; \
 	echo "$$wanted" > $(VENV)/.installed
 
 # The site's tests need a browser; without one they are skipped and say so.
@@ -64,6 +78,14 @@ browser:
 	    echo "no chromium here: the site's browser tests will be skipped"; \
 	  fi; \
 	fi
+
+# Makes the locks anew from pyproject's ranges; pins that stand are kept.
+lock: venv
+	@$(PY) tests/lock.py
+
+# Installs the lowest versions that pyproject allows into .venv-lowest and tries them.
+lowest:
+	@'$(PYTHON)' tests/lowest.py $(if $(TORCH),--torch $(TORCH))
 
 clean:
 	rm -rf _build runs .pytest_cache .ruff_cache .hypothesis

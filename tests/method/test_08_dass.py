@@ -135,12 +135,14 @@ def test_views_are_shifted_and_mirrored_images(ch):
 
 
 def test_support_and_judged_images_are_disjoint_and_all(ch):
-    data = ch.collect("smoke").tasks[0].data()
+    task = ch.collect("smoke").tasks[0]
+    data = task.data()
     (x, y), (more_x, more_y) = ch.held_out(data, 4)
-    assert torch.equal(y.bincount(), torch.full((3,), 4))
+    assert torch.equal(y.bincount(), torch.full((task.num_classes,), 4))
     assert len(x) + len(more_x) == len(data.y_valid) + len(data.y_test) and len(more_x) == len(more_y)
     rows = {row.numpy().tobytes() for row in x}
-    assert len(rows & {row.numpy().tobytes() for row in ch.scaled(data, "valid")[0][[4, 14, 24]]}) == 0
+    judged = ch.scaled(data, "valid")[0][[10 * label + 4 for label in range(task.num_classes)]]
+    assert len(rows & {row.numpy().tobytes() for row in judged}) == 0
 
 
 def test_training_is_a_function_of_its_seed_and_learns(ch):
@@ -298,7 +300,7 @@ def test_queries_are_different_students_with_their_own_labels(ch):
 
 def test_maps_agree_between_masks_and_modules(ch):
     task = ch.collect("smoke").tasks[0]
-    state, archs = worn_teacher(ch, 3).state_dict(), some_archs(ch, 4)[None]
+    state, archs = worn_teacher(ch, task.num_classes).state_dict(), some_archs(ch, 4)[None]
     first = ch.maps_of(0, [task], [state], archs, "first")
     full = ch.maps_of(0, [task], [state], np.array([[ch.TEACHER]]), "last")
     torch.testing.assert_close(first["teachers"][0], full["own"][0, 0], atol=1e-5, rtol=1e-5)
