@@ -8,7 +8,6 @@ number of the format. What the tensors mean is up to who writes and reads them: 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,17 @@ from typing import Any
 from torch import Tensor
 
 from nbpkg.errors import NbpkgError
+from nbpkg.paths import replacing
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any], form: int) -> Path:
     """Write tensors in half precision and plain values; whole or not at all. Returns the path."""
     from safetensors.torch import save
 
-    path = Path(path)
-    partial = path.with_name(path.name + ".part")
     halves = {name: value.half().contiguous() for name, value in tensors.items()}
-    partial.write_bytes(save(halves, {"nbpkg": json.dumps({"format": form, **plain})}))
-    os.replace(partial, path)
-    return path
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(halves, {"nbpkg": json.dumps({"format": form, **plain})}))
+    return Path(path)
 
 
 def read(path: Path, form: int, what: str, built: Callable[[dict[str, Any], dict[str, Tensor]], Any]) -> Any:

@@ -40,11 +40,8 @@ def keys(chapter: Chapter, profile: str, seeds: list[int], device: str) -> dict[
     source, package = code_sha256(chapter.name), package_sha256()
     libraries = [sys.version, version("torch"), version("numpy")]
     parts = json.dumps([source, package, profile, list(seeds), device_key(device), libraries])
-    return {
-        "key": hashlib.sha256(parts.encode()).hexdigest(),
-        "source_sha256": source,
-        "package_sha256": package,
-    }
+    key = hashlib.sha256(parts.encode()).hexdigest()
+    return {"key": key, "source_sha256": source, "package_sha256": package}
 
 
 def check_options(profile: str, seeds: Sequence[int], device: str) -> list[int]:

@@ -20,16 +20,10 @@ def data_list() -> None:
     """The registered sets: licence, size, and what of them is on this machine."""
     from nbpkg import data
 
-    rows = [
-        [
-            row["name"],
-            row["title"],
-            row["licence"],
-            f"{row['size'] / 1e6:.1f}",
-            f"{row['present']}/{row['files']}" + (f" in {row['found']}" if row["found"] else ""),
-        ]
-        for row in data.cli_rows()
-    ]
+    rows = []
+    for row in data.cli_rows():
+        here = f"{row['present']}/{row['files']}" + (f" in {row['found']}" if row["found"] else "")
+        rows.append([row["name"], row["title"], row["licence"], f"{row['size'] / 1e6:.1f}", here])
     table(["set", "title", "licence", "MB", "files here"], rows)
 
 

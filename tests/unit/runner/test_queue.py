@@ -17,6 +17,7 @@ from nbpkg import chapters, machine, runner
 from nbpkg.book import notebook
 from nbpkg.chapters import get
 from nbpkg.errors import NbpkgError
+from nbpkg.progress import duration
 from nbpkg.runner import execution, queue, status
 
 DONE = {"03_help.ipynb", "03_help.json", "03_help.state.json"}
@@ -95,7 +96,7 @@ def test_executions_and_their_threads_share_the_cores(book, monkeypatch, threads
         monkeypatch.setenv("NBPKG_THREADS", threads)
     given = []
 
-    def loop(work, jobs, outcomes, echo):
+    def loop(work, jobs, outcomes):
         given.append(jobs)
         outcomes["03_help"] = None
 
@@ -112,7 +113,7 @@ def test_a_chapters_seconds_count_from_its_own_first_job(book):
     assert first.seconds + second.seconds <= time.monotonic() - begun
     assert book.state("05_tans")["seconds"] == second.seconds
     (again,), lines = run("tans", script=True)
-    assert again.seconds == second.seconds and status.clock(second.seconds) in lines[0]
+    assert again.seconds == second.seconds and duration(second.seconds) in lines[0]
 
 
 def test_a_failed_chapter_keeps_its_traceback_and_stops_no_other(book):
@@ -358,10 +359,10 @@ def test_progress_lines_are_ten_seconds_apart(book, monkeypatch):
 
 
 def test_a_chapters_own_output_reaches_the_progress(tmp_path):
-    from nbpkg.runner.child import Progress
+    from nbpkg.runner.child import CellProgress
 
-    progress = Progress(str(tmp_path / "p.json"), 2)
+    progress = CellProgress(str(tmp_path / "p.json"), 2)
     progress.written = 0.0
-    progress.say("one\ntwo\n\n")
+    progress.write("one\ntwo\n\n")
     assert json.loads((tmp_path / "p.json").read_text())["line"] == "two"
     assert os.listdir(tmp_path) == ["p.json"]
