@@ -96,17 +96,15 @@ def draw(
     latents: Callable[[int], Tensor],
     n: int,
     generator: torch.Generator | None = None,
-    limit: int | None = None,
 ) -> Drawn:
     """Draw graphs until n distinct cells are among them (MetaD2A's search, steps 1 and 2).
 
     latents: a function count -> (count, latent), the codes that the next `count` graphs are drawn from; n is
-    at least 1. limit: how many graphs to draw at most, by default 50 n + 1000. Raises NbpkgError when the
-    limit does not yield n.
+    at least 1. Raises NbpkgError when 50 n + 1000 graphs do not hold n.
     """
     if not 1 <= n <= space.N_CELLS:
         raise NbpkgError(f"cannot draw {n} distinct cells; the space has {space.N_CELLS}")
-    limit = 50 * n + 1000 if limit is None else limit
+    limit = 50 * n + 1000
     found, counted, good = np.zeros(0, np.int64), 0, 0
     while len(found) < n:
         # As many as the share of useful draws so far demands, and some: a round costs more than a graph.
