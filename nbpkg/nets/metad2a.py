@@ -52,12 +52,7 @@ class Generator(nn.Module):
 
         Each set is encoded once, and the graphs go round the sets. Errors: see `cellgraphs.draw`.
         """
-        codes = self.latent(self.sets(sets))[1]
-
-        def latents(count: int) -> Tensor:
-            return codes.repeat(count // len(codes) + 1, 1)[:count]
-
-        return cellgraphs.draw(self.graphs, latents, n, draws)
+        return cellgraphs.draw(self.graphs, self.latent(self.sets(sets))[1], n, draws)
 
 
 class Predictor(nn.Module):

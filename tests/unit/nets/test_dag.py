@@ -296,7 +296,6 @@ def test_the_published_graph_of_a_cell():
     edges = [(0, 1), (1, 2), (1, 3), (2, 3), (3, 4), (1, 5), (4, 5), (2, 6), (3, 6), (5, 6), (6, 7)]
     assert sorted(map(tuple, cellgraphs.topology().nonzero().tolist())) == sorted(edges)
     assert np.array_equal(cellgraphs.topology("line"), space.line_graph())
-    assert cellgraphs.TYPES[:3] == ("input", "output", "none")
 
 
 @pytest.mark.parametrize("kind", ["published", "line"])
@@ -307,7 +306,6 @@ def test_all_cells_become_graphs_and_return(kind):
     assert cellgraphs.valid(types, cellgraphs.topology(kind)).all()
     assert np.array_equal(cellgraphs.ops_of(types), ops)
     assert np.array_equal(cellgraphs.ops_of(cellgraphs.types_of(ops[7])), ops[7])
-    assert [cellgraphs.TYPES[kind] for kind in types[7, 1:-1]] == [space.OPS[op] for op in ops[7]]
 
 
 def test_graphs_that_are_no_cells_are_told_apart():
@@ -337,8 +335,7 @@ def fluent(certainty=50.0):
 
 
 def test_cells_are_drawn_until_enough_are_distinct():
-    drawn = cellgraphs.draw(fluent(), lambda count: torch.zeros(count, 56).double(), 2000,
-                            torch.Generator().manual_seed(0))  # fmt: skip
+    drawn = cellgraphs.draw(fluent(), torch.zeros(1, 56).double(), 2000, torch.Generator().manual_seed(0))
     numbers = space.index(drawn.ops)
     assert drawn.ops.shape == (2000, 6) and len(set(numbers.tolist())) == 2000
     assert drawn.valid == drawn.counted >= drawn.distinct >= 2000
@@ -351,8 +348,7 @@ def test_cells_are_drawn_until_enough_are_distinct():
 
 
 def test_cells_of_an_untrained_decoder_are_rare_but_found():
-    drawn = cellgraphs.draw(made(GraphDecoder), lambda count: normal(count, 56), 30,
-                            torch.Generator().manual_seed(0))  # fmt: skip
+    drawn = cellgraphs.draw(made(GraphDecoder), normal(999, 56), 30, torch.Generator().manual_seed(0))
     assert len(drawn.ops) == 30 <= drawn.distinct <= drawn.valid < drawn.counted / 4
 
 
@@ -384,11 +380,8 @@ def test_cells_of_an_untrained_decoder_are_rare_but_found():
         (lambda: cellgraphs.types_of([1, 2]), r"shape \(..., 6\)"),
         (lambda: cellgraphs.ops_of(torch.zeros(3, 7).long()), r"not \(3, 7\)"),
         (lambda: cellgraphs.ops_of(torch.zeros(8).long()), "operations between"),
-        (lambda: cellgraphs.draw(fluent(), normal, 0), "cannot draw 0"),
-        (
-            lambda: cellgraphs.draw(fluent(-50), lambda count: normal(count, 56), 3),
-            "1150 graphs hold 0 cells, 0 of them distinct; not 3",
-        ),
+        (lambda: cellgraphs.draw(fluent(), normal(1, 56), 0), "cannot draw 0"),
+        (lambda: cellgraphs.draw(fluent(-50), normal(9, 56), 3), "1150 graphs hold 0 cells, 0 of them dis"),
     ],
 )  # fmt: skip
 def test_what_is_no_graph_is_refused(call, words):
@@ -399,6 +392,6 @@ def test_what_is_no_graph_is_refused(call, words):
 def test_the_benchmark_times_every_part(monkeypatch):
     for name, value in {"BATCH": 4, "CLASSES": 2, "IMAGES": 3, "CANDIDATES": 5, "SETS": 2}.items():
         monkeypatch.setattr(benchmark, name, value)
-    lines = list(benchmark.compare("cpu", repeats=1, alone=2, practice=60))
+    lines = list(benchmark.compare("cpu", repeats=1))
     assert len(lines) == 4
     assert all("one by one" in line and "CPU s" in line for line in lines[1:])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nbpkg.errors import NbpkgError
-from nbpkg.seeding import seeded
 from nbpkg.nets.settransformer import MAB, PMA, SAB, DatasetEncoder, MeanPool, SetPool
+from nbpkg.seeding import seeded
 
 
 def normal(*shape, seed=0):
