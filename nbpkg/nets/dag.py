@@ -94,7 +94,8 @@ class GraphEncoder(nn.Module):
 
     def __init__(self, types: int = 7, vertices: int = 8, hidden: int = 512, code: int = 56):
         super().__init__()
-        check_sizes(types=types, vertices=vertices, hidden=hidden, code=code)
+        if min(types, vertices, hidden, code) < 1:
+            raise NbpkgError(f"sizes too small for graphs: {types=}, {vertices=}, {hidden=}, {code=}")
         self.types, self.vertices = types, vertices
         self.cells = nn.ModuleList(TypeGRU(types, hidden) for _ in range(2))
         self.messages = nn.ModuleList(Messages(vertices, hidden) for _ in range(2))
@@ -116,12 +117,13 @@ class GraphEncoder(nn.Module):
         cell, table = self.cells[way], self.cells[way].table()
         weight, biases = self.messages[way].joined()
         edges = adjacency.tolist()
-        row = types.new_zeros(len(types))
+        row, everyone = types.new_zeros(len(types)), torch.arange(len(types), device=types.device)
         rows: dict[int, Tensor] = {}
         sent: dict[int, Tensor] = {}
         for place, v in enumerate(order):
             _, row = torch.unique(row * self.types + types[:, v], return_inverse=True)
-            first = _representatives(row)
+            # Of each state the number of one graph that has it, (k,).
+            first = everyone.new_empty(int(row.max()) + 1).scatter_(0, row, everyone)
             total = None
             for u in (u for u in order[:place] if edges[u][v]):
                 coming = sent[u][rows[u][first]]
@@ -130,16 +132,3 @@ class GraphEncoder(nn.Module):
             if any(edges[v]):
                 sent[v], rows[v] = message(states, weight, biases[v]), row
         return states[row]
-
-
-def _representatives(group: Tensor) -> Tensor:
-    """Of each group 0, 1, ... the number of one member: int64 (batch,) -> (groups,)."""
-    members = torch.arange(len(group), device=group.device)
-    return members.new_empty(int(group.max()) + 1).scatter_(0, group, members)
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise NbpkgError that names the first size below 1."""
-    wrong = {name: size for name, size in sizes.items() if size < 1}
-    if wrong:
-        raise NbpkgError(f"{next(iter(wrong))} is too small for graphs")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbpkg.errors import NbpkgError
-from nbpkg.nets.dag import END, PADDING, START, Messages, TypeGRU, check_graphs, check_sizes, message
+from nbpkg.nets.dag import END, PADDING, START, Messages, TypeGRU, check_graphs, message
 
 
 class Latent(nn.Module):
@@ -54,7 +54,8 @@ class GraphDecoder(nn.Module):
 
     def __init__(self, types: int = 7, vertices: int = 8, latent: int = 56, hidden: int = 56):
         super().__init__()
-        check_sizes(types=types - 1, vertices=vertices - 1, latent=latent, hidden=hidden)
+        if min(types - 1, vertices - 1, latent, hidden) < 1:
+            raise NbpkgError(f"sizes too small for graphs: {types=}, {vertices=}, {latent=}, {hidden=}")
         self.types, self.vertices, self.latent, self.hidden = types, vertices, latent, hidden
         self.enter = nn.Linear(latent, hidden)
         self.cell = TypeGRU(types, hidden)

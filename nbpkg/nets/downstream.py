@@ -90,14 +90,9 @@ class FineTuning:
 
 
 def fine_tune(
-    model: Bert,
-    ids: np.ndarray,
-    labels: np.ndarray,
-    ids_test: np.ndarray,
-    recipe: FineTuning = FineTuning(),
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-) -> np.ndarray:
+    model: Bert, ids: np.ndarray, labels: np.ndarray, ids_test: np.ndarray,
+    recipe: FineTuning = FineTuning(), seed: int = 0, device: str | torch.device = "cpu",
+) -> np.ndarray:  # fmt: skip
     """Predictions (n_test,) of a copy of the model, trained with a linear layer on its pooled states.
 
     ids, ids_test: int64 (n, length). labels: integers, classes 0, 1, ... (predictions are classes), or floats
@@ -149,13 +144,9 @@ def sentences(split: glue.Split, tokenizer: Tokenizer, length: int = 64) -> np.n
 
 
 def glue_scores(
-    model: Bert,
-    tokenizer: Tokenizer,
-    task: str,
-    recipe: FineTuning = FineTuning(),
-    seed: int = 0,
+    model: Bert, tokenizer: Tokenizer, task: str, recipe: FineTuning = FineTuning(), seed: int = 0,
     device: str | torch.device = "cpu",
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """Official metrics in percent on the task's development set, of a copy fine-tuned on its training set."""
     train, dev = glue.read(task, "train"), glue.read(task, "dev")
     ids, ids_dev = (sentences(split, tokenizer, recipe.length) for split in (train, dev))

@@ -117,12 +117,9 @@ def _evaluate(net: nn.Module, x: Tensor, y: Tensor, which: Tensor) -> tuple[Tens
 
 
 def fit(
-    networks: Sequence[nn.Module],
-    data: Sequence[TaskData],
-    seeds: Sequence[int],
-    recipe: Recipe,
+    networks: Sequence[nn.Module], data: Sequence[TaskData], seeds: Sequence[int], recipe: Recipe,
     device: str | torch.device = "cpu",
-) -> list[Fit]:
+) -> list[Fit]:  # fmt: skip
     """Train networks side by side, network g on data[g] with the order of images that seeds[g] draws.
 
     The networks are trained in place and end on the CPU. Tasks must have equal numbers of classes and images

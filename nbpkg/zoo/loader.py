@@ -1,10 +1,10 @@
 """The zoos of `nbpkg.zoo.recipes` with their results.
 
-    collection, trained = load("cells", "standard", workers=2)
+    collection, trained = load("cells", "standard")
     trained.network(7)                                          where the zoo keeps weights
 
 A zoo whose table is committed is read from it; the others are trained when they are asked for, and kept in
-the user's cache.
+the user's cache. `build` trains with several workers.
 """
 
 from __future__ import annotations
@@ -47,14 +47,12 @@ def state(name: str, profile: str) -> list[str]:
     return [str(n), str(len(tasks.tasks)), available]
 
 
-def load(
-    name: str, profile: str, workers: int = 1, cluster=None, device: str = "auto"
-) -> tuple[Collection, Trained]:
+def load(name: str, profile: str) -> tuple[Collection, Trained]:
     """The tasks of a zoo, and its results: from its committed table, else from the cache, else trained now.
 
-    workers, cluster, device: see `nbpkg.zoo.train.train`. A table is used only if it holds just the jobs that
-    the recipe asks for; the embedded benchmark has a form and a reader of its own, `nbpkg.nb201.digits`, and
-    is trained anew here. Raises NbpkgError for unknown names and absent image sets.
+    A table is used only if it holds just the jobs that the recipe asks for; the embedded benchmark has a form
+    and a reader of its own, `nbpkg.nb201.digits`, and is trained anew here. Raises NbpkgError for unknown
+    names and absent image sets.
     """
     zoo = definition(name)
     tasks, parts = zoo.parts(profile)
@@ -62,10 +60,12 @@ def load(
         _, trained, _ = tables.read(committed(name, profile))
         if trained.jobs == tuple(itertools.chain(*parts)):
             return tasks, trained
-    return tasks, _trained(zoo, parts, workers, cluster, device)
+    return tasks, _trained(zoo, parts)
 
 
-def _trained(zoo: Zoo, parts: list[list[Job]], workers: int, cluster, device: str) -> Trained:
+def _trained(
+    zoo: Zoo, parts: list[list[Job]], workers: int = 1, cluster=None, device: str = "auto"
+) -> Trained:
     done = []
     for number, part in enumerate(parts, 1):
         label = f"zoo {zoo.name}, part {number} of {len(parts)}"
@@ -79,7 +79,8 @@ def build(
 ) -> tuple[Trained, Path | None]:  # fmt: skip
     """Train what the cache lacks of a zoo and, given `out` (or for `digits` at standard), write its table.
 
-    Returns the results and the table's path. Raises NbpkgError as `load` does.
+    workers, cluster, device: see `nbpkg.zoo.train.train`. Returns the results and the table's path. Raises
+    NbpkgError as `load` does.
     """
     zoo = definition(name)
     tasks, parts = zoo.parts(profile)

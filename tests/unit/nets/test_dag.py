@@ -355,8 +355,8 @@ def test_cells_of_an_untrained_decoder_are_rare_but_found():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: GraphEncoder(hidden=0), "hidden is too small"),
-        (lambda: GraphDecoder(vertices=1), "vertices is too small"),
+        (lambda: GraphEncoder(hidden=0), "too small.*hidden=0"),
+        (lambda: GraphDecoder(vertices=1), "too small.*vertices=1"),
         (lambda: GraphEncoder(5, 4)(*random_graphs(1, 5, 5)), "up to 4"),
         (lambda: GraphEncoder(5, 4)(torch.zeros(2, 3), torch.zeros(3, 3).bool()), "float32"),
         (lambda: GraphEncoder(5, 4)(torch.zeros(2, 3).long(), torch.zeros(2, 2).bool()), r"bool \(3, 3\)"),
