@@ -4,125 +4,79 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from nbpkg import machine
 from nbpkg.nb201 import space
-from nbpkg.nets import cellgraphs, seeded
-from nbpkg.nets.dag_decoder import GraphDecoder
+from nbpkg.nets import cellgraphs
+from nbpkg.nets.dag import END
 from nbpkg.nets.metad2a import Generator, Predictor
+from nbpkg.seeding import rng, seeded
 
-BATCH, CLASSES, IMAGES, FEATURES = 32, 20, 20, 512
+#: A training step: so many data sets, of so many classes and images a class.
+BATCH, CLASSES, IMAGES = 32, 20, 20
 #: A search: so many candidates, judged with so many sets drawn from ten classes.
 CANDIDATES, SETS, TARGET_CLASSES = 500, 10, 10
+#: So many graphs are timed one by one, to be scaled up.
+ALONE = 4
 
 
-def _features(sets: int, classes: int, device: torch.device) -> Tensor:
-    """Made-up features of images, not negative: (sets, classes, images, features)."""
-    shape = (sets, classes, IMAGES, FEATURES)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).abs().to(device)
+def timed(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[Any, float]:
+    """What a call returns, and its seconds by `clock`, work that it leaves to a GPU included."""
+    started = clock()
+    result = call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return result, clock() - started
 
 
-def _practise(decoder: GraphDecoder, adjacency: Tensor, steps: int, device: torch.device) -> float:
-    """Teach a decoder what a cell looks like, with random cells and codes; nats a graph at the end.
+def compare(device: str = "auto", repeats: int = 5) -> Iterator[str]:
+    """Lines on training, on drawing candidates and on scoring them, together and one by one.
 
-    The floor is 6 ln 5, the entropy of six operations drawn at random.
-    """
-    optimiser = torch.optim.Adam(decoder.parameters(), 2e-3)
-    draws = torch.Generator().manual_seed(0)
-    cells = cellgraphs.types_of(space.random(steps * BATCH, 0, distinct=False)).to(device)
-    for types in cells.split(BATCH):
-        z = torch.randn(BATCH, decoder.latent, generator=draws).to(device)
-        loss = -sum(decoder.log_likelihood(z, types, adjacency)).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return loss.item()
-
-
-def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """The least of several times of a call, after one to warm up: CPU seconds, of the clock on a GPU."""
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    best = float("inf")
-    for number in range(repeats + 1):
-        started = clock()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if number:
-            best = min(best, clock() - started)
-    return best
-
-
-def compare(device: str = "auto", repeats: int = 5, alone: int = 4, practice: int = 600) -> Iterator[str]:
-    """Lines on a training step, on drawing candidates and on scoring them, together and one by one.
-
-    repeats: the best of so many; alone: how many graphs or data sets are timed one by one, to be scaled up;
-    practice: training steps of the decoder before it draws, since an untrained one seldom draws a cell.
+    repeats: the best of so many.
     """
     where, threads = machine.device(device), torch.get_num_threads()
+    unit, clock = ("s", time.perf_counter) if where.type == "cuda" else ("CPU s", time.process_time)
     torch.set_num_threads(1)
     try:
         yield f"{machine.device_name(where)}, one thread, best of {repeats}"
-        yield from _times(where, repeats, alone, practice)
+        for what, call, count in _calls(where):
+            call(slice(count))  # to warm up
+            fast = min(timed(partial(call, slice(count)), clock)[1] for _ in range(repeats))
+            each = [timed(partial(call, slice(i, i + 1)), clock)[1] for i in range(ALONE)]
+            slow = sum(each) * count / ALONE
+            yield f"{what}: {fast:.3f} {unit}, one by one {slow:.2f} ({slow / fast:.0f} times)"
     finally:
         torch.set_num_threads(threads)
 
 
-def _times(where: torch.device, repeats: int, alone: int, practice: int) -> Iterator[str]:
-    unit = "s" if where.type == "cuda" else "CPU s"
-
-    def line(what: str, together: Callable[[], object], single: Callable[[], object], count: int) -> str:
-        fast, slow = seconds(together, where, repeats), seconds(single, where, 1) * count / alone
-        return f"{what}: {fast:.3f} {unit}, one by one {slow:.2f} ({slow / fast:.0f} times)"
-
+def _calls(where: torch.device) -> Iterator[tuple[str, Callable[[slice], object], int]]:
+    """What is timed: a name, a function of which graphs to do it for, and how many graphs there are."""
     with seeded(0):
         generator, predictor = Generator().to(where), Predictor().to(where).eval()
+    with torch.no_grad():
+        generator.graphs.type_head[2].bias[END] = -50.0  # as after training, graphs do not end early
     adjacency = cellgraphs.topology().to(where)
     types = cellgraphs.types_of(space.random(CANDIDATES, 0)).to(where)
-    optimiser = torch.optim.Adam(generator.parameters(), 1e-4)
-    sets = _features(BATCH, CLASSES, where)
+    # Made-up features of images.
+    sets = torch.rand(BATCH, CLASSES, IMAGES, 512, generator=rng(0, "sets")).to(where)
+    target = torch.rand(SETS, TARGET_CLASSES, IMAGES, 512, generator=rng(0, "target")).to(where)
 
-    def step(apart: bool = False) -> None:
-        optimiser.zero_grad()
-        for rows in [slice(i, i + 1) for i in range(alone)] if apart else [slice(BATCH)]:
-            generator.loss(sets[rows], types[rows], adjacency).backward()
-        optimiser.step()
-
-    what = f"training step of the generator, {BATCH} data sets of {CLASSES}x{IMAGES} images"
-    yield line(what, step, lambda: step(apart=True), BATCH)
-
-    nats = _practise(generator.graphs, adjacency, practice, where)
-    yield f"the decoder after {practice} steps of practice: {nats:.2f} nats a graph"
-    target = _features(SETS, TARGET_CLASSES, where)
-    generator.eval()
-    draws = torch.Generator().manual_seed(0)
+    def learn(rows: slice) -> None:
+        generator.loss(sets[rows], types[rows], adjacency).backward()
 
     @torch.no_grad()
-    def codes(count: int) -> Tensor:
-        return generator.latent(generator.sets(target))[0].repeat(count // SETS + 1, 1)[:count]
+    def draw(rows: slice) -> None:
+        codes = generator.latent(generator.sets(target))[0].repeat(CANDIDATES // SETS + 1, 1)
+        generator.graphs.sample(codes[rows], rng(0, "draws"))
 
-    z = codes(CANDIDATES)
-    yield line(
-        f"{CANDIDATES} distinct cells drawn",
-        lambda: cellgraphs.draw(
-            generator.graphs, lambda count: z.repeat(count // len(z) + 1, 1)[:count], CANDIDATES, draws
-        ),
-        lambda: [generator.graphs.sample(z[i : i + 1], draws) for i in range(alone)],
-        CANDIDATES,
-    )
-    yield line(
-        f"{CANDIDATES} distinct cells drawn, {SETS} data sets of {TARGET_CLASSES}x{IMAGES} images encoded",
-        lambda: cellgraphs.draw(generator.graphs, codes, CANDIDATES, draws),
-        lambda: [generator.graphs.sample(codes(1), draws) for _ in range(alone)],
-        CANDIDATES,
-    )
-    with torch.no_grad():
-        yield line(
-            f"{CANDIDATES} cells scored on {SETS} data sets",
-            lambda: predictor(target, types, adjacency),
-            lambda: [predictor(target, types[i : i + 1], adjacency) for i in range(alone)],
-            CANDIDATES,
-        )
+    @torch.no_grad()
+    def score(rows: slice) -> None:
+        predictor(target, types[rows], adjacency)
+
+    yield f"loss and gradient for {BATCH} data sets of {CLASSES}x{IMAGES} images", learn, BATCH
+    yield f"{CANDIDATES} graphs for {SETS} data sets of {TARGET_CLASSES}x{IMAGES} images", draw, CANDIDATES
+    yield f"{CANDIDATES} cells scored on {SETS} data sets", score, CANDIDATES

@@ -11,8 +11,9 @@ from nbpkg.apps.search import FILE, read_weights, search, write_weights
 from nbpkg.cli import main
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs, space
-from nbpkg.nets import cellgraphs, seeded
+from nbpkg.nets import cellgraphs
 from nbpkg.nets.metad2a import Generator, Predictor
+from nbpkg.seeding import seeded
 from nbpkg.zoo import features
 
 

@@ -13,7 +13,7 @@ from nbpkg.cli import main
 from nbpkg.data import images
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs, digits, space
-from nbpkg.zoo import recipes, tables
+from nbpkg.zoo import loader, recipes, tables
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet
 from nbpkg.zoo.tasks import Collection, Task
@@ -98,17 +98,17 @@ def test_standard_zoos_have_the_sizes_that_the_chapters_ask_for():
         task.data()
 
 
-def test_get_builds_once_and_weights_make_networks(capsys):
-    tasks, first = recipes.get("networks", "smoke")
+def test_load_builds_once_and_weights_make_networks(capsys):
+    tasks, first = loader.load("networks", "smoke")
     assert first.network(0).num_classes == tasks.train[0].num_classes
     capsys.readouterr()
-    _, again = recipes.get("networks", "smoke")
+    _, again = loader.load("networks", "smoke")
     assert "zoo" not in capsys.readouterr().out
     np.testing.assert_array_equal(again.test, first.test)
 
 
 def test_a_table_comes_back_as_it_was(tmp_path):
-    tasks, found = recipes.get("cells", "smoke")
+    tasks, found = loader.load("cells", "smoke")
     path = tmp_path / "zoo.parquet"
     tables.write(path, tasks, found, {"what": "a test"})
     collection, read, said = tables.read(path)
@@ -126,14 +126,14 @@ def test_a_table_comes_back_as_it_was(tmp_path):
 
 
 def test_a_committed_table_is_used_only_for_the_jobs_that_it_holds(tmp_path, monkeypatch):
-    tasks, found = recipes.get("cells", "smoke")
+    tasks, found = loader.load("cells", "smoke")
     path = tmp_path / "committed.parquet"
-    monkeypatch.setattr(recipes, "committed", lambda name, profile: path)
+    monkeypatch.setattr(loader, "committed", lambda name, profile: path)
     tables.write(path, tasks, replace(found, test=found.test * 0 + 50.0), {})
-    assert (recipes.get("cells", "smoke")[1].test == 50.0).all()
+    assert (loader.load("cells", "smoke")[1].test == 50.0).all()
     other = replace(found, jobs=(*found.jobs[1:], found.jobs[0]))
     tables.write(path, tasks, replace(other, test=found.test * 0 + 50.0), {})
-    np.testing.assert_array_equal(recipes.get("cells", "smoke")[1].test, found.test)
+    np.testing.assert_array_equal(loader.load("cells", "smoke")[1].test, found.test)
 
 
 @dataclass(frozen=True)
