@@ -1,4 +1,4 @@
-"""The command line of the zoos: `nbpkg zoo list | build | benchmark`."""
+"""The command line of the zoos: `nbpkg zoo list | build`."""
 
 from __future__ import annotations
 
@@ -51,19 +51,6 @@ def zoo_build(
     )
     if path is not None:
         say(f"wrote {path.name}")
-
-
-@zoo_app.command("benchmark")
-def zoo_benchmark(
-    networks: Annotated[int, typer.Option(help="How many networks to train, twice.")] = 64,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: usable cores, on a GPU 1.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-) -> None:
-    """Networks a minute, against a plain loop that trains one after the other."""
-    from nbpkg.zoo import benchmark
-
-    for line in benchmark.compare(networks, _workers(workers, device), device):
-        say(line)
 
 
 def _workers(workers: int | None, device: str) -> int:

@@ -1,7 +1,11 @@
-"""How much faster the zoo trains than a plain loop over its jobs."""
+"""How much faster the zoo trains than a plain loop over its jobs.
+
+    python tests/benchmarks/zoo.py [--networks 64] [--workers 2] [--device cpu]
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from collections.abc import Iterator
@@ -54,3 +58,12 @@ def compare(networks: int = 64, workers: int = 1, device: str = "auto", loops: i
     yield f"train: {fast:.0f} networks a minute with {who}, {fast / slow:.1f} times as many"
     gap = abs(sum(alone) / len(alone) - together.test[: len(alone)].mean())
     yield f"mean test accuracy of the same {len(alone)} networks differs by {gap:.1f} points"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", type=int, default=64, help="how many to train, twice")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--device", default="auto", choices=machine.DEVICES)
+    for line in compare(**vars(parser.parse_args())):
+        print(line, flush=True)
