@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ import numpy as np
 
 from nbpkg.data import image_cache, official, registry, store
 from nbpkg.errors import NbpkgError
+from nbpkg.untrusted import refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,54 +167,30 @@ def read_parquet(path: str | Path, side: int, channels: int, classes: int):
     import pyarrow
     from pyarrow import parquet
 
-    path = Path(path)
-
-    def refuse(problem: str):
-        raise NbpkgError(f"{path.name}: {problem}; the file is refused")
-
     try:
         # ParquetFile reads this one file; read_table would also take a folder, or a remote address.
         file = parquet.ParquetFile(path)
         if file.metadata.num_rows > _MAX_IMAGES:
-            refuse(f"has {file.metadata.num_rows:,} rows, more than the {_MAX_IMAGES:,} allowed")
+            refuse(path, f"has {file.metadata.num_rows:,} rows, more than the {_MAX_IMAGES:,} allowed")
         table = file.read(columns=["image", "label", "class_name", "split"])
         labels = table["label"].cast("int64").to_numpy().copy()
         names, splits, blobs = (table[name].to_pylist() for name in ("class_name", "split", "image"))
     except FileNotFoundError:
-        refuse("there is no such file")
+        refuse(path, "there is no such file")
     except (OSError, pyarrow.ArrowException, KeyError, ValueError) as error:
-        refuse(f"cannot be read as a table of images ({(str(error).splitlines() or [''])[0][:120]})")
+        refuse(path, f"cannot be read as a table of images ({str(error)[:120]})")
     if not len(labels) or set(labels.tolist()) != set(range(classes)):
-        refuse(f"its labels are not 0 to {classes - 1}")
+        refuse(path, f"its labels are not 0 to {classes - 1}")
     if set(splits) - {"train", "test"}:
-        refuse("has a split that is neither train nor test")
+        refuse(path, "has a split that is neither train nor test")
     pairs = set(zip(labels.tolist(), names, strict=True))
     if len(pairs) != classes or not all(isinstance(name, str) for name in names):
-        refuse("gives one class several names")
+        refuse(path, "gives one class several names")
     images = np.empty((len(labels), channels, side, side), np.uint8)
     for row, blob in enumerate(blobs):
-        try:
-            images[row] = _decode(blob, side, channels)
-        except NbpkgError as error:
-            refuse(f"row {row}: {error}")
+        # Of a grey picture, stored as RGB, the first channel.
+        images[row] = official.picture(path, f"row {row}", blob, "WEBP", "RGB", side, side)[0, :channels]
     return images, labels, tuple(name for _, name in sorted(pairs)), np.array(splits) == "train"
-
-
-def _decode(blob: bytes, side: int, channels: int) -> np.ndarray:
-    """One WebP picture as (channels, side, side); of a grey one, stored as RGB, the first channel."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(blob), formats=["WEBP"]) as picture:
-            # The size stands in the header: a picture that would unpack to gigabytes is never unpacked.
-            if picture.size != (side, side):
-                raise NbpkgError(f"a picture of {picture.size} pixels where {(side, side)} is due")
-            pixels = np.asarray(picture.convert("RGB"))
-    except NbpkgError:
-        raise
-    except Exception as error:  # a damaged picture can fail in many ways
-        raise NbpkgError(f"not a readable WebP picture ({type(error).__name__})") from None
-    return pixels.transpose(2, 0, 1)[:channels]
 
 
 def read_omniglot(path: str | Path, side: int, channels: int, classes: int):
@@ -223,22 +199,17 @@ def read_omniglot(path: str | Path, side: int, channels: int, classes: int):
     The file holds images (classes, 20, side, side), train_classes and test_classes. Raises NbpkgError that
     names it when it holds something else.
     """
-    path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             drawings, first, second = (file[key] for key in ("images", "train_classes", "test_classes"))
     except FileNotFoundError:
-        raise NbpkgError(f"{path.name}: there is no such file; the file is refused") from None
+        refuse(path, "there is no such file")
     except Exception as error:  # damaged archives fail in many ways
-        raise NbpkgError(
-            f"{path.name}: not a readable file of arrays ({type(error).__name__}); the file is refused"
-        ) from None
+        refuse(path, f"not a readable file of arrays ({type(error).__name__})", error)
     if drawings.dtype != np.uint8 or drawings.ndim != 4 or drawings.shape[::2] != (classes, side):
-        raise NbpkgError(
-            f"{path.name}: its images are {drawings.dtype} {drawings.shape}; the file is refused"
-        )
+        refuse(path, f"its images are {drawings.dtype} {drawings.shape}")
     if drawings.shape[3] != side or sorted([*first.tolist(), *second.tolist()]) != list(range(classes)):
-        raise NbpkgError(f"{path.name}: its classes are not split in two; the file is refused")
+        refuse(path, "its classes are not split in two")
     per_class = drawings.shape[1]
     names = tuple(f"character {number:04d}" for number in range(classes))
     train = np.isin(np.arange(classes), first).repeat(per_class)

@@ -15,6 +15,7 @@ from pathlib import Path
 from nbpkg import data
 from nbpkg.data.tokens import UNKNOWN
 from nbpkg.errors import NbpkgError
+from nbpkg.untrusted import refuse
 
 Document = tuple[str, ...]
 
@@ -25,11 +26,6 @@ HELD_OUT = ("cranford", "the_picture_of_dorian_gray")
 MAX_BYTES = 256 * 2**20
 
 _HEADING = re.compile(r"= [^=](?:.*[^=])? =")
-
-
-def refuse(path: str | Path, problem: str, cause: Exception | None = None):
-    """Raises NbpkgError naming the file by its last folders."""
-    raise NbpkgError(f"{'/'.join(Path(path).parts[-3:])}: {problem}; the file is refused") from cause
 
 
 def read_lines(path: str | Path) -> list[str]:

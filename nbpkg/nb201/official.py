@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 
 from nbpkg.errors import NbpkgError
+from nbpkg.untrusted import read_torch
 
 #: (dataset, split) -> what the official interface calls the training run and the value.
 _NAMES = {
@@ -31,7 +31,8 @@ class _Owned(dict):
 
 def read(path: Path) -> dict:
     """The arguments of ``table.build`` for the cells that the file says were evaluated."""
-    content = _checked(path.name, _content(path))
+    # Loaded here and not by the interface, whose bare torch.load would run code under older torch.
+    content = _checked(path.name, read_torch(path, numpy_scalars=True, limit=None))
     from nas_201_api import NASBench201API
 
     try:
@@ -44,32 +45,6 @@ def read(path: Path) -> dict:
         raise NbpkgError(
             f"{path.name}: not as NAS-Bench-201 writes it ({type(error).__name__}: {error})"
         ) from None
-
-
-def _content(path: Path):
-    import torch
-
-    scalar = _numpy_scalar()
-    kinds = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")}
-    # Beside plain values the file holds numpy's numbers only; numpy 1 and 2 name their maker differently.
-    makers = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals([*makers, np.dtype, *kinds]):
-            # Loaded here and not by the interface, whose bare torch.load would run code under older torch.
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise NbpkgError(f"{path.name}: there is no such file") from None
-    except pickle.UnpicklingError:
-        raise NbpkgError(f"{path.name}: is no plain data file, or would have to run code; refused") from None
-    except Exception as error:
-        raise NbpkgError(
-            f"{path.name}: truncated or no torch file ({type(error).__name__}); refused"
-        ) from None
-
-
-def _numpy_scalar():
-    core = np._core if hasattr(np, "_core") else np.core
-    return core.multiarray.scalar
 
 
 def _checked(name: str, content) -> dict:

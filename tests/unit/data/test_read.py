@@ -75,13 +75,12 @@ def test_text_or_a_missing_file_is_refused(tmp_path):
     refused(read.read_torch_list, path)
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "MAX_BYTES", 1 << 20)
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path):
     path = tmp_path / "bomb.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(2 << 20))
     assert path.stat().st_size < 10_000
-    refused(read.read_torch_list, path, "unpacks to 2,097,152 bytes")
+    refused(read.read_torch, path, "unpacks to 2,097,152 bytes", limit=1 << 20)
 
 
 def test_a_list_of_integers_and_floats_comes_as_float64(saved):
