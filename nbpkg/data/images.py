@@ -71,8 +71,8 @@ class ImageSet:
 
     def to(self, device) -> ImageSet:
         """The same set with its tensors on `device`."""
-        moved = {name: getattr(self, name).to(device) for name in ("images", "labels", "train")}
-        return replace(self, **moved)
+        tensors = {name: getattr(self, name).to(device) for name in ("images", "labels", "train")}
+        return replace(self, **tensors)
 
 
 @functools.lru_cache(maxsize=len(SOURCES))
@@ -98,13 +98,15 @@ def load(name: str) -> ImageSet:
         read = read_parquet if file.endswith(".parquet") else read_omniglot
         return read(*files, side, channels, classes)
 
-    images, labels, class_names, train = image_cache.decoded(registered, dataset.digest, make)
+    return _image_set(name, image_cache.decoded(registered, dataset.digest, make), dataset.digest, registered)
+
+
+def _image_set(name: str, arrays: tuple, digest: str, registered: str | None) -> ImageSet:
     import torch
 
-    return ImageSet(
-        name, torch.from_numpy(images), torch.from_numpy(labels), class_names, torch.from_numpy(train),
-        dataset.digest, registered,
-    )  # fmt: skip
+    images, labels, class_names, train = arrays
+    images, labels, train = map(torch.from_numpy, (images, labels, train))
+    return ImageSet(name, images, labels, class_names, train, digest, registered)
 
 
 def available(name: str) -> bool:
@@ -140,7 +142,6 @@ def _digits() -> ImageSet:
 
     They come without a split: the last 50 of each digit, in the package's order, are test images.
     """
-    import torch
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -151,10 +152,7 @@ def _digits() -> ImageSet:
         train[np.flatnonzero(labels == digit)[-_DIGITS_TEST:]] = False
     digest = "sha256:" + hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     names = tuple(str(digit) for digit in range(10))
-    return ImageSet(
-        "digits", torch.from_numpy(images), torch.from_numpy(labels), names, torch.from_numpy(train),
-        digest, None,
-    )  # fmt: skip
+    return _image_set("digits", (images, labels, names, train), digest, None)
 
 
 def read_parquet(path: str | Path, side: int, channels: int, classes: int):
@@ -243,6 +241,23 @@ def resize(images: Tensor, resolution: int) -> Tensor:
     return torch.cat([part.to(torch.uint8) for part in chunks])
 
 
+def shifted(images: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, pad: int) -> Tensor:
+    """Each image padded by `pad` zeros on every side and cut out at its offset, mirrored where it is asked.
+
+    (n, c, h, w); dy, dx (n,) from 0 to 2 pad, pad being in place; mirrored bool (n,) -> same shape and dtype.
+    """
+    import torch
+    from torch.nn import functional
+
+    n, _, h, w = images.shape
+    columns = torch.arange(w, device=images.device)
+    columns = dx[:, None] + torch.where(mirrored[:, None], columns.flip(0), columns)
+    rows = dy[:, None] + torch.arange(h, device=images.device)
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    which = torch.arange(n, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
 def augment(images: Tensor, pad: int, flip: bool, generator) -> Tensor:
     """Each image shifted by up to `pad` pixels, zeros moving in, and mirrored with probability 1/2 if `flip`.
 
@@ -250,16 +265,9 @@ def augment(images: Tensor, pad: int, flip: bool, generator) -> Tensor:
     so that a GPU sees the same images. Raises NbpkgError for a negative `pad`.
     """
     import torch
-    from torch.nn import functional
 
     if pad < 0:
         raise NbpkgError(f"pad must be 0 or more, got {pad}")
-    n, _, h, w = images.shape
-    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=generator).to(images.device)
-    mirrored = torch.rand(n, generator=generator).to(images.device) < (0.5 if flip else 0.0)
-    columns = torch.arange(w, device=images.device)
-    columns = dx[:, None] + torch.where(mirrored[:, None], columns.flip(0), columns)
-    rows = dy[:, None] + torch.arange(h, device=images.device)
-    padded = functional.pad(images, (pad, pad, pad, pad))
-    which = torch.arange(n, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    dy, dx = torch.randint(0, 2 * pad + 1, (2, len(images)), generator=generator).to(images.device)
+    mirrored = torch.rand(len(images), generator=generator).to(images.device) < (0.5 if flip else 0.0)
+    return shifted(images, dy, dx, mirrored, pad)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,14 +81,12 @@ def write(
     for name in QUANTITIES:
         for seed, row in zip(seeds, values[name], strict=True):
             columns[f"{name}_seed{seed}"] = np.asarray(row, np.float32)
-    partial = path.with_name(path.name + ".part")
-    parquet.write_table(pyarrow.table(columns), partial, compression="zstd", compression_level=19)
-    said = {**provenance, "seeds": list(seeds)}
-    said["sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
-    description = path.with_suffix(".json.part")
-    description.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    os.replace(description, path.with_suffix(".json"))
+    described = paths.replacing(path.with_suffix(".json"))
+    with described as description, paths.replacing(path) as partial:
+        parquet.write_table(pyarrow.table(columns), partial, compression="zstd", compression_level=19)
+        metadata = {**provenance, "seeds": list(seeds)}
+        metadata["sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
+        description.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
 
 
 def load(path: str | Path | None = None) -> Benchmark:

@@ -11,7 +11,6 @@ from networks trained on all of them.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import numpy as np
 
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import official, space
+from nbpkg.paths import replacing
 
 _ALIASES = {"imagenet": "imagenet16", "imagenet16120": "imagenet16"}
 _ARCH = ("arch", "ArchitectureString")
@@ -94,33 +94,6 @@ class Table:
         """
         return self._find(self._costs, ("seconds", dataset_name(dataset)), f"training seconds of {dataset!r}")
 
-    def index_of(self, cells) -> np.ndarray | int:
-        """Canonical index of strings or operations that must be in the table: int64, or ``int`` for one cell.
-
-        Raises NbpkgError that names the first cell without a row.
-        """
-        if np.asarray(cells).dtype.kind not in "iu":
-            cells = space.encode(cells)
-        number = space.index(cells)
-        absent = np.atleast_1d(number)[self.benchmark_index[np.atleast_1d(number)] < 0]
-        if absent.size:
-            raise NbpkgError(f"{self.name} has no row for {space.decode(space.ops_of(absent[0]))}")
-        return number
-
-    def canonical(self, benchmark_index) -> np.ndarray | int:
-        """Canonical index of cells given by the table's own numbers: int64, or ``int`` for one number.
-
-        Raises NbpkgError for a number that the table does not have.
-        """
-        own = np.asarray(benchmark_index)
-        inverse = np.full(space.N_CELLS, -1)
-        inverse[self.benchmark_index[self.rows]] = self.rows
-        inside = (own >= 0) & (own < space.N_CELLS) & (own.dtype.kind in "iu")
-        number = np.where(inside, inverse[np.where(inside, own, 0).astype(int)], -1)
-        if (number < 0).any():
-            raise NbpkgError(f"{self.name} has no architecture number {own[number < 0].flat[0]}")
-        return int(number) if number.ndim == 0 else number
-
     def save(self, path: str | Path) -> None:
         """Write the table as Parquet for ``read_parquet``: the quick form of the slow official file."""
         import pyarrow
@@ -132,9 +105,8 @@ class Table:
         names = {key: name for name, key in _COSTS.items()}
         for key, values in sorted(self._costs.items()):
             columns[names.get(key, f"train_seconds_{key[-1]}")] = values[self.rows]
-        partial = Path(path).with_name(Path(path).name + ".part")
-        parquet.write_table(pyarrow.table(columns), partial)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            parquet.write_table(pyarrow.table(columns), partial)
 
     def _find(self, values: Mapping, key: tuple, what: str) -> np.ndarray:
         if key in values:
@@ -192,15 +164,28 @@ def _light(path: Path, read) -> Table:
     if len(set(names)) < len(names):
         raise NbpkgError(f"{path.name}: two columns have the same name")
 
-    def first(known):
-        return next((frame[name].to_pylist() for name in known if name in names), None)
-
     def numbers(name, kind="float64"):
         try:
             return frame[name].cast(kind).to_numpy()
         except pyarrow.ArrowException as error:
             raise NbpkgError(f"{path.name}: column {name} is not {kind} ({_line(error)})") from None
 
+    column = next((name for name in _ARCH if name in names), None)
+    if column is None:
+        raise NbpkgError(f"{path.name}: has no column {' or '.join(_ARCH)}; it has {', '.join(names)}")
+    strings = frame[column].to_pylist()
+    own = numbers("index", "int64") if "index" in names else np.arange(len(strings))
+    table = build(path.name, strings, own, *_measured(names, numbers))
+    for column in set(_ISOMORPHISM) & set(names):
+        expected = space.unique_string(space.encode(strings))
+        for row, (given, known) in enumerate(zip(frame[column].to_pylist(), expected, strict=True)):
+            if given != known:
+                raise NbpkgError(f"{path.name}: in row {row} isomorphism string and cell do not agree")
+    return table
+
+
+def _measured(names: Sequence[str], numbers) -> tuple[dict, dict]:
+    """Accuracies and costs for ``build``, of the columns whose names say what they hold."""
     accuracies, costs = {}, {}
     for name in names:
         if match := _ACCURACY.fullmatch(name):
@@ -210,28 +195,21 @@ def _light(path: Path, read) -> Table:
             costs["seconds", dataset_name(match["dataset"])] = numbers(name)
         elif name in _COSTS:
             costs[_COSTS[name]] = numbers(name)
-    strings = first(_ARCH)
-    if strings is None:
-        raise NbpkgError(f"{path.name}: has no column {' or '.join(_ARCH)}; it has {', '.join(names)}")
-    own = numbers("index", "int64") if "index" in names else np.arange(len(strings))
-    table = build(path.name, strings, own, accuracies, costs)
-    isomorphism = first(_ISOMORPHISM)
-    if isomorphism is not None:
-        expected = space.unique_string(space.encode(strings))
-        for row, (given, known) in enumerate(zip(isomorphism, expected, strict=True)):
-            if given != known:
-                raise NbpkgError(f"{path.name}: in row {row} isomorphism string and cell do not agree")
-    return table
+    return accuracies, costs
 
 
 def build(
-    name: str,
-    strings: Sequence[str],
-    own: np.ndarray,
-    accuracies: Mapping[tuple[str, str, int], np.ndarray],
-    costs: Mapping[tuple[str, ...], np.ndarray],
-) -> Table:
-    """A ``Table`` of columns with one entry a row; NbpkgError that names the table if they cannot be true."""
+    name: str, strings: Sequence[str], own: np.ndarray,
+    accuracies: Mapping[tuple[str, str, int], np.ndarray], costs: Mapping[tuple[str, ...], np.ndarray],
+) -> Table:  # fmt: skip
+    """A ``Table`` of ``n`` cells.
+
+    ``strings``: n architecture strings. ``own``: the table's own number of each, integers ``(n,)``.
+    ``accuracies``: percent ``(n,)`` by (dataset, split, epochs). ``costs``: ``(n,)`` by ("params",) or
+    ("flops",), in millions, or ("seconds", dataset). Raises NbpkgError that starts with ``name`` when there
+    is no row or no accuracy, a string is no cell, a cell or number occurs twice, a number is not from 0 to
+    15,624, or a value is neither NaN nor from 0 to 100 percent (costs: to 1e9).
+    """
     try:
         rows = space.index(space.encode(strings))
     except NbpkgError as error:
@@ -246,29 +224,27 @@ def build(
         if again.size:
             row = int(again[0])
             raise NbpkgError(f"{name}: row {row}, number {own[row]}, {strings[row]}, is there a second time")
-
-    def spread(values, key, high):
-        values = np.asarray(values, np.float64)
-        wrong = ~np.isnan(values) & ~((values >= 0) & (values <= high))
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            what = " ".join(map(str, key))
-            raise NbpkgError(f"{name}: {what} is {values[row]} in row {row}, not from 0 to {high:g}")
-        full = np.full(space.N_CELLS, np.nan)
-        full[rows] = values
-        full.setflags(write=False)
-        return full
-
     benchmark_index = np.full(space.N_CELLS, -1)
     benchmark_index[rows] = own
     benchmark_index.setflags(write=False)
-    return Table(
-        name,
-        np.sort(rows),
-        benchmark_index,
-        {key: spread(values, key, 100) for key, values in accuracies.items()},
-        {key: spread(values, key, 1e9) for key, values in costs.items()},
-    )
+    aligned = [
+        {key: _aligned(name, rows, key, values, high) for key, values in columns.items()}
+        for columns, high in ((accuracies, 100), (costs, 1e9))
+    ]
+    return Table(name, np.sort(rows), benchmark_index, *aligned)
+
+
+def _aligned(name: str, rows: np.ndarray, key: tuple, values, high: float) -> np.ndarray:
+    """Values ``(n,)`` of the cells ``rows`` as float64 ``(15625,)``, NaN elsewhere, read-only."""
+    values = np.asarray(values, np.float64)
+    wrong = ~np.isnan(values) & ~((values >= 0) & (values <= high))
+    if wrong.any():
+        row, what = int(np.argmax(wrong)), " ".join(map(str, key))
+        raise NbpkgError(f"{name}: {what} is {values[row]} in row {row}, not from 0 to {high:g}")
+    full = np.full(space.N_CELLS, np.nan)
+    full[rows] = values
+    full.setflags(write=False)
+    return full
 
 
 def _line(error: Exception) -> str:

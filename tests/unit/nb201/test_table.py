@@ -69,34 +69,12 @@ def test_a_light_table_comes_back_aligned_with_the_canonical_index(light):
         test[0] = 1.0
 
 
-def test_the_tables_own_numbers_translate_both_ways(light):
-    found = light()
-    numbers = space.index(CELLS)
-    np.testing.assert_array_equal(found.benchmark_index[numbers], OWN)
-    np.testing.assert_array_equal(found.canonical(OWN), numbers)
-    assert found.canonical(15_624) == numbers[2] and isinstance(found.canonical(15_624), int)
-    for wrong in (1, -1, 15_625, [40, 41], 1.0):
-        with pytest.raises(NbpkgError, match=r"mine\.\w+"):
-            found.canonical(wrong)
+def test_the_tables_own_numbers_are_kept(light):
+    np.testing.assert_array_equal(light().benchmark_index[space.index(CELLS)], OWN)
 
 
 def test_without_a_column_of_numbers_the_row_is_the_number(light):
     assert light(index=None).benchmark_index[space.index(CELLS)].tolist() == [0, 1, 2, 3, 4]
-
-
-def test_cells_are_found_by_string_and_by_operations(light):
-    found = light()
-    numbers = space.index(CELLS)
-    np.testing.assert_array_equal(found.index_of(STRINGS), numbers)
-    np.testing.assert_array_equal(found.index_of(CELLS), numbers)
-    np.testing.assert_array_equal(found.index_of(np.array(STRINGS)), numbers)
-    assert found.index_of(STRINGS[1]) == found.index_of(CELLS[1]) == numbers[1]
-    absent = space.ops_of(next(i for i in range(15_625) if i not in numbers))
-    with pytest.raises(NbpkgError) as caught:
-        found.index_of(np.stack([CELLS[0], absent]))
-    assert space.decode(absent) in str(caught.value)
-    with pytest.raises(NbpkgError, match="no row"):
-        found.index_of(space.decode(absent))
 
 
 def test_what_a_table_does_not_have_is_answered_with_what_it_has(light):
@@ -221,10 +199,9 @@ def test_optima_of_the_landscape_table():
     for dataset, (best, number) in OPTIMA.items():
         values = found.accuracy(dataset, "test")
         assert abs(values.max() - best) < 1e-4
-        assert values[found.canonical(number)] == values.max()
+        assert values[found.benchmark_index == number] == [values.max()]
     # A list in the benchmark's order, re-ordered, meets the cells it was measured on.
     np.testing.assert_array_equal(np.arange(15_625)[found.benchmark_index], found.benchmark_index)
-    np.testing.assert_array_equal(found.canonical(found.benchmark_index), np.arange(15_625))
 
 
 @needs("nats-bench-landscape", "nb201-joined")
