@@ -102,7 +102,7 @@ def _check(ids: Tensor, vocabulary: int, rate: float, shares: tuple[float, float
 
 
 def held_out(sequences: Tensor | np.ndarray, vocabulary: int, seed: int = 0, rate: float = RATE) -> Masked:
-    """The sequences under one pattern of masks, the same whenever and wherever it is drawn."""
+    """Sequences (n, length) masked once, by a pattern that `seed` fixes on every machine; for evaluation."""
     return mask(sequences, vocabulary, generator(seed, "held out"), rate)
 
 

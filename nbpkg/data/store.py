@@ -77,7 +77,11 @@ def path(name: str) -> Path:
     name is not registered, when the file is absent (the message says how to get it) or when it is not the
     registered one.
     """
-    dataset, file = registry.find(name)
+    return verified(*registry.find(name))
+
+
+def verified(dataset: DataSet, file: DataFile) -> Path:
+    """The local copy of a file of a set, checked; raises NbpkgError as `path` does."""
     found = locate(file)
     if found is None:
         raise NbpkgError(absent(dataset, file))
@@ -134,29 +138,22 @@ def available(name: str) -> bool:
     Raises NbpkgError when one is there but corrupt: to carry on without it would hide the damage.
     """
     dataset = registry.get(name)
-    states = check(dataset)
-    for file, state in zip(dataset.files, states, strict=True):
-        if state.status == "corrupt":
-            raise NbpkgError(refused(dataset, file, state.detail, state.where))
-    return all(state.status == "ok" for state in states)
+    return all([verified(dataset, file) if locate(file) else None for file in dataset.files])
 
 
 def cli_rows() -> list[dict]:
-    """One dictionary a set for `nbpkg data list`.
+    """One dictionary a set for `nbpkg data list`: name, title, licence, files, size, present, found.
 
-    Keys: name, kind, title, licence, licence_url, source, note, files, size, present, found.
     `present` counts files on this machine (by name and size: `verify` reads them), `found` tells where:
     "NBPKG_DATA", "cache", "NBPKG_DATA + cache", or "" when none is there. Sizes are in bytes.
     """
     rows = []
     for dataset in registry.load().values():
-        places = [(locate(file), file) for file in dataset.files]
-        tiers = {found[1] for found, file in places if found and found[0].stat().st_size == file.size}
-        present = sum(found is not None and found[0].stat().st_size == file.size for found, file in places)
+        places = [(locate(file), file.size) for file in dataset.files]
+        tiers = [found[1] for found, size in places if found and found[0].stat().st_size == size]
         rows.append({
-            "name": dataset.name, "kind": dataset.kind, "title": dataset.title, "licence": dataset.licence,
-            "licence_url": dataset.licence_url, "source": dataset.source, "note": dataset.note,
-            "files": len(dataset.files), "size": dataset.size, "present": present,
-            "found": " + ".join(sorted(tiers)),
+            "name": dataset.name, "title": dataset.title, "licence": dataset.licence,
+            "files": len(dataset.files), "size": dataset.size, "present": len(tiers),
+            "found": " + ".join(sorted(set(tiers))),
         })  # fmt: skip
     return rows

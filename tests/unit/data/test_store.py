@@ -114,7 +114,7 @@ def test_rows_for_the_list_tell_size_licence_and_place(toy):
     given, cached = toy
     (row, joined) = data.cli_rows()
     assert (row["name"], row["licence"], row["size"], row["files"]) == ("toy", "MIT", len(GOOD), 1)
-    assert (row["present"], row["found"]) == (0, "") and joined["kind"] == "prepared"
+    assert (row["present"], row["found"], joined["name"]) == (0, "", "joined")
     cached.write_bytes(GOOD)
     assert [(r["present"], r["found"]) for r in data.cli_rows()] == [(1, "cache"), (0, "")]
     given.write_bytes(GOOD)
