@@ -161,19 +161,13 @@ class _Download:
             time.sleep(wait)
 
 
-def offline_wanted(offline: bool | None) -> bool:
-    """`offline` itself, or what `NBPKG_OFFLINE` says when it is None."""
-    if offline is None:
-        return os.environ.get("NBPKG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
-    return offline
+def offline() -> bool:
+    """Whether `NBPKG_OFFLINE` forbids downloads."""
+    return os.environ.get("NBPKG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def fetch_set(
-    dataset: DataSet,
-    *,
-    offline: bool | None = None,
-    say: Callable[[str], None] = print,
-    pause: float = FIRST_PAUSE,
+    dataset: DataSet, *, say: Callable[[str], None] = print, pause: float = FIRST_PAUSE
 ) -> list[Path]:
     """Make every file of `dataset` available and return the verified paths, in the registry's order.
 
@@ -187,12 +181,12 @@ def fetch_set(
         if state.status == "corrupt" and state.where == "NBPKG_DATA":
             raise NbpkgError(store.refused(dataset, file, state.detail, state.where))
     if missing:
-        _may_download(dataset, missing[0], offline_wanted(offline))
+        _may_download(dataset, missing[0])
         _download(dataset, missing, say, pause)
     return [store.verified(dataset, file) for file in dataset.files]
 
 
-def _may_download(dataset: DataSet, file: DataFile, offline: bool) -> None:
+def _may_download(dataset: DataSet, file: DataFile) -> None:
     if dataset.kind == "prepared":
         raise NbpkgError(
             f"{dataset.name}: a prepared table without a download address, joined from {dataset.source}; "
@@ -203,7 +197,7 @@ def _may_download(dataset: DataSet, file: DataFile, offline: bool) -> None:
             f"{file.path}: not in the folder that NBPKG_DATA names; nothing is downloaded while it is set: "
             "add the file or unset NBPKG_DATA"
         )
-    if offline:
+    if offline():
         raise NbpkgError(
             f"{file.path}: not on this machine, and downloads are switched off; "
             f"run `nbpkg data fetch {dataset.name}` without NBPKG_OFFLINE, "

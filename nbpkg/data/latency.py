@@ -179,7 +179,7 @@ def _public(name: str) -> LatencySpace:
         params, flops = costs.costs(ops)
         kind, n_ops = "cell", len(space.OPS)
     else:
-        ops = read.read_torch_rows(data.path(f"{folder}/arch.pt"), shape=(n, 22), low=0, high=fbnet.SKIP)
+        ops = read.read_torch_rows(data.path(f"{folder}/arch.pt"), shape=(n, 22), high=fbnet.SKIP)
         params, flops = fbnet.costs(ops)
         kind, n_ops = "chain", fbnet.SKIP + 1
     return LatencySpace(

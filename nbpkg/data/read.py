@@ -13,85 +13,76 @@ import numpy as np
 from nbpkg.untrusted import read_torch, refuse
 
 
-def _numbers(path, values, *, length, positive, integer) -> np.ndarray:
-    """A flat list of plain numbers as a float64 or int64 array; refuses anything else."""
+def _numbers(path, values, kinds: set[type]) -> np.ndarray:
+    """A flat list of plain numbers of these kinds as a float64 or, of int only, an int64 array."""
     if type(values) is not list:
         refuse(path, f"holds a {type(values).__name__} where a list of numbers is due")
-    if length is not None and len(values) != length:
-        refuse(path, f"holds {len(values):,} values where {length:,} are due")
-    allowed = {int} if integer else {int, float}
-    if strange := set(map(type, values)) - allowed:
+    if strange := set(map(type, values)) - kinds:
         names = ", ".join(sorted(kind.__name__ for kind in strange))
-        refuse(path, f"holds {names} where {'whole numbers' if integer else 'numbers'} are due")
+        refuse(path, f"holds {names} where {'numbers' if float in kinds else 'whole numbers'} are due")
     try:
-        array = np.array(values, dtype=np.int64 if integer else np.float64)
+        return np.array(values, dtype=np.float64 if float in kinds else np.int64)
     except OverflowError as error:
         refuse(path, "holds a number too large to use", error)
-    if not np.isfinite(array).all():
-        refuse(path, f"holds a value that is not finite (position {int(np.argmin(np.isfinite(array)))})")
-    if positive and not (array > 0).all():
-        refuse(path, f"holds a value that is not positive (position {int(np.argmin(array > 0))})")
-    return array
 
 
-def _in_range(path, array: np.ndarray, low, high) -> None:
-    if array.size and ((low is not None and array.min() < low) or (high is not None and array.max() > high)):
+def _check(path, array: np.ndarray, length: int, low: float, high: float) -> None:
+    """Refuses another length than `length`, and values outside `low` to `high`."""
+    if len(array) != length:
+        refuse(path, f"holds {len(array):,} values where {length:,} are due")
+    if array.size and (array.min() < low or array.max() > high):
         refuse(path, f"holds values from {array.min()} to {array.max()}, outside {low} to {high}")
 
 
-def read_torch_list(path: str | Path, length: int | None = None, positive: bool = True) -> np.ndarray:
-    """One list of numbers (HELP's latencies, in ms) as a float64 array of shape (length,).
+def read_torch_list(path: str | Path, length: int) -> np.ndarray:
+    """One list of numbers above 0 (HELP's latencies, in ms) as a float64 array of shape (length,).
 
-    Integers and floats are accepted; `length` is checked when given. Raises NbpkgError naming the file when
-    it is damaged, holds something else, has another length, or a value that is not finite or (`positive`) not
-    above 0.
+    Integers and floats are accepted. Raises NbpkgError naming the file when it is damaged, holds something
+    else, has another length, or a value that is not finite or not above 0.
     """
-    return _numbers(path, read_torch(path), length=length, positive=positive, integer=False)
+    array = _numbers(path, read_torch(path), {int, float})
+    _check(path, array, length, -np.inf, np.inf)
+    for good, what in ((np.isfinite(array), "finite"), (array > 0, "positive")):
+        if not good.all():
+            refuse(path, f"holds a value that is not {what} (position {int(np.argmin(good))})")
+    return array
 
 
-def read_torch_indices(path: str | Path, length: int | None = None, high: int | None = None) -> np.ndarray:
+def read_torch_indices(path: str | Path, length: int, high: int) -> np.ndarray:
     """Distinct indices (`hardware_embedding_index.pt`) as an int64 array of shape (length,).
 
     Each index lies in 0 .. `high` - 1. Raises NbpkgError naming the file otherwise.
     """
-    array = _numbers(path, read_torch(path), length=length, positive=False, integer=True)
-    _in_range(path, array, 0, None if high is None else high - 1)
+    array = _numbers(path, read_torch(path), {int})
+    _check(path, array, length, 0, high - 1)
     if len(np.unique(array)) != len(array):
         refuse(path, "names an index twice")
     return array
 
 
-def read_torch_rows(
-    path: str | Path, shape: tuple[int, int] | None = None, low: int | None = None, high: int | None = None
-) -> np.ndarray:
-    """Rows of whole numbers (FBNet's `arch.pt`) as an int64 array of shape (rows, columns).
+def read_torch_rows(path: str | Path, shape: tuple[int, int], high: int) -> np.ndarray:
+    """Rows of whole numbers from 0 to `high` (FBNet's `arch.pt`) as an int64 array of `shape`.
 
-    `shape` and the inclusive bounds `low` and `high` are checked when given. Raises NbpkgError naming the
-    file.
+    Raises NbpkgError naming the file for anything else.
     """
     rows = read_torch(path)
     if type(rows) is not list or not rows or not all(type(row) is list for row in rows):
         refuse(path, "does not hold a list of rows")
-    widths = {len(row) for row in rows}
-    found = (len(rows), widths.pop() if len(widths) == 1 else None)
-    if found[1] is None or (shape is not None and found != tuple(shape)):
-        due = shape or "any one length"
-        refuse(path, f"holds {len(rows):,} rows of unequal or wrong length ({due} is due)")
-    flat = _numbers(path, list(chain.from_iterable(rows)), length=None, positive=False, integer=True)
-    _in_range(path, flat, low, high)
-    return flat.reshape(found)
+    if len(rows) != shape[0] or {len(row) for row in rows} != {shape[1]}:
+        refuse(path, f"holds {len(rows):,} rows of unequal or wrong length ({shape} is due)")
+    array = _numbers(path, list(chain.from_iterable(rows)), {int})
+    _check(path, array, math.prod(shape), 0, high)
+    return array.reshape(shape)
 
 
-def read_torch_dict(path: str | Path, keys: set[str] | None = None, *, numpy_scalars: bool = False) -> dict:
-    """A torch file holding a dictionary with text keys; exactly `keys` when given. Values are not checked.
+def read_torch_dict(path: str | Path, *, numpy_scalars: bool = False) -> dict:
+    """A torch file holding a dictionary with text keys; values are not checked.
 
     Raises NbpkgError naming the file.
     """
     table = read_torch(path, numpy_scalars=numpy_scalars)
     if type(table) is not dict or not all(type(key) is str for key in table):
         refuse(path, "does not hold a dictionary with text keys")
-    if keys is not None and set(table) != set(keys):
-        refuse(path, f"has the keys {sorted(table)[:5]} where {sorted(keys)} are due")
     return table
 
 
@@ -101,7 +92,7 @@ def read_arch_index(path: str | Path, length: int = 15_625) -> dict[str, int]:
     The strings themselves are not parsed here. Raises NbpkgError naming the file.
     """
     table = read_torch_dict(path)
-    indices = _numbers(path, list(table.values()), length=length, positive=False, integer=True)
+    indices = _numbers(path, list(table.values()), {int})
     if not np.array_equal(np.sort(indices), np.arange(length)):
         refuse(path, f"does not number its strings one to one from 0 to {length - 1}")
     return table
@@ -133,7 +124,7 @@ def read_metad2a(path: str | Path) -> tuple[float, tuple[str, ...], np.ndarray, 
         parsed.append((fields[0], *values))
     strings = tuple(row[0] for row in parsed[1:])
     accuracy, score = np.array([row[1:] for row in parsed[1:]], dtype=np.float64).T
-    _in_range(path, accuracy, 0, 100)
+    _check(path, accuracy, len(strings), 0, 100)
     if not all(string.startswith("|") and string.endswith("|") for string in strings):
         refuse(path, "holds something else than architecture strings")
     return parsed[0][1], strings, accuracy, score

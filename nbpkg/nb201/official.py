@@ -9,16 +9,10 @@ import numpy as np
 from nbpkg.errors import NbpkgError
 from nbpkg.untrusted import read_torch
 
-#: (dataset, split) -> what the official interface calls the training run and the value.
-_NAMES = {
-    ("cifar10", "valid"): ("cifar10-valid", "valid-accuracy"),
-    ("cifar10", "test"): ("cifar10", "test-accuracy"),
-    ("cifar100", "valid"): ("cifar100", "valid-accuracy"),
-    ("cifar100", "test"): ("cifar100", "test-accuracy"),
-    ("imagenet16", "valid"): ("ImageNet16-120", "valid-accuracy"),
-    ("imagenet16", "test"): ("ImageNet16-120", "test-accuracy"),
-}
-_EPOCHS = {12: "12", 200: "200"}
+#: (dataset, split) -> what the official interface calls the training run.
+_RUNS = {(name, split): name for name in ("cifar10", "cifar100") for split in ("valid", "test")}
+_RUNS |= {("cifar10", "valid"): "cifar10-valid"}
+_RUNS |= {("imagenet16", split): "ImageNet16-120" for split in ("valid", "test")}
 _KEYS = ("meta_archs", "arch2infos", "evaluated_indexes")
 
 
@@ -72,22 +66,22 @@ def _columns(name: str, interface) -> dict:
             columns.setdefault(key, np.full(len(indices), np.nan))[row] = value
 
     for row, index in enumerate(indices):
-        for epochs, hp in _EPOCHS.items():
+        for epochs in (12, 200):
+            hp = str(epochs)
             trained = set(interface.arch2infos_dict[index][hp].get_dataset_names())
             more = {
-                dataset: interface.get_more_info(index, dataset, hp=hp, is_random=False)
-                for dataset in trained & {official for official, _ in _NAMES.values()}
+                run: interface.get_more_info(index, run, hp=hp, is_random=False)
+                for run in trained & set(_RUNS.values())
             }
-            for (dataset, split), (official, value) in _NAMES.items():
-                put(accuracies, (dataset, split, epochs), row, more.get(official, {}).get(value))
-            if epochs == 200:
-                for dataset in ("cifar10", "cifar100", "imagenet16"):
-                    official = _NAMES[dataset, "valid"][0]
-                    put(costs, ("seconds", dataset), row, more.get(official, {}).get("train-all-time"))
-                ten_classes = next((d for d in ("cifar10-valid", "cifar10") if d in trained), None)
-                if ten_classes:
-                    cost = interface.get_cost_info(index, ten_classes, hp=hp)
-                    put(costs, ("params",), row, cost["params"])
-                    put(costs, ("flops",), row, cost["flops"])
+            for (dataset, split), run in _RUNS.items():
+                found = more.get(run, {})
+                put(accuracies, (dataset, split, epochs), row, found.get(f"{split}-accuracy"))
+                if (split, epochs) == ("valid", 200):
+                    put(costs, ("seconds", dataset), row, found.get("train-all-time"))
+        # The costs of the network of ten classes, from the longer training.
+        for run in [run for run in ("cifar10-valid", "cifar10") if run in trained][:1]:
+            cost = interface.get_cost_info(index, run, hp=hp)
+            put(costs, ("params",), row, cost["params"])
+            put(costs, ("flops",), row, cost["flops"])
     strings = [interface.arch(index) for index in indices]
     return {"strings": strings, "own": np.array(indices, np.int64), "accuracies": accuracies, "costs": costs}

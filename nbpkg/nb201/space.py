@@ -234,6 +234,11 @@ def _labels(add) -> np.ndarray:
     return np.array([seen.setdefault(text, len(seen)) for text in _expressions(add)])
 
 
+def _label(add, ops):
+    label = _labels(add)[index(ops)]
+    return int(label) if np.ndim(label) == 0 else label
+
+
 def unique_string(ops):
     """The benchmark's isomorphism string of a cell (``UniqueString`` in public tables): a text, or a list.
 
@@ -252,8 +257,7 @@ def unique_class(ops):
     Two cells share a label if their ``unique_string`` is the same; labels count up in the order of
     ``index``. Cells of one class compute the same function, but not the reverse: see ``function_class``.
     """
-    label = _labels(_sum)[index(ops)]
-    return int(label) if np.ndim(label) == 0 else label
+    return _label(_sum, ops)
 
 
 def function_class(ops):
@@ -263,5 +267,4 @@ def function_class(ops):
     sums of sums; here a sum is the multiset of its terms that are something. An operation on nothing gives
     nothing, as in a network that leaves dead edges out.
     """
-    label = _labels(_sum_of_terms)[index(ops)]
-    return int(label) if np.ndim(label) == 0 else label
+    return _label(_sum_of_terms, ops)

@@ -55,16 +55,6 @@ class Table:
     _accuracies: Mapping[tuple[str, str, int], np.ndarray] = field(repr=False)
     _costs: Mapping[tuple[str, ...], np.ndarray] = field(repr=False)
 
-    @property
-    def n(self) -> int:
-        """How many cells the table holds."""
-        return len(self.rows)
-
-    @property
-    def ops(self) -> np.ndarray:
-        """The cells that the table holds, int8 of shape ``(n, 6)``, in the order of ``rows``."""
-        return space.ops_of(self.rows)
-
     def splits(self) -> list[tuple[str, str, int]]:
         """What accuracies there are: (dataset, split, epochs), sorted."""
         return sorted(self._accuracies)
@@ -99,7 +89,7 @@ class Table:
         import pyarrow
         from pyarrow import parquet
 
-        columns = {"index": self.benchmark_index[self.rows], "arch": space.decode(self.ops)}
+        columns = {"index": self.benchmark_index[self.rows], "arch": space.decode(space.ops_of(self.rows))}
         for (dataset, split, epochs), values in sorted(self._accuracies.items()):
             columns[f"{dataset}_{split}_{epochs}"] = values[self.rows]
         names = {key: name for name, key in _COSTS.items()}

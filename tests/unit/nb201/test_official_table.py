@@ -82,7 +82,7 @@ def test_every_accuracy_of_the_official_file_comes_back_exactly(saved):
     assert path.stat().st_size < 4_000_000
     found = nb201.load(path)
     numbers = space.index(CELLS[:3])
-    assert found.n == 3 and found.benchmark_index[numbers].tolist() == [0, 1, 2]
+    assert len(found.rows) == 3 and found.benchmark_index[numbers].tolist() == [0, 1, 2]
     assert found.splits() == sorted((*key, epochs) for key in WHERE for epochs in (12, 200))
     for (dataset, split), (run, name) in WHERE.items():
         for epochs in (12, 200):
