@@ -77,14 +77,11 @@ class _Download:
         have = self.partial.stat().st_size if self.partial.exists() else 0
         if have > self.file.size:
             have = self._discard()
+        broken = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
         try:
             if have < self.file.size:
                 self._transfer(have)
-        except (
-            requests.ConnectionError,
-            requests.Timeout,
-            requests.exceptions.ChunkedEncodingError,
-        ) as error:
+        except broken as error:
             raise _Failure(f"the connection broke ({type(error).__name__})") from error
         except requests.RequestException as error:
             raise _Failure(f"the request failed ({type(error).__name__})", again=False) from error
@@ -175,11 +172,12 @@ def fetch_set(
     while `NBPKG_DATA` is set. `say` gets lines of plain text; `pause` is the wait before the second attempt,
     in seconds. Raises NbpkgError naming the first file that cannot be had.
     """
-    wanted = [(file, state) for file, state in zip(dataset.files, store.check(dataset), strict=True)]
-    missing = [file for file, state in wanted if state.status != "ok"]
-    for file, state in wanted:
-        if state.status == "corrupt" and state.where == "NBPKG_DATA":
-            raise NbpkgError(store.refused(dataset, file, state.detail, state.where))
+    missing = []
+    for file, state in zip(dataset.files, store.check(dataset), strict=True):
+        if state.status != "ok":
+            missing.append(file)
+        if state.where == "NBPKG_DATA":
+            store.verified(dataset, file)  # refuses what is corrupt: nothing is written there
     if missing:
         _may_download(dataset, missing[0])
         _download(dataset, missing, say, pause)

@@ -87,7 +87,13 @@ def load(name: str) -> ImageSet:
         return _digits()
     registered = _at_hand(name)
     if registered is None:
-        raise NbpkgError(_absent(name))
+        how = f"set NBPKG_DATA to a folder that holds {_FILES[name][0]}"
+        if name in _OFFICIAL:
+            size = registry.get(f"image-{name}-official").size / 1e6
+            how = f"run `nbpkg data fetch image-{name}-official` ({size:.0f} MB), {how}"
+        raise NbpkgError(
+            f"image set {name}: not on this machine; {how}, or use profile smoke, which needs none"
+        )
     dataset = registry.get(registered)
     files = [store.path(file.path) for file in dataset.files]
 
@@ -122,14 +128,6 @@ def _at_hand(name: str) -> str | None:
     if name in _OFFICIAL and store.available(f"image-{name}-official"):
         return f"image-{name}-official"
     return None
-
-
-def _absent(name: str) -> str:
-    how = f"set NBPKG_DATA to a folder that holds {_FILES[name][0]}"
-    if name in _OFFICIAL:
-        size = registry.get(f"image-{name}-official").size / 1e6
-        how = f"run `nbpkg data fetch image-{name}-official` ({size:.0f} MB), {how}"
-    return f"image set {name}: not on this machine; {how}, or use profile smoke, which needs none"
 
 
 def _known(name: str) -> None:

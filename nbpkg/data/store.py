@@ -83,35 +83,25 @@ def path(name: str) -> Path:
 def verified(dataset: DataSet, file: DataFile) -> Path:
     """The local copy of a file of a set, checked; raises NbpkgError as `path` does."""
     found = locate(file)
-    if found is None:
-        raise NbpkgError(absent(dataset, file))
-    local, tier = found
-    if problem := fault(file, local):
-        raise NbpkgError(refused(dataset, file, problem, tier))
-    return local
-
-
-def absent(dataset: DataSet, file: DataFile) -> str:
-    """The line that says how to get an absent file."""
-    if dataset.kind == "prepared":
-        return (
+    if found is None and dataset.kind == "prepared":
+        raise NbpkgError(
             f"{file.path}: not on this machine; a prepared table without a download address "
             f"(from {dataset.source}): set NBPKG_DATA to a folder that holds it, "
             "or use profile smoke, which needs none"
         )
-    return (
-        f"{file.path}: not on this machine; run `nbpkg data fetch {dataset.name}`, "
-        "or use profile smoke, which needs none"
-    )
-
-
-def refused(dataset: DataSet, file: DataFile, problem: str, tier: str) -> str:
-    """The line that refuses a corrupt file."""
-    if tier == "NBPKG_DATA":
-        return f"{file.path} in NBPKG_DATA: {problem}; refused, replace it or unset NBPKG_DATA"
-    return (
-        f"{file.path} in the cache: {problem}; refused, run `nbpkg data fetch {dataset.name}` to replace it"
-    )
+    if found is None:
+        raise NbpkgError(
+            f"{file.path}: not on this machine; run `nbpkg data fetch {dataset.name}`, "
+            "or use profile smoke, which needs none"
+        )
+    local, tier = found
+    if problem := fault(file, local):
+        mend = f"run `nbpkg data fetch {dataset.name}` to replace it"
+        if tier == "NBPKG_DATA":
+            mend = "replace it or unset NBPKG_DATA"
+        place = "NBPKG_DATA" if tier == "NBPKG_DATA" else "the cache"
+        raise NbpkgError(f"{file.path} in {place}: {problem}; refused, {mend}")
+    return local
 
 
 def check(dataset: DataSet) -> list[FileStatus]:
