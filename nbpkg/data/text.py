@@ -114,13 +114,6 @@ def titles() -> list[str]:
     return [Path(file.path).stem for file in data.registry.get("text-novels").files]
 
 
-def book(title: str) -> Document:
-    """The book of this title as one document; NbpkgError for an unknown title, and when it is absent."""
-    if title not in titles():
-        raise NbpkgError(f"no registered book is called {title!r}; titles() lists them")
-    return read_book(data.path(f"text/gutenberg/{title}.txt"))
-
-
 @dataclass(frozen=True)
 class Corpus:
     """Documents to train on and documents held out, which share no article and no book.
@@ -147,7 +140,8 @@ def corpus(wiki: bool = True, novels: bool = True) -> Corpus:
         sets.append(wikitext_name())
     if novels:
         for title in titles():
-            (valid if title in HELD_OUT else train).append(book(title))
+            document = read_book(data.path(f"text/gutenberg/{title}.txt"))
+            (valid if title in HELD_OUT else train).append(document)
         sets.append("text-novels")
     if not sets:
         raise NbpkgError("a corpus of neither WikiText-2 nor the novels holds nothing")

@@ -38,7 +38,10 @@ class Automaton:
         rows, waiting = [], [(grammar.start,)]
         for stack in waiting:  # grows while it is read
             p, to = np.zeros(len(number)), np.zeros(len(number), np.int64)
-            for word, (q, rest) in _next_words(grammar, stack).items():
+            for word, (q, rest) in grammar.next_words(stack).items():
+                # An emptied stack is the end of a sentence that no word marks.
+                if word is None:
+                    raise NbpkgError("a grammar whose sentences end without a last word has no such states")
                 rest = rest or (grammar.start,)
                 if rest not in states:
                     states[rest] = len(states)
@@ -63,24 +66,6 @@ class Automaton:
             transition = self.transition[word].T if back else self.transition[word]
             out[rows] = (now[rows].reshape(-1, now.shape[2]) @ transition).reshape(len(rows), *now.shape[1:])
         return out
-
-
-def _next_words(grammar: Grammar, stack: tuple[str, ...]) -> dict[str, tuple[float, tuple[str, ...]]]:
-    """What can stand next: {word: (probability, the stack after it)}; stacks have their top last."""
-    found: dict[str, tuple[float, tuple[str, ...]]] = {}
-    open_ = [(1.0, stack)]
-    while open_:
-        p, (*below, top) = open_.pop()
-        if top not in grammar.rules:
-            found[top] = p, tuple(below)
-            continue
-        for q, right in grammar.rules[top]:
-            after = (*below, *reversed(right))
-            # An emptied stack is the end of a sentence that no word marks.
-            if not after:
-                raise NbpkgError("a grammar whose sentences can end without a last word has no such states")
-            open_.append((p * q, after))
-    return found
 
 
 class Posterior:
