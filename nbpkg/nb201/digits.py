@@ -26,7 +26,7 @@ import numpy as np
 
 from nbpkg import paths
 from nbpkg.errors import NbpkgError
-from nbpkg.nb201 import costs, space
+from nbpkg.nb201 import space
 from nbpkg.nb201.table import Table, build
 
 FILE = "digits.parquet"
@@ -41,9 +41,8 @@ _AGAIN = "restore it or run `nbpkg zoo build digits`"
 class Benchmark:
     """The table and what it is made of; arrays are float64 (seeds, 15625) in the order of `space.index`.
 
-    table: means over seeds, with parameters (millions) and FLOPs (millions, one 8x8 image) of the networks
-    that were trained, dead edges counted as in the published benchmark. valid, test: accuracies in percent;
-    the losses in nats. trained: canonical indices of the cells that were trained, (n,).
+    table: means over seeds. valid, test: accuracies in percent; the losses in nats. trained: canonical
+    indices of the cells that were trained, (n,).
     """
 
     table: Table
@@ -108,11 +107,9 @@ def load(path: str | Path | None = None) -> Benchmark:
     full = {name: np.ascontiguousarray(found[:, row[label]]) for name, found in values.items()}
     for array in full.values():
         array.setflags(write=False)
-    params, flops = costs.costs(space.all_ops(), C, N, 10, RESOLUTION)
     table = build(
         path.name, space.decode(space.all_ops()), np.arange(space.N_CELLS),
         {("digits", split, EPOCHS): full[split].mean(0) for split in ("valid", "test")},
-        {("params",): params / 1e6, ("flops",): flops / 1e6},
     )  # fmt: skip
     return Benchmark(table, tuple(seeds), cell, *(full[name] for name in QUANTITIES), provenance)
 

@@ -59,12 +59,6 @@ def _checked(name: str, content) -> dict:
 def _columns(name: str, interface) -> dict:
     indices = interface.evaluated_indexes
     accuracies = {}
-    costs = {}
-
-    def put(columns, key, row, value):
-        if value is not None:
-            columns.setdefault(key, np.full(len(indices), np.nan))[row] = value
-
     for row, index in enumerate(indices):
         for epochs in (12, 200):
             hp = str(epochs)
@@ -74,14 +68,9 @@ def _columns(name: str, interface) -> dict:
                 for run in trained & set(_RUNS.values())
             }
             for (dataset, split), run in _RUNS.items():
-                found = more.get(run, {})
-                put(accuracies, (dataset, split, epochs), row, found.get(f"{split}-accuracy"))
-                if (split, epochs) == ("valid", 200):
-                    put(costs, ("seconds", dataset), row, found.get("train-all-time"))
-        # The costs of the network of ten classes, from the longer training.
-        for run in [run for run in ("cifar10-valid", "cifar10") if run in trained][:1]:
-            cost = interface.get_cost_info(index, run, hp=hp)
-            put(costs, ("params",), row, cost["params"])
-            put(costs, ("flops",), row, cost["flops"])
+                value = more.get(run, {}).get(f"{split}-accuracy")
+                if value is not None:
+                    column = accuracies.setdefault((dataset, split, epochs), np.full(len(indices), np.nan))
+                    column[row] = value
     strings = [interface.arch(index) for index in indices]
-    return {"strings": strings, "own": np.array(indices, np.int64), "accuracies": accuracies, "costs": costs}
+    return {"strings": strings, "own": np.array(indices, np.int64), "accuracies": accuracies}

@@ -29,8 +29,6 @@ _ACCURACY = re.compile(
     r"(?P<dataset>\w+?)_(?P<split>test|valid)_(?P<epochs>\d{1,4})"
     r"|(?P<Dataset>\w+?)(?P<Split>Test|Valid)Accuracy(?P<Epochs>\d{1,4})Epochs"
 )
-_COSTS = {"params_m": ("params",), "flops_m": ("flops",)}
-_SECONDS = re.compile(r"train_seconds_(?P<dataset>\w+)")
 
 
 def dataset_name(name: str) -> str:
@@ -53,7 +51,6 @@ class Table:
     rows: np.ndarray
     benchmark_index: np.ndarray
     _accuracies: Mapping[tuple[str, str, int], np.ndarray] = field(repr=False)
-    _costs: Mapping[tuple[str, ...], np.ndarray] = field(repr=False)
 
     def splits(self) -> list[tuple[str, str, int]]:
         """What accuracies there are: (dataset, split, epochs), sorted."""
@@ -65,24 +62,11 @@ class Table:
         Raises NbpkgError that lists what there is, if the table does not have this.
         """
         key = (dataset_name(dataset), split, epochs)
-        return self._find(self._accuracies, key, f"accuracy of {dataset!r}, split {split!r}, {epochs} epochs")
-
-    @property
-    def params(self) -> np.ndarray:
-        """Parameters of the benchmark's 10-class network in millions, float64 of shape ``(15625,)``."""
-        return self._find(self._costs, ("params",), "parameter counts")
-
-    @property
-    def flops(self) -> np.ndarray:
-        """FLOPs of the 10-class network on one 32x32 image, as the benchmark counts them, in millions."""
-        return self._find(self._costs, ("flops",), "FLOPs")
-
-    def seconds(self, dataset: str) -> np.ndarray:
-        """Seconds that the benchmark gives for training 200 epochs: float64 of shape ``(15625,)``.
-
-        For "cifar10" it is the training on half of the images, the one that "valid" belongs to.
-        """
-        return self._find(self._costs, ("seconds", dataset_name(dataset)), f"training seconds of {dataset!r}")
+        if key in self._accuracies:
+            return self._accuracies[key]
+        what = f"accuracy of {dataset!r}, split {split!r}, {epochs} epochs"
+        there = ", ".join(" ".join(map(str, known)) for known in self.splits())
+        raise NbpkgError(f"{self.name} has no {what}; it has: {there}")
 
     def save(self, path: str | Path) -> None:
         """Write the table as Parquet for ``read_parquet``: the quick form of the slow official file."""
@@ -92,17 +76,8 @@ class Table:
         columns = {"index": self.benchmark_index[self.rows], "arch": space.decode(space.ops_of(self.rows))}
         for (dataset, split, epochs), values in sorted(self._accuracies.items()):
             columns[f"{dataset}_{split}_{epochs}"] = values[self.rows]
-        names = {key: name for name, key in _COSTS.items()}
-        for key, values in sorted(self._costs.items()):
-            columns[names.get(key, f"train_seconds_{key[-1]}")] = values[self.rows]
         with replacing(path) as partial:
             parquet.write_table(pyarrow.table(columns), partial)
-
-    def _find(self, values: Mapping, key: tuple, what: str) -> np.ndarray:
-        if key in values:
-            return values[key]
-        there = [" ".join(map(str, known)) for known in sorted(values)]
-        raise NbpkgError(f"{self.name} has no {what}; it has: {', '.join(there) or 'none'}")
 
 
 def read_csv(path: str | Path) -> Table:
@@ -110,8 +85,8 @@ def read_csv(path: str | Path) -> Table:
 
     Columns are discovered: ``arch`` or ``ArchitectureString`` (needed), ``index`` (the number of the row if
     it is left out), ``DATASET_test_EPOCHS`` or ``DATASETTestAccuracyEPOCHSEpochs`` and the same with valid,
-    in percent; ``params_m``, ``flops_m``, ``train_seconds_DATASET``; ``isomorphism`` or ``UniqueString`` is
-    compared with ``space.unique_string``. Others are ignored.
+    in percent; ``isomorphism`` or ``UniqueString`` is compared with ``space.unique_string``. Others are
+    ignored.
     """
     from pyarrow import csv
 
@@ -165,7 +140,12 @@ def _light(path: Path, read) -> Table:
         raise NbpkgError(f"{path.name}: has no column {' or '.join(_ARCH)}; it has {', '.join(names)}")
     strings = frame[column].to_pylist()
     own = numbers("index", "int64") if "index" in names else np.arange(len(strings))
-    table = build(path.name, strings, own, *_measured(names, numbers))
+    accuracies = {}
+    for name in names:
+        if match := _ACCURACY.fullmatch(name):
+            dataset, split, epochs = (text for text in match.groups() if text)
+            accuracies[dataset_name(dataset), split.lower(), int(epochs)] = numbers(name)
+    table = build(path.name, strings, own, accuracies)
     for column in set(_ISOMORPHISM) & set(names):
         expected = space.unique_string(space.encode(strings))
         for row, (given, known) in enumerate(zip(frame[column].to_pylist(), expected, strict=True)):
@@ -174,31 +154,15 @@ def _light(path: Path, read) -> Table:
     return table
 
 
-def _measured(names: Sequence[str], numbers) -> tuple[dict, dict]:
-    """Accuracies and costs for ``build``, of the columns whose names say what they hold."""
-    accuracies, costs = {}, {}
-    for name in names:
-        if match := _ACCURACY.fullmatch(name):
-            dataset, split, epochs = (text for text in match.groups() if text)
-            accuracies[dataset_name(dataset), split.lower(), int(epochs)] = numbers(name)
-        elif match := _SECONDS.fullmatch(name):
-            costs["seconds", dataset_name(match["dataset"])] = numbers(name)
-        elif name in _COSTS:
-            costs[_COSTS[name]] = numbers(name)
-    return accuracies, costs
-
-
 def build(
-    name: str, strings: Sequence[str], own: np.ndarray,
-    accuracies: Mapping[tuple[str, str, int], np.ndarray], costs: Mapping[tuple[str, ...], np.ndarray],
+    name: str, strings: Sequence[str], own: np.ndarray, accuracies: Mapping[tuple[str, str, int], np.ndarray]
 ) -> Table:  # fmt: skip
     """A ``Table`` of ``n`` cells.
 
     ``strings``: n architecture strings. ``own``: the table's own number of each, integers ``(n,)``.
-    ``accuracies``: percent ``(n,)`` by (dataset, split, epochs). ``costs``: ``(n,)`` by ("params",) or
-    ("flops",), in millions, or ("seconds", dataset). Raises NbpkgError that starts with ``name`` when there
-    is no row or no accuracy, a string is no cell, a cell or number occurs twice, a number is not from 0 to
-    15,624, or a value is neither NaN nor from 0 to 100 percent (costs: to 1e9).
+    ``accuracies``: percent ``(n,)`` by (dataset, split, epochs). Raises NbpkgError that starts with ``name``
+    when there is no row or no accuracy, a string is no cell, a cell or number occurs twice, a number is not
+    from 0 to 15,624, or a value is neither NaN nor from 0 to 100.
     """
     try:
         rows = space.index(space.encode(strings))
@@ -217,20 +181,17 @@ def build(
     benchmark_index = np.full(space.N_CELLS, -1)
     benchmark_index[rows] = own
     benchmark_index.setflags(write=False)
-    aligned = [
-        {key: _aligned(name, rows, key, values, high) for key, values in columns.items()}
-        for columns, high in ((accuracies, 100), (costs, 1e9))
-    ]
-    return Table(name, np.sort(rows), benchmark_index, *aligned)
+    aligned = {key: _aligned(name, rows, key, values) for key, values in accuracies.items()}
+    return Table(name, np.sort(rows), benchmark_index, aligned)
 
 
-def _aligned(name: str, rows: np.ndarray, key: tuple, values, high: float) -> np.ndarray:
-    """Values ``(n,)`` of the cells ``rows`` as float64 ``(15625,)``, NaN elsewhere, read-only."""
+def _aligned(name: str, rows: np.ndarray, key: tuple, values) -> np.ndarray:
+    """Accuracies ``(n,)`` of the cells ``rows`` as float64 ``(15625,)``, NaN elsewhere, read-only."""
     values = np.asarray(values, np.float64)
-    wrong = ~np.isnan(values) & ~((values >= 0) & (values <= high))
+    wrong = ~np.isnan(values) & ~((values >= 0) & (values <= 100))
     if wrong.any():
         row, what = int(np.argmax(wrong)), " ".join(map(str, key))
-        raise NbpkgError(f"{name}: {what} is {values[row]} in row {row}, not from 0 to {high:g}")
+        raise NbpkgError(f"{name}: {what} is {values[row]} in row {row}, not from 0 to 100")
     full = np.full(space.N_CELLS, np.nan)
     full[rows] = values
     full.setflags(write=False)

@@ -90,9 +90,6 @@ def test_every_accuracy_of_the_official_file_comes_back_exactly(saved):
             expected = [truth[number, run, name, epochs] for number in range(3)]
             assert values[numbers].tolist() == expected, "the mean over seeds, not one of them at random"
             assert np.isnan(values).sum() == 15_622
-    np.testing.assert_allclose(found.params[numbers], [0.1, 0.2, 0.3])
-    np.testing.assert_allclose(found.flops[numbers], [15.5, 16.5, 17.5])
-    np.testing.assert_allclose(found.seconds("cifar100")[numbers], [100, 300, 500])
 
 
 def test_only_what_was_evaluated_is_read_from_a_partial_file(saved):
