@@ -62,12 +62,12 @@ class Tokenizer:
         """Number of tokens, the special ones included."""
         return self._inner.get_vocab_size()
 
-    def encode(self, texts: Sequence[str], unknown: float = 0.1) -> list[np.ndarray]:
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int32 (tokens,), without `[CLS]` and `[SEP]`; an empty text gives none.
 
-        unknown: the largest share of `[UNK]` among all tokens that the texts themselves do not ask for.
-        Raises NbpkgError beyond it, naming the first characters that the vocabulary lacks: such text is in
-        another script, or was decoded wrongly.
+        Raises NbpkgError when more than a tenth of the tokens are `[UNK]` that the texts do not ask for,
+        naming the first characters that the vocabulary lacks: such text is in another script, or was decoded
+        wrongly.
         """
         texts = list(texts)
         found: list[np.ndarray] = []
@@ -76,7 +76,7 @@ class Tokenizer:
             found += [np.array(one.ids, dtype=np.int32) for one in made]
         total = sum(map(len, found))
         missing = sum(int((ids == UNK).sum()) for ids in found) - sum(text.count(UNKNOWN) for text in texts)
-        if missing > unknown * total:
+        if missing > 0.1 * total:
             strange = self._strange(texts)
             raise NbpkgError(
                 f"{missing:,} of {total:,} tokens are unknown to the vocabulary"
