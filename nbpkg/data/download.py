@@ -1,7 +1,6 @@
-"""Downloads of registered files: pooch keeps the books, this module moves the bytes.
+"""Downloads of registered files: resumed where they broke, and put in place only once the SHA-256 is right.
 
-pooch places a file only once its SHA-256 is right. Its own downloader starts from nothing after every
-failure; the one here keeps what has arrived in `.partial/` beside the files and asks the server for the rest.
+What has arrived is kept in `.partial/` beside the files, and each attempt asks the server for the rest.
 """
 
 import os
@@ -26,9 +25,7 @@ CHUNK = 1 << 14
 
 
 class _Failure(Exception):
-    """One attempt failed; `again` says whether another may succeed, `after` how long the server asks to wait
-    (s).
-    """
+    """One attempt failed. again: whether another may succeed; after: how long the server asks to wait (s)."""
 
     def __init__(self, problem: str, again: bool = True, after: float = 0.0):
         super().__init__(problem)
@@ -61,35 +58,38 @@ class Progress:
             )
 
 
-class ResumingDownloader:
-    """A pooch downloader that continues from `partial` when the server can, and starts over when it cannot.
+class _Download:
+    """One file's download, which goes on from `partial` when the server can, and starts over when it cannot.
 
     Nothing of a reply beyond the registered size is kept. Which version the server sends needs no second
-    check here: whatever the addresses deliver, pooch compares the SHA-256 of the whole.
+    check here: whatever the addresses deliver, the SHA-256 of the whole is compared.
     """
 
-    def __init__(self, file: DataFile, partial: Path, session, progress: Progress):
-        self.file, self.partial, self.session, self.progress = file, partial, session, progress
+    def __init__(self, file: DataFile, folder: Path, session, progress: Progress):
+        self.file, self.session, self.progress = file, session, progress
+        self.final = folder / file.path
+        self.partial = folder / ".partial" / f"{file.sha256[:16]}.part"
 
-    def __call__(self, url, output_file, pooch) -> None:
-        """Fetch `url` into `output_file`; raises `_Failure` when the reply is not the whole file."""
+    def attempt(self) -> None:
+        """Fetch what is lacking and put the file in its place; raises `_Failure` when it is not whole."""
         import requests
 
         have = self.partial.stat().st_size if self.partial.exists() else 0
         if have > self.file.size:
             have = self._discard()
+        broken = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
         try:
             if have < self.file.size:
-                self._transfer(url, have)
-        except (
-            requests.ConnectionError,
-            requests.Timeout,
-            requests.exceptions.ChunkedEncodingError,
-        ) as error:
+                self._transfer(have)
+        except broken as error:
             raise _Failure(f"the connection broke ({type(error).__name__})") from error
         except requests.RequestException as error:
             raise _Failure(f"the request failed ({type(error).__name__})", again=False) from error
-        os.replace(self.partial, output_file)
+        if problem := store.fault(self.file, self.partial):
+            self._discard()
+            raise _Failure(f"what arrived has {problem}")
+        self.final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.partial, self.final)
 
     def _discard(self) -> int:
         if self.partial.exists():
@@ -97,20 +97,11 @@ class ResumingDownloader:
             self.partial.unlink()
         return 0
 
-    def _transfer(self, url: str, have: int) -> None:
+    def _transfer(self, have: int) -> None:
         # Compressed replies would make byte positions meaningless.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUTS) as reply:
-            if have and reply.status_code == 206 and not self._continues(reply, have):
-                self._discard()
-                raise _Failure("the server continued at another place")
-            if have and reply.status_code == 416:
-                self._discard()
-                raise _Failure("the server holds less than was already fetched")
-            if reply.status_code not in (200, 206) or (reply.status_code == 206 and not have):
-                self._fail(reply)
-            if have and reply.status_code == 200:
-                have = self._discard()
+        with self.session.get(self.file.url, headers=headers, stream=True, timeout=TIMEOUTS) as reply:
+            have = self._start(reply, have)
             with open(self.partial, "ab") as stream:
                 for chunk in reply.iter_content(CHUNK):
                     room = self.file.size - have
@@ -125,31 +116,55 @@ class ResumingDownloader:
         if have < self.file.size:
             raise _Failure(f"only {have:,} of {self.file.size:,} bytes arrived")
 
-    def _continues(self, reply, have: int) -> bool:
-        if reply.headers.get("Content-Encoding", "identity") != "identity":
-            return False
-        return reply.headers.get("Content-Range", "") == f"bytes {have}-{self.file.size - 1}/{self.file.size}"
-
-    def _fail(self, reply) -> None:
-        code = reply.status_code
+    def _start(self, reply, have: int) -> int:
+        """The position in the file at which the reply begins, with `partial` cut back to it."""
+        code, size = reply.status_code, self.file.size
+        if code == 200:
+            return self._discard()
+        if code == 206 and have:
+            whole = reply.headers.get("Content-Encoding", "identity") == "identity"
+            if whole and reply.headers.get("Content-Range") == f"bytes {have}-{size - 1}/{size}":
+                return have
+            self._discard()
+            raise _Failure("the server continued at another place")
+        if code == 416 and have:
+            self._discard()
+            raise _Failure("the server holds less than was already fetched")
         wait = reply.headers.get("Retry-After", "")
         after = min(float(wait), LONGEST_PAUSE) if wait.isdecimal() else 0.0
         raise _Failure(f"the server answered {code} {reply.reason}", code >= 500 or code in (408, 429), after)
 
+    def run(self, pause: float) -> None:
+        """Attempts until the file is in its place, or NbpkgError; `pause` (s) before the second of them."""
+        if self.final.is_file():
+            # Another process may have put it there in the meantime.
+            if not store.fault(self.file, self.final):
+                return
+            self.final.unlink()
+        if self.partial.exists():
+            self.progress.arrived += min(self.partial.stat().st_size, self.file.size)
+        for number in range(1, ATTEMPTS + 1):
+            try:
+                return self.attempt()
+            except _Failure as error:
+                if not error.again or number == ATTEMPTS:
+                    raise NbpkgError(
+                        f"{self.file.path}: {error}; nothing was kept as the file, "
+                        "run the same command to try again"
+                    ) from error
+                wait = max(min(pause * 2 ** (number - 1), LONGEST_PAUSE), error.after)
+                again = f"attempt {number + 1} of {ATTEMPTS} in {wait:.0f} s"
+                self.progress.say(f"  {self.file.path}: {error}; {again}")
+            time.sleep(wait)
 
-def offline_wanted(offline: bool | None) -> bool:
-    """`offline` itself, or what `NBPKG_OFFLINE` says when it is None."""
-    if offline is None:
-        return os.environ.get("NBPKG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
-    return offline
+
+def offline() -> bool:
+    """Whether `NBPKG_OFFLINE` forbids downloads."""
+    return os.environ.get("NBPKG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def fetch_set(
-    dataset: DataSet,
-    *,
-    offline: bool | None = None,
-    say: Callable[[str], None] = print,
-    pause: float = FIRST_PAUSE,
+    dataset: DataSet, *, say: Callable[[str], None] = print, pause: float = FIRST_PAUSE
 ) -> list[Path]:
     """Make every file of `dataset` available and return the verified paths, in the registry's order.
 
@@ -157,18 +172,19 @@ def fetch_set(
     while `NBPKG_DATA` is set. `say` gets lines of plain text; `pause` is the wait before the second attempt,
     in seconds. Raises NbpkgError naming the first file that cannot be had.
     """
-    wanted = [(file, state) for file, state in zip(dataset.files, store.check(dataset), strict=True)]
-    missing = [file for file, state in wanted if state.status != "ok"]
-    for file, state in wanted:
-        if state.status == "corrupt" and state.where == "NBPKG_DATA":
-            raise NbpkgError(store.refused(dataset, file, state.detail, state.where))
+    missing = []
+    for file, state in zip(dataset.files, store.check(dataset), strict=True):
+        if state.status != "ok":
+            missing.append(file)
+        if state.where == "NBPKG_DATA":
+            store.verified(dataset, file)  # refuses what is corrupt: nothing is written there
     if missing:
-        _may_download(dataset, missing[0], offline_wanted(offline))
+        _may_download(dataset, missing[0])
         _download(dataset, missing, say, pause)
-    return [_verified(dataset, file) for file in dataset.files]
+    return [store.verified(dataset, file) for file in dataset.files]
 
 
-def _may_download(dataset: DataSet, file: DataFile, offline: bool) -> None:
+def _may_download(dataset: DataSet, file: DataFile) -> None:
     if dataset.kind == "prepared":
         raise NbpkgError(
             f"{dataset.name}: a prepared table without a download address, joined from {dataset.source}; "
@@ -179,7 +195,7 @@ def _may_download(dataset: DataSet, file: DataFile, offline: bool) -> None:
             f"{file.path}: not in the folder that NBPKG_DATA names; nothing is downloaded while it is set: "
             "add the file or unset NBPKG_DATA"
         )
-    if offline:
+    if offline():
         raise NbpkgError(
             f"{file.path}: not on this machine, and downloads are switched off; "
             f"run `nbpkg data fetch {dataset.name}` without NBPKG_OFFLINE, "
@@ -187,83 +203,31 @@ def _may_download(dataset: DataSet, file: DataFile, offline: bool) -> None:
         )
 
 
-def _verified(dataset: DataSet, file: DataFile) -> Path:
-    found = store.locate(file)
-    if found is None:
-        raise NbpkgError(store.absent(dataset, file))
-    if problem := store.fault(file, found[0]):
-        raise NbpkgError(store.refused(dataset, file, problem, found[1]))
-    return found[0]
-
-
 def _download(dataset: DataSet, files: list[DataFile], say: Callable[[str], None], pause: float) -> None:
-    import logging
-
-    import pooch
     import requests
+    from filelock import FileLock, Timeout
 
-    pooch.get_logger().setLevel(logging.WARNING)
     folder = store.cache_folder()
-    size = sum(file.size for file in files)
-    terms = (
-        f" ({dataset.licence_url})" if dataset.licence_url else f" ({dataset.note})" if dataset.note else ""
-    )
+    progress = Progress(len(files), sum(file.size for file in files), say)
+    terms = dataset.licence_url or dataset.note
     count = f"{len(files)} file{'s' * (len(files) != 1)}"
-    say(f"{dataset.name}: {count}, {size / 1e6:.1f} MB from {dataset.source}")
-    say(f"  licence: {dataset.licence}{terms}")
-    keeper = pooch.create(
-        path=folder,
-        base_url="",
-        registry={file.path: f"sha256:{file.sha256}" for file in files},
-        urls={file.path: file.url for file in files},
-    )
-    progress = Progress(len(files), size, say)
+    say(f"{dataset.name}: {count}, {progress.size / 1e6:.1f} MB from {dataset.source}")
+    say(f"  licence: {dataset.licence}" + (f" ({terms})" if terms else ""))
     try:
         (folder / ".partial").mkdir(parents=True, exist_ok=True)
         with requests.Session() as session:
             for file in files:
-                _one(file, keeper, folder, session, progress, pause)
+                download = _Download(file, folder, session, progress)
+                # One process at a time works on a file.
+                with FileLock(download.partial.with_suffix(".lock"), timeout=LOCK_WAIT):
+                    download.run(pause)
                 progress.done += 1
+    except Timeout as error:
+        raise NbpkgError(
+            f"{file.path}: another process has been downloading it for too long; end it"
+        ) from error
     except OSError as error:
         raise NbpkgError(
             f"{dataset.name}: the cache folder {folder} cannot be used ({error.strerror})"
         ) from error
     say(f"{dataset.name}: done in {time.monotonic() - progress.started:.1f} s")
-
-
-def _one(file: DataFile, keeper, folder: Path, session, progress: Progress, pause: float) -> None:
-    """Download one file, a few attempts at most; one process at a time works on a file."""
-    from filelock import FileLock, Timeout
-
-    partial = folder / ".partial" / f"{file.sha256[:16]}.part"
-    try:
-        with FileLock(partial.with_suffix(".lock"), timeout=LOCK_WAIT):
-            final = folder / file.path
-            if final.is_file() and store.fault(file, final):
-                final.unlink()
-            if partial.exists():
-                progress.arrived += min(partial.stat().st_size, file.size)
-            download = ResumingDownloader(file, partial, session, progress)
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    # Does nothing when another process has put the file there in the meantime.
-                    keeper.fetch(file.path, downloader=download)
-                    return
-                except _Failure as error:
-                    problem, again, after = str(error), error.again, error.after
-                except ValueError:
-                    # pooch's word for a wrong SHA-256: it has removed the file, the next attempt is whole.
-                    progress.add(-file.size)
-                    problem, again, after = "what arrived has another SHA-256 than registered", True, 0.0
-                if not again or attempt == ATTEMPTS:
-                    break
-                wait = max(min(pause * 2 ** (attempt - 1), LONGEST_PAUSE), after)
-                progress.say(f"  {file.path}: {problem}; attempt {attempt + 1} of {ATTEMPTS} in {wait:.0f} s")
-                time.sleep(wait)
-    except Timeout as error:
-        raise NbpkgError(
-            f"{file.path}: another process has been downloading it for too long; end it"
-        ) from error
-    raise NbpkgError(
-        f"{file.path}: {problem}; nothing was kept as the file, run the same command to try again"
-    )

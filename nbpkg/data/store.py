@@ -77,37 +77,32 @@ def path(name: str) -> Path:
     name is not registered, when the file is absent (the message says how to get it) or when it is not the
     registered one.
     """
-    dataset, file = registry.find(name)
+    return verified(*registry.find(name))
+
+
+def verified(dataset: DataSet, file: DataFile) -> Path:
+    """The local copy of a file of a set, checked; raises NbpkgError as `path` does."""
     found = locate(file)
-    if found is None:
-        raise NbpkgError(absent(dataset, file))
-    local, tier = found
-    if problem := fault(file, local):
-        raise NbpkgError(refused(dataset, file, problem, tier))
-    return local
-
-
-def absent(dataset: DataSet, file: DataFile) -> str:
-    """The line that says how to get an absent file."""
-    if dataset.kind == "prepared":
-        return (
+    if found is None and dataset.kind == "prepared":
+        raise NbpkgError(
             f"{file.path}: not on this machine; a prepared table without a download address "
             f"(from {dataset.source}): set NBPKG_DATA to a folder that holds it, "
             "or use profile smoke, which needs none"
         )
-    return (
-        f"{file.path}: not on this machine; run `nbpkg data fetch {dataset.name}`, "
-        "or use profile smoke, which needs none"
-    )
-
-
-def refused(dataset: DataSet, file: DataFile, problem: str, tier: str) -> str:
-    """The line that refuses a corrupt file."""
-    if tier == "NBPKG_DATA":
-        return f"{file.path} in NBPKG_DATA: {problem}; refused, replace it or unset NBPKG_DATA"
-    return (
-        f"{file.path} in the cache: {problem}; refused, run `nbpkg data fetch {dataset.name}` to replace it"
-    )
+    if found is None:
+        raise NbpkgError(
+            f"{file.path}: not on this machine; run `nbpkg data fetch {dataset.name}`, "
+            "or use profile smoke, which needs none"
+        )
+    local, tier = found
+    if problem := fault(file, local):
+        mend = {
+            "NBPKG_DATA": "replace it or unset NBPKG_DATA",
+            "cache": f"run `nbpkg data fetch {dataset.name}` to replace it",
+        }
+        place = "the cache" if tier == "cache" else tier
+        raise NbpkgError(f"{file.path} in {place}: {problem}; refused, {mend[tier]}")
+    return local
 
 
 def check(dataset: DataSet) -> list[FileStatus]:
@@ -134,29 +129,22 @@ def available(name: str) -> bool:
     Raises NbpkgError when one is there but corrupt: to carry on without it would hide the damage.
     """
     dataset = registry.get(name)
-    states = check(dataset)
-    for file, state in zip(dataset.files, states, strict=True):
-        if state.status == "corrupt":
-            raise NbpkgError(refused(dataset, file, state.detail, state.where))
-    return all(state.status == "ok" for state in states)
+    return all([verified(dataset, file) if locate(file) else None for file in dataset.files])
 
 
 def cli_rows() -> list[dict]:
-    """One dictionary a set for `nbpkg data list`.
+    """One dictionary a set for `nbpkg data list`: name, title, licence, files, size, present, found.
 
-    Keys: name, kind, title, licence, licence_url, source, note, files, size, present, found.
     `present` counts files on this machine (by name and size: `verify` reads them), `found` tells where:
     "NBPKG_DATA", "cache", "NBPKG_DATA + cache", or "" when none is there. Sizes are in bytes.
     """
     rows = []
     for dataset in registry.load().values():
-        places = [(locate(file), file) for file in dataset.files]
-        tiers = {found[1] for found, file in places if found and found[0].stat().st_size == file.size}
-        present = sum(found is not None and found[0].stat().st_size == file.size for found, file in places)
+        places = [(locate(file), file.size) for file in dataset.files]
+        tiers = [found[1] for found, size in places if found and found[0].stat().st_size == size]
         rows.append({
-            "name": dataset.name, "kind": dataset.kind, "title": dataset.title, "licence": dataset.licence,
-            "licence_url": dataset.licence_url, "source": dataset.source, "note": dataset.note,
-            "files": len(dataset.files), "size": dataset.size, "present": present,
-            "found": " + ".join(sorted(tiers)),
+            "name": dataset.name, "title": dataset.title, "licence": dataset.licence,
+            "files": len(dataset.files), "size": dataset.size, "present": len(tiers),
+            "found": " + ".join(sorted(set(tiers))),
         })  # fmt: skip
     return rows

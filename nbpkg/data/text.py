@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nbpkg import data
 from nbpkg.data.tokens import UNKNOWN
-from nbpkg.errors import NbpkgError
+from nbpkg.untrusted import refuse
 
 Document = tuple[str, ...]
 
@@ -25,11 +25,6 @@ HELD_OUT = ("cranford", "the_picture_of_dorian_gray")
 MAX_BYTES = 256 * 2**20
 
 _HEADING = re.compile(r"= [^=](?:.*[^=])? =")
-
-
-def refuse(path: str | Path, problem: str, cause: Exception | None = None):
-    """Raises NbpkgError naming the file by its last folders."""
-    raise NbpkgError(f"{'/'.join(Path(path).parts[-3:])}: {problem}; the file is refused") from cause
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -96,35 +91,6 @@ def read_book(path: str | Path) -> Document:
     return tuple(paragraphs)
 
 
-def wikitext_name() -> str:
-    """The registered set that this machine has: "text-wikitext2", else "text-wikitext2-public"."""
-    return "text-wikitext2" if data.available("text-wikitext2") else "text-wikitext2-public"
-
-
-def wikitext(split: str = "train") -> list[Document]:
-    """The articles of WikiText-2's "train", "valid" or "test" file.
-
-    Raises NbpkgError for another split and when the files are absent (the message says how to get them).
-    """
-    if split not in ("train", "valid", "test"):
-        raise NbpkgError(f"WikiText-2 has no split {split!r}; take 'train', 'valid' or 'test'")
-    public = wikitext_name().endswith("public")
-    name = f"wikitext2-public/{split}.txt" if public else f"wikitext2/wiki.{split}.tokens"
-    return read_wikitext(data.path(f"text/{name}"))
-
-
-def titles() -> list[str]:
-    """The names of the registered books, in order: "a_christmas_carol", ..."""
-    return [Path(file.path).stem for file in data.registry.get("text-novels").files]
-
-
-def book(title: str) -> Document:
-    """The book of this title as one document; NbpkgError for an unknown title, and when it is absent."""
-    if title not in titles():
-        raise NbpkgError(f"no registered book is called {title!r}; titles() lists them")
-    return read_book(data.path(f"text/gutenberg/{title}.txt"))
-
-
 @dataclass(frozen=True)
 class Corpus:
     """Documents to train on and documents held out, which share no article and no book.
@@ -137,22 +103,17 @@ class Corpus:
     sets: tuple[str, ...]
 
 
-def corpus(wiki: bool = True, novels: bool = True) -> Corpus:
+def corpus() -> Corpus:
     """WikiText-2 (its train and valid files) and the novels (all but `HELD_OUT`, and `HELD_OUT`).
 
-    Raises NbpkgError when neither is asked for, or one is absent.
+    WikiText-2 is read from the set "text-wikitext2", or where that is not on this machine from
+    "text-wikitext2-public". Raises NbpkgError when a file is absent; the message says how to get it.
     """
-    train: list[Document] = []
-    valid: list[Document] = []
-    sets = []
-    if wiki:
-        train += wikitext("train")
-        valid += wikitext("valid")
-        sets.append(wikitext_name())
-    if novels:
-        for title in titles():
-            (valid if title in HELD_OUT else train).append(book(title))
-        sets.append("text-novels")
-    if not sets:
-        raise NbpkgError("a corpus of neither WikiText-2 nor the novels holds nothing")
-    return Corpus(tuple(train), tuple(valid), tuple(sets))
+    prepared = data.available("text-wikitext2")
+    wiki = "text/wikitext2/wiki.{}.tokens" if prepared else "text/wikitext2-public/{}.txt"
+    train, valid = (read_wikitext(data.path(wiki.format(split))) for split in ("train", "valid"))
+    for file in data.registry.get("text-novels").files:
+        part = valid if Path(file.path).stem in HELD_OUT else train
+        part.append(read_book(data.path(file.path)))
+    sets = ("text-wikitext2" if prepared else "text-wikitext2-public", "text-novels")
+    return Corpus(tuple(train), tuple(valid), sets)

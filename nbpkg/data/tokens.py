@@ -59,12 +59,12 @@ class Tokenizer:
         """Number of tokens, the special ones included."""
         return self._inner.get_vocab_size()
 
-    def encode(self, texts: Sequence[str], unknown: float = 0.1) -> list[np.ndarray]:
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int32 (tokens,), without `[CLS]` and `[SEP]`; an empty text gives none.
 
-        unknown: the largest share of `[UNK]` among all tokens that the texts themselves do not ask for.
-        Raises NbpkgError beyond it, naming the first characters that the vocabulary lacks: such text is in
-        another script, or was decoded wrongly.
+        Raises NbpkgError when more than a tenth of the tokens are `[UNK]` that the texts do not ask for,
+        naming the first characters that the vocabulary lacks: such text is in another script, or was decoded
+        wrongly.
         """
         texts = list(texts)
         found: list[np.ndarray] = []
@@ -73,7 +73,7 @@ class Tokenizer:
             found += [np.array(one.ids, dtype=np.int32) for one in made]
         total = sum(map(len, found))
         missing = sum(int((ids == UNK).sum()) for ids in found) - sum(text.count(UNKNOWN) for text in texts)
-        if missing > unknown * total:
+        if missing > 0.1 * total:
             strange = self._strange(texts)
             raise NbpkgError(
                 f"{missing:,} of {total:,} tokens are unknown to the vocabulary"
@@ -93,10 +93,6 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens are shown."""
         return self._inner.decode([int(i) for i in ids], skip_special_tokens=False)
-
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The token of each id, with `▁` at the beginning of a word."""
-        return [self._inner.id_to_token(int(i)) for i in ids]
 
 
 def _library():
@@ -155,7 +151,7 @@ def _trained(library, texts: Sequence[str], size: int) -> Tokenizer:
     return made
 
 
-def stream(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -> np.ndarray:
+def encode_documents(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -> np.ndarray:
     """All documents as one row of ids, uint16 or int32 (tokens,), with `[SEP]` after each document.
 
     Kept in the cache by the content of the documents and the tokenizer's digest.
