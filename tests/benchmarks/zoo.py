@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Iterator
 
 import torch
+from nets import timed
 
 from nbpkg import machine
 from nbpkg.nb201 import digits, space
-from nbpkg.nets.benchmark import timed
 from nbpkg.zoo.fit import Recipe, fit
 from nbpkg.zoo.specs import CellNet
 from nbpkg.zoo.tasks import Task

@@ -23,7 +23,6 @@ from nbpkg.cli import main, out
         (["run", "--jobs", "-1"], "--jobs must be at least 1"),
         (["run", "--epochs", "3"], "No such option: --epochs"),
         (["run", "tans"], "not written yet"),
-        (["nets", "benchmark", "--repeats", "0"], "--repeats must be at least 1"),
         (["publish"], "Missing argument"),
         (["publish", "help"], "has no run at profile standard"),
         (["nonsense"], "No such command 'nonsense'"),

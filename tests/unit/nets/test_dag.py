@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import space
-from nbpkg.nets import benchmark, cellgraphs
+from nbpkg.nets import cellgraphs
 from nbpkg.nets.dag import END, PADDING, START, GraphEncoder, TypeGRU
 from nbpkg.nets.dag_decoder import GraphDecoder, Latent, kl
+from nbpkg.nets.metad2a import Generator
 from nbpkg.seeding import seeded
 
 
@@ -289,7 +290,7 @@ def test_the_divergence_is_that_of_two_normal_distributions():
 
 def test_sizes_are_those_of_the_published_model():
     # Of the published generator's 304,200 weights, 84,056 belong to a graph encoder that it does not use.
-    assert sum(p.numel() for p in benchmark.Generator().parameters()) == 304200 - 84056
+    assert sum(p.numel() for p in Generator().parameters()) == 304200 - 84056
 
 
 def test_the_published_graph_of_a_cell():
@@ -387,11 +388,3 @@ def test_cells_of_an_untrained_decoder_are_rare_but_found():
 def test_what_is_no_graph_is_refused(call, words):
     with pytest.raises(NbpkgError, match=words):
         call()
-
-
-def test_the_benchmark_times_every_part(monkeypatch):
-    for name, value in {"BATCH": 4, "CLASSES": 2, "IMAGES": 3, "CANDIDATES": 5, "SETS": 2}.items():
-        monkeypatch.setattr(benchmark, name, value)
-    lines = list(benchmark.compare("cpu", repeats=1))
-    assert len(lines) == 4
-    assert all("one by one" in line and "CPU s" in line for line in lines[1:])

@@ -1,7 +1,11 @@
-"""How long the set and graph networks take, and how much longer graph by graph."""
+"""How long the set and graph networks take, and how much longer graph by graph.
+
+    python tests/benchmarks/nets.py [--device cpu] [--repeats 5]
+"""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -80,3 +84,11 @@ def _calls(where: torch.device) -> Iterator[tuple[str, Callable[[slice], object]
     yield f"loss and gradient for {BATCH} data sets of {CLASSES}x{IMAGES} images", learn, BATCH
     yield f"{CANDIDATES} graphs for {SETS} data sets of {TARGET_CLASSES}x{IMAGES} images", draw, CANDIDATES
     yield f"{CANDIDATES} cells scored on {SETS} data sets", score, CANDIDATES
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto", choices=machine.DEVICES)
+    parser.add_argument("--repeats", type=int, default=5, help="every time is the best of so many")
+    for line in compare(**vars(parser.parse_args())):
+        print(line, flush=True)
