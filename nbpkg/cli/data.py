@@ -1,8 +1,7 @@
-"""Commands on data: `nbpkg data list | fetch | verify | pin | measure-latency`."""
+"""Commands on data: `nbpkg data list | fetch | verify | measure-latency`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,19 +67,3 @@ def data_measure_latency(
 
     path = latency.measure(out or latency.EMBEDDED, cells, rounds, resume=not fresh, seed=seed)
     say(f"wrote {path.name}")
-
-
-@data_app.command("pin")
-def data_pin(
-    folder: Annotated[Path, typer.Argument(help="Holds the files under their local paths.")],
-    check: Annotated[
-        bool, typer.Option("--check", help="Only tell whether the registry would change.")
-    ] = False,
-) -> None:
-    """Bring sizes and checksums in the registry up to the files in a folder; for maintainers."""
-    from nbpkg.data import pin
-
-    changed = pin.pin(folder, write=not check)
-    say(f"{changed} of the registry's lines {'differ' if check else 'updated'}")
-    if changed and check:
-        raise typer.Exit(1)
