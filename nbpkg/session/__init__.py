@@ -1,4 +1,4 @@
-"""What a chapter talks to while it runs: sizes, its log of metrics and claims, its kept results, its record."""
+"""What a chapter talks to while it runs: sizes, log of metrics and claims, kept results, and its record."""
 
 from nbpkg.session.session import Session
 
