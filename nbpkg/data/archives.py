@@ -6,7 +6,6 @@ decompressor than was allowed: a small file that unpacks to gigabytes is refused
 
 import contextlib
 import gzip
-import io
 import stat
 import tarfile
 import zipfile

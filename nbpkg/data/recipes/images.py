@@ -58,7 +58,7 @@ def _first(keys: Iterable[Key], train: int, test: int) -> list[Key]:
 
 
 def _rgb(path: Path, blob: bytes, side: int | None = None) -> np.ndarray:
-    """A picture's pixels (h, w, 3); with `side` its centre square, scaled to side x side by Lanczos' filter."""
+    """A picture's pixels (h, w, 3); with `side` its centre square, scaled down by Lanczos' filter."""
     from PIL import Image
 
     try:
@@ -206,8 +206,8 @@ def _tiny_members(ids: Iterable[str], answers: list[str], train: int = 100, test
 def dtd10(sources: Sources, out: Path) -> None:
     """`dtd10.parquet`: all pictures of ten texture classes, centre square scaled to 32x32 by Lanczos' filter.
 
-    Cimpoi et al. 2014 (research use): pan8915/DeepTexture, or the authors' archive. The first ten class names,
-    pictures by file name; of each class the pictures 0, 5, 10, ... are the test split.
+    Cimpoi et al. 2014 (research use): pan8915/DeepTexture, or the authors' archive. The first ten classes by
+    name, pictures by file name; of each class the pictures 0, 5, 10, ... are the test split.
     """
     path = _only(sources)
     _squares(path, r"[^/]+/images/([a-z]+)/([^/]+\.jpg)", out / "dtd10.parquet")

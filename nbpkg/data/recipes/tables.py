@@ -75,7 +75,7 @@ def nb201_joined(sources: Sources, out: Path) -> None:
 
 
 def _runs(path: Path, cells: int) -> dict[str, tuple[np.ndarray, ...]]:
-    """Data set -> mean accuracy of a cell's runs (%), seconds of one of them, number of runs; each (cells,)."""
+    """Data set -> mean accuracy of a cell's runs (%), seconds of one, number of runs; each (cells,)."""
     table, result = pickles.load(path, _NUMPY), {}
     for name, key in zip(_DATASETS, ("cifar10", "cifar100", "imagenet"), strict=True):
         loss, seconds = table[key]["loss"], table[key]["runtime"]
@@ -132,7 +132,7 @@ def metad2a_rows(sources: Sources, out: Path) -> None:
     """`predictor_rows.parquet`: (row, task, arch, accuracy, classes) of MetaD2A's predictor meta-training.
 
     From CownowAn/DiffusionNAG (no licence stated: analysed, never shipped). `accuracy` in percent of the
-    best network found for a task; `classes` are the task's twenty class numbers of ImageNet32, apart by blanks.
+    a task's subset of ImageNet; `classes` are the task's twenty class numbers there, with blanks between.
     """
     table = pickles.load_torch(sources["meta_train_tasks_predictor.pt"], _METAD2A)
     tasks = read.read_torch(sources["meta_train_task_lst.pt"])

@@ -1,4 +1,4 @@
-"""Texts: what was wrapped around a book is cut off, and MRPC is split as GLUE has it. Pinned are the bytes."""
+"""Texts: books without what was wrapped around them, and MRPC split as GLUE has it. Pinned are the bytes."""
 
 import re
 import shutil
@@ -51,4 +51,6 @@ def glue(sources: Sources, out: Path) -> None:
     held_out = {tuple(line.split("\t")) for line in held_out.read_text(encoding="utf-8").splitlines()}
     lines = pairs.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
     kept = [line for line in lines if tuple(line.decode().split("\t")[1:3]) not in held_out]
-    (out / "MRPC" / "train.tsv").write_bytes(b"".join(kept))
+    train = out / "MRPC" / "train.tsv"
+    train.parent.mkdir(parents=True, exist_ok=True)
+    train.write_bytes(b"".join(kept))
