@@ -1,140 +1,19 @@
-"""Downloads of registered files: pooch keeps the books, this module moves the bytes.
+"""Registered sets made available: files downloaded as they are, derived sets made of their sources.
 
-pooch places a file only once its SHA-256 is right. Its own downloader starts from nothing after every
-failure; the one here keeps what has arrived in `.partial/` beside the files and asks the server for the rest.
+A set is used as it lies in `NBPKG_DATA` or in the cache; what is missing goes to the cache, checked before it
+is put in its place.
 """
 
+import contextlib
 import os
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nbpkg.data import store
-from nbpkg.data.registry import DataFile, DataSet
+from nbpkg.data import recipes, store, transfer
+from nbpkg.data.registry import SOURCES, DataFile, DataSet
 from nbpkg.errors import NbpkgError
-
-ATTEMPTS = 5
-#: Seconds before the second attempt; doubled before each further one, at most `LONGEST_PAUSE`.
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 20.0
-#: Seconds to wait for a connection, and between two pieces of a reply.
-TIMEOUTS = (10.0, 30.0)
-#: Seconds to wait for another process that downloads the same file.
-LOCK_WAIT = 600.0
-#: Bytes read at a time; a break loses at most the last of these pieces.
-CHUNK = 1 << 14
-
-
-class _Failure(Exception):
-    """One attempt failed; `again` says whether another may succeed, `after` how long the server asks to wait
-    (s).
-    """
-
-    def __init__(self, problem: str, again: bool = True, after: float = 0.0):
-        super().__init__(problem)
-        self.again, self.after = again, after
-
-
-@dataclass
-class Progress:
-    """Plain-text progress over a whole download: a line at most every `every` seconds, with the time left."""
-
-    files: int
-    size: int
-    say: Callable[[str], None]
-    every: float = 2.0
-    done: int = 0
-    arrived: int = 0
-    started: float = field(default_factory=time.monotonic)
-    spoken: float = field(default_factory=time.monotonic)
-
-    def add(self, count: int) -> None:
-        """Count `count` bytes (negative when a damaged part is thrown away)."""
-        self.arrived += count
-        now = time.monotonic()
-        if now - self.spoken >= self.every:
-            self.spoken = now
-            left = (now - self.started) / max(self.arrived, 1) * max(self.size - self.arrived, 0)
-            self.say(
-                f"  {self.done} of {self.files} files, {self.arrived / 1e6:.1f} of {self.size / 1e6:.1f} MB, "
-                f"about {left:.0f} s left"
-            )
-
-
-class ResumingDownloader:
-    """A pooch downloader that continues from `partial` when the server can, and starts over when it cannot.
-
-    Nothing of a reply beyond the registered size is kept. Which version the server sends needs no second
-    check here: whatever the addresses deliver, pooch compares the SHA-256 of the whole.
-    """
-
-    def __init__(self, file: DataFile, partial: Path, session, progress: Progress):
-        self.file, self.partial, self.session, self.progress = file, partial, session, progress
-
-    def __call__(self, url, output_file, pooch) -> None:
-        """Fetch `url` into `output_file`; raises `_Failure` when the reply is not the whole file."""
-        import requests
-
-        have = self.partial.stat().st_size if self.partial.exists() else 0
-        if have > self.file.size:
-            have = self._discard()
-        try:
-            if have < self.file.size:
-                self._transfer(url, have)
-        except (
-            requests.ConnectionError,
-            requests.Timeout,
-            requests.exceptions.ChunkedEncodingError,
-        ) as error:
-            raise _Failure(f"the connection broke ({type(error).__name__})") from error
-        except requests.RequestException as error:
-            raise _Failure(f"the request failed ({type(error).__name__})", again=False) from error
-        os.replace(self.partial, output_file)
-
-    def _discard(self) -> int:
-        if self.partial.exists():
-            self.progress.add(-min(self.partial.stat().st_size, self.file.size))
-            self.partial.unlink()
-        return 0
-
-    def _transfer(self, url: str, have: int) -> None:
-        # Compressed replies would make byte positions meaningless.
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUTS) as reply:
-            if have and reply.status_code == 206 and not self._continues(reply, have):
-                self._discard()
-                raise _Failure("the server continued at another place")
-            if have and reply.status_code == 416:
-                self._discard()
-                raise _Failure("the server holds less than was already fetched")
-            if reply.status_code not in (200, 206) or (reply.status_code == 206 and not have):
-                self._fail(reply)
-            if have and reply.status_code == 200:
-                have = self._discard()
-            with open(self.partial, "ab") as stream:
-                for chunk in reply.iter_content(CHUNK):
-                    room = self.file.size - have
-                    stream.write(chunk[:room])
-                    have += len(chunk)
-                    self.progress.add(min(len(chunk), room))
-                    if len(chunk) > room:
-                        break
-        if have > self.file.size:
-            self._discard()
-            raise _Failure(f"the server sent more than the {self.file.size:,} bytes due")
-        if have < self.file.size:
-            raise _Failure(f"only {have:,} of {self.file.size:,} bytes arrived")
-
-    def _continues(self, reply, have: int) -> bool:
-        if reply.headers.get("Content-Encoding", "identity") != "identity":
-            return False
-        return reply.headers.get("Content-Range", "") == f"bytes {have}-{self.file.size - 1}/{self.file.size}"
-
-    def _fail(self, reply) -> None:
-        code = reply.status_code
-        wait = reply.headers.get("Retry-After", "")
-        after = min(float(wait), LONGEST_PAUSE) if wait.isdecimal() else 0.0
-        raise _Failure(f"the server answered {code} {reply.reason}", code >= 500 or code in (408, 429), after)
 
 
 def offline_wanted(offline: bool | None) -> bool:
@@ -149,13 +28,15 @@ def fetch_set(
     *,
     offline: bool | None = None,
     say: Callable[[str], None] = print,
-    pause: float = FIRST_PAUSE,
+    pause: float = transfer.FIRST_PAUSE,
+    keep: bool = False,
 ) -> list[Path]:
     """Make every file of `dataset` available and return the verified paths, in the registry's order.
 
     What is already good is used as it is, a corrupt file in the cache is replaced; nothing is downloaded
     while `NBPKG_DATA` is set. `say` gets lines of plain text; `pause` is the wait before the second attempt,
-    in seconds. Raises NbpkgError naming the first file that cannot be had.
+    in seconds; `keep` leaves the sources of a derived set where they are. Raises NbpkgError naming the first
+    file that cannot be had.
     """
     wanted = [(file, state) for file, state in zip(dataset.files, store.check(dataset), strict=True)]
     missing = [file for file, state in wanted if state.status != "ok"]
@@ -164,16 +45,14 @@ def fetch_set(
             raise NbpkgError(store.refused(dataset, file, state.detail, state.where))
     if missing:
         _may_download(dataset, missing[0], offline_wanted(offline))
-        _download(dataset, missing, say, pause)
+        if dataset.kind == "derived":
+            _derive(dataset, say, pause, keep)
+        else:
+            _download(dataset, missing, say, pause)
     return [_verified(dataset, file) for file in dataset.files]
 
 
 def _may_download(dataset: DataSet, file: DataFile, offline: bool) -> None:
-    if dataset.kind == "prepared":
-        raise NbpkgError(
-            f"{dataset.name}: a prepared table without a download address, joined from {dataset.source}; "
-            f"set NBPKG_DATA to a folder that holds {file.path}"
-        )
     if store.given_folder() is not None:
         raise NbpkgError(
             f"{file.path}: not in the folder that NBPKG_DATA names; nothing is downloaded while it is set: "
@@ -196,14 +75,39 @@ def _verified(dataset: DataSet, file: DataFile) -> Path:
     return found[0]
 
 
-def _download(dataset: DataSet, files: list[DataFile], say: Callable[[str], None], pause: float) -> None:
+def to_download(dataset: DataSet) -> int:
+    """Bytes that `fetch_set` has yet to download, if the first way to a derived set can be gone."""
+    files = [file for file in dataset.files if not store.present(file)]
+    if files and dataset.kind == "derived":
+        files = [file for file in dataset.ways[0] if not _whole(file)]
+    return sum(file.size for file in files)
+
+
+def _whole(source: DataFile) -> bool:
+    """Whether a source is here; one whose bytes are not pinned is placed only when it came whole."""
+    local = store.cache_folder() / source.path
+    return local.is_file() and not (source.sha256 and store.fault(source, local))
+
+
+@contextlib.contextmanager
+def _cache(dataset: DataSet):
+    """The cache's folder; whatever goes wrong with the disk becomes one line."""
+    folder = store.cache_folder()
+    try:
+        (folder / ".partial").mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:
+        problem = error.strerror or str(error).splitlines()[0]
+        raise NbpkgError(f"{dataset.name}: the cache folder {folder} cannot be used ({problem})") from error
+
+
+def _download(dataset: DataSet, files: Sequence[DataFile], say: Callable[[str], None], pause: float) -> None:
     import logging
 
     import pooch
     import requests
 
     pooch.get_logger().setLevel(logging.WARNING)
-    folder = store.cache_folder()
     size = sum(file.size for file in files)
     terms = (
         f" ({dataset.licence_url})" if dataset.licence_url else f" ({dataset.note})" if dataset.note else ""
@@ -211,59 +115,87 @@ def _download(dataset: DataSet, files: list[DataFile], say: Callable[[str], None
     count = f"{len(files)} file{'s' * (len(files) != 1)}"
     say(f"{dataset.name}: {count}, {size / 1e6:.1f} MB from {dataset.source}")
     say(f"  licence: {dataset.licence}{terms}")
-    keeper = pooch.create(
-        path=folder,
-        base_url="",
-        registry={file.path: f"sha256:{file.sha256}" for file in files},
-        urls={file.path: file.url for file in files},
-    )
-    progress = Progress(len(files), size, say)
-    try:
-        (folder / ".partial").mkdir(parents=True, exist_ok=True)
-        with requests.Session() as session:
-            for file in files:
-                _one(file, keeper, folder, session, progress, pause)
-                progress.done += 1
-    except OSError as error:
-        raise NbpkgError(
-            f"{dataset.name}: the cache folder {folder} cannot be used ({error.strerror})"
-        ) from error
-    say(f"{dataset.name}: done in {time.monotonic() - progress.started:.1f} s")
+    progress = transfer.Progress(len(files), size, say)
+    with _cache(dataset) as folder, requests.Session() as session:
+        for file in files:
+            transfer.fetch(file, folder, session, progress, pause)
+            progress.done += 1
+    say(f"{dataset.name}: downloaded in {time.monotonic() - progress.started:.1f} s")
 
 
-def _one(file: DataFile, keeper, folder: Path, session, progress: Progress, pause: float) -> None:
-    """Download one file, a few attempts at most; one process at a time works on a file."""
+def _derive(dataset: DataSet, say: Callable[[str], None], pause: float, keep: bool) -> None:
+    """Download the sources of a derived set and make its files of them: all or none of them, one process at
+    a time. What was downloaded stays until the files are in place, so that the next call goes on from there.
+    """
     from filelock import FileLock, Timeout
 
-    partial = folder / ".partial" / f"{file.sha256[:16]}.part"
+    with _cache(dataset) as folder:
+        try:
+            with FileLock(folder / ".partial" / f"{dataset.name}.lock", timeout=transfer.LOCK_WAIT):
+                # Another process may have made them in the meantime.
+                if any(state.status != "ok" for state in store.check(dataset)):
+                    _make(dataset, _sources(dataset, say, pause), folder, say)
+        except Timeout as error:
+            raise NbpkgError(
+                f"{dataset.name}: another process has been at it for too long; end it"
+            ) from error
+        if not keep:
+            shutil.rmtree(folder / SOURCES / dataset.name, ignore_errors=True)
+
+
+def _sources(dataset: DataSet, say: Callable[[str], None], pause: float) -> tuple[DataFile, ...]:
+    """The sources of the first way that can be gone to its end, all of them here."""
+    for number, way in enumerate(dataset.ways, start=1):
+        try:
+            if missing := [file for file in way if not _whole(file)]:
+                _download(dataset, missing, say, pause)
+            return way
+        except NbpkgError as error:
+            if number == len(dataset.ways):
+                raise
+            say(f"  {error}; another source is tried")
+    raise NbpkgError(f"{dataset.name}: no source is registered")
+
+
+def _make(dataset: DataSet, way: Sequence[DataFile], folder: Path, say: Callable[[str], None]) -> None:
+    """Run the recipe in a folder of its own; its files are checked before the first is put in place."""
+    building = folder / ".building" / dataset.name
+    shutil.rmtree(building, ignore_errors=True)
+    say(f"{dataset.name}: converting")
+    start = time.monotonic()
     try:
-        with FileLock(partial.with_suffix(".lock"), timeout=LOCK_WAIT):
-            final = folder / file.path
-            if final.is_file() and store.fault(file, final):
-                final.unlink()
-            if partial.exists():
-                progress.arrived += min(partial.stat().st_size, file.size)
-            download = ResumingDownloader(file, partial, session, progress)
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    # Does nothing when another process has put the file there in the meantime.
-                    keeper.fetch(file.path, downloader=download)
-                    return
-                except _Failure as error:
-                    problem, again, after = str(error), error.again, error.after
-                except ValueError:
-                    # pooch's word for a wrong SHA-256: it has removed the file, the next attempt is whole.
-                    progress.add(-file.size)
-                    problem, again, after = "what arrived has another SHA-256 than registered", True, 0.0
-                if not again or attempt == ATTEMPTS:
-                    break
-                wait = max(min(pause * 2 ** (attempt - 1), LONGEST_PAUSE), after)
-                progress.say(f"  {file.path}: {problem}; attempt {attempt + 1} of {ATTEMPTS} in {wait:.0f} s")
-                time.sleep(wait)
-    except Timeout as error:
+        made = _made(dataset, way, folder, building)
+        for file, path in made:
+            (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, folder / file.path)
+    except NbpkgError:
+        # Nothing vouches for the bytes of such a source: the next call downloads it again.
+        for file in way:
+            if not file.sha256:
+                (folder / file.path).unlink(missing_ok=True)
+        raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    say(f"{dataset.name}: done in {time.monotonic() - start:.1f} s")
+
+
+def _made(dataset: DataSet, way: Sequence[DataFile], folder: Path, building: Path):
+    """The set's files, each with the path of what the recipe made; NbpkgError unless all are right."""
+    home = folder / SOURCES / dataset.name
+    originals = {(folder / file.path).relative_to(home).as_posix(): folder / file.path for file in way}
+    try:
+        recipes.get(dataset.recipe)(originals, building)
+    except (NbpkgError, OSError):
+        raise
+    except Exception as error:  # sources whose bytes nothing vouches for can fail in any way
         raise NbpkgError(
-            f"{file.path}: another process has been downloading it for too long; end it"
+            f"{dataset.name}: its sources are not what its recipe takes ({type(error).__name__}: {error})"
         ) from error
-    raise NbpkgError(
-        f"{file.path}: {problem}; nothing was kept as the file, run the same command to try again"
-    )
+    made = [(file, building / file.path.removeprefix(dataset.local)) for file in dataset.files]
+    for file, path in made:
+        if problem := store.fault(file, path):
+            raise NbpkgError(
+                f"{file.path}: the sources came whole, but recipe {dataset.recipe} made another file of them "
+                f"({problem}); try the versions in requirements.lock, and please report it"
+            )
+    return made

@@ -1,6 +1,6 @@
 """Decoded image sets on disk: a process that starts need not decode pictures that an earlier one decoded.
 
-Decoding takes seconds for a prepared set and most of a minute for Tiny-ImageNet's archive; reading it back
+Decoding takes seconds for a part of a set and most of a minute for Tiny-ImageNet's archive; reading it back
 takes a fraction of a second. A set is kept under `<cache>/images`, by name and by the digest of the
 registered files it was made from. What is kept is checked by its own SHA-256 when it is read; anything wrong
 with it, and it is decoded again.

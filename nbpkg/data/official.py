@@ -185,7 +185,7 @@ def read_omniglot(background: str | Path, evaluation: str | Path) -> Read:
             # Members come sorted by name, so that the drawings of a character stand together.
             if not names or names[-1] != item:
                 names.append(item)
-            # Ink is black in the files; 255 - x makes it the bright part, as in the prepared set.
+            # Ink is black in the files; 255 - x makes it the bright part, as in image-omniglot.
             images.append(255 - _picture(path, name, blob, "PNG", "L", 105, 28))
             labels.append(len(names) - 1)
             train.append(part == "background")

@@ -96,11 +96,6 @@ def read_book(path: str | Path) -> Document:
     return tuple(paragraphs)
 
 
-def wikitext_name() -> str:
-    """The registered set that this machine has: "text-wikitext2", else "text-wikitext2-public"."""
-    return "text-wikitext2" if data.available("text-wikitext2") else "text-wikitext2-public"
-
-
 def wikitext(split: str = "train") -> list[Document]:
     """The articles of WikiText-2's "train", "valid" or "test" file.
 
@@ -108,9 +103,7 @@ def wikitext(split: str = "train") -> list[Document]:
     """
     if split not in ("train", "valid", "test"):
         raise NbpkgError(f"WikiText-2 has no split {split!r}; take 'train', 'valid' or 'test'")
-    public = wikitext_name().endswith("public")
-    name = f"wikitext2-public/{split}.txt" if public else f"wikitext2/wiki.{split}.tokens"
-    return read_wikitext(data.path(f"text/{name}"))
+    return read_wikitext(data.path(f"text/wikitext2/wiki.{split}.tokens"))
 
 
 def titles() -> list[str]:
@@ -148,7 +141,7 @@ def corpus(wiki: bool = True, novels: bool = True) -> Corpus:
     if wiki:
         train += wikitext("train")
         valid += wikitext("valid")
-        sets.append(wikitext_name())
+        sets.append("text-wikitext2")
     if novels:
         for title in titles():
             (valid if title in HELD_OUT else train).append(book(title))

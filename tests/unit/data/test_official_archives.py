@@ -221,7 +221,7 @@ def test_the_registry_lists_files_in_the_order_that_readers_take_them():
     due = {"mnist": ["train-images", "train-labels", "t10k-images", "t10k-labels"],
            "omniglot": ["images_background", "images_evaluation"]}  # fmt: skip
     for name, starts in due.items():
-        paths = [file.path for file in registry.get(f"image-{name}-official").files]
+        paths = [file.path for file in registry.get(f"image-{name}-full").files]
         assert [path.split("/")[-1].startswith(s) for path, s in zip(paths, starts, strict=True)] == [
             True
         ] * len(starts)
@@ -237,13 +237,13 @@ COUNTS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=needs(f"image-{name}-official")) for name in COUNTS]
+    "name", [pytest.param(name, marks=needs(f"image-{name}-full")) for name in COUNTS]
 )
 def test_the_real_archives_are_whole(name):
     from nbpkg.data import store
 
-    files = [store.path(file.path) for file in registry.get(f"image-{name}-official").files]
-    found, labels, names, train = images._OFFICIAL[name](*files)
+    files = [store.path(file.path) for file in registry.get(f"image-{name}-full").files]
+    found, labels, names, train = images._FULL[f"{name}-full"](*files)
     assert len(found) == len(labels) == len(train) == COUNTS[name]
     assert found.shape[1:] == (images._FILES[name][2], *[images._FILES[name][1]] * 2)
     assert len(names) == images._FILES[name][3]

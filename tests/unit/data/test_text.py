@@ -3,7 +3,6 @@
 import pytest
 from public import needs
 
-from nbpkg import data
 from nbpkg.data import text
 from nbpkg.errors import NbpkgError
 
@@ -78,16 +77,6 @@ def test_unknown_names_are_refused():
         with pytest.raises(NbpkgError, match=word):
             call()
     assert len(text.titles()) == 32 and set(text.HELD_OUT) < set(text.titles())
-
-
-def test_the_public_copy_is_the_same_text():
-    one, other = (
-        [(file.size, file.sha256) for file in data.registry.get(name).files]
-        for name in ("text-wikitext2", "text-wikitext2-public")
-    )
-    assert one == other
-    urls = [file.url for file in data.registry.get("text-wikitext2-public").files]
-    assert [url.rsplit("/", 1)[1] for url in urls] == ["train.txt", "valid.txt", "test.txt"]
 
 
 @needs("text-wikitext2")
