@@ -1,4 +1,4 @@
-"""Commands on data: `nbpkg data list | fetch | verify | pin | measure-latency`."""
+"""Commands on data: `nbpkg data list | fetch | mirror | verify | pin | measure-latency`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nbpkg.cli.out import say, table
+from nbpkg.errors import NbpkgError
 
 data_app = typer.Typer(
     help="The public data: list, fetch, verify; the embedded latency table: measure-latency.",
@@ -35,13 +36,42 @@ def data_list() -> None:
 
 @data_app.command("fetch")
 def data_fetch(
-    names: Annotated[list[str], typer.Argument(help="Names of sets; see `nbpkg data list`.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Names of sets; see `nbpkg data list`.")] = None,
+    chapters: Annotated[str, typer.Option("--for", help="All that these chapters need, as in 02,05.")] = "",
+    profile: Annotated[str, typer.Option(help="The profile that --for is about.")] = "standard",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the sources of derived sets.")] = False,
 ) -> None:
-    """Download sets into the cache, checked and resumed; says the licence first."""
+    """Download sets into the cache, or make them of their sources; checked and resumed, licence first."""
+    from nbpkg import chapters as book
     from nbpkg import data
+    from nbpkg.data import download, needs, registry
 
-    for name in names:
-        data.fetch(name)
+    wanted = [registry.get(name) for name in names or []]
+    if profile not in book.PROFILES:
+        raise NbpkgError(f"--profile {profile!r} is none of {', '.join(book.PROFILES)}")
+    if chapters:
+        numbers = [book.get(name.strip()).name for name in chapters.split(",")]
+        wanted += [item for item in needs.sets(numbers, profile) if item not in wanted]
+    if not wanted and not chapters:
+        raise NbpkgError("name the sets to fetch, or the chapters that need them with --for")
+    due = {item.name: download.to_download(item) for item in wanted}
+    say(f"{len(wanted)} sets, {sum(due.values()) / 1e6:.0f} MB to download")
+    for item in wanted:
+        if due[item.name]:
+            say(f"  {item.name}: {due[item.name] / 1e6:.1f} MB")
+    for item in wanted:
+        data.fetch(item.name, keep=keep)
+
+
+@data_app.command("mirror")
+def data_mirror(
+    folder: Annotated[Path, typer.Argument(help="Where to write; any file server can hand it out.")],
+) -> None:
+    """Copy what was fetched (with --keep) into a folder for NBPKG_MIRROR; says the licences."""
+    from nbpkg.data import mirror
+
+    count = mirror.write(folder, say)
+    say(f"{count} files; readers set NBPKG_MIRROR to the address under which you serve {folder.name}")
 
 
 @data_app.command("verify")

@@ -10,6 +10,7 @@ from typing import Any
 
 from nbpkg import chapters, machine, paths
 from nbpkg.chapters import PROFILES
+from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
 from nbpkg.memo import source_text
 from nbpkg.report.record import Record
@@ -26,18 +27,28 @@ class Session(Notes, Pieces):
     integers >= 0; device: auto (CUDA where there is one, else CPU), cpu or cuda. Torch's threads are set to
     `$NBPKG_THREADS`, or 1: for small tensors more threads are slower.
 
-    Raises NbpkgError for values outside these, and for cuda where there is none.
+    Raises NbpkgError for values outside these, for cuda where there is none, and for data that the chapter
+    needs at this profile and that are not on this machine; it names the command that fetches them.
+    `check_data` is False for the session of an artefact, which may need less than its chapter.
     """
 
     __memo_name__ = "session"  # in memo keys it stands for itself: what it holds is no part of a piece
 
     def __init__(
-        self, chapter: str, profile: str = "smoke", seeds: Iterable[int] = (0,), device: str = "auto"
+        self,
+        chapter: str,
+        profile: str = "smoke",
+        seeds: Iterable[int] = (0,),
+        device: str = "auto",
+        *,
+        check_data: bool = True,
     ):
         if not (isinstance(chapter, str) and re.fullmatch(r"[0-9]{2}_[a-z0-9_]+", chapter)):
             raise NbpkgError(f"chapter {chapter!r}: write it like 03_help")
         if profile not in PROFILES:
             raise NbpkgError(f"PROFILE {profile!r} is none of {', '.join(PROFILES)}")
+        if check_data and (problem := needs.lacking([chapter], profile)):
+            raise NbpkgError(problem)
         self.chapter, self.profile, self.smoke = chapter, profile, profile == "smoke"
         self.seeds = _checked_seeds(seeds)
         self.device = machine.device(device)
@@ -91,7 +102,7 @@ class Session(Notes, Pieces):
         if make is None:
             why = f"its method cells define no make_artifact_{name}"
             raise NbpkgError(f"chapter {chapter} makes no artefact {name}: {why}")
-        other = Session(chapter, self.profile, self.seeds, self.device.type)
+        other = Session(chapter, self.profile, self.seeds, self.device.type, check_data=False)
         # Its pieces and data are this chapter's too: they are in its time, its memory and its record.
         other._accounts, other._pieces, other._data = self._accounts, self._pieces, self._data
         other._prefix = f"{self._prefix}{chapter}/"

@@ -38,7 +38,8 @@ def counted(seed, **config):
 
 
 def opened(**changes) -> Session:
-    return Session(**({"chapter": "03_help", "profile": "smoke", "seeds": [0, 1], "device": "cpu"} | changes))
+    due = {"chapter": "03_help", "profile": "smoke", "seeds": [0, 1], "device": "cpu"}
+    return Session(**due | {"check_data": False} | changes)
 
 
 def test_a_piece_is_made_once_and_is_the_same_from_the_cache():

@@ -27,12 +27,18 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def opened(**changes) -> Session:
-    return Session(
-        **({"chapter": "03_help", "profile": "smoke", "seeds": [0, 1, 2], "device": "cpu"} | changes)
-    )
+    due = {"chapter": "03_help", "profile": "smoke", "seeds": [0, 1, 2], "device": "cpu"}
+    return Session(**due | {"check_data": False} | changes)
 
 
 # ------------------------------------------------------------------ opening
+
+
+def test_lacking_data_end_it_before_any_work_with_the_one_command(monkeypatch):
+    monkeypatch.delenv("NBPKG_DATA", raising=False)
+    with pytest.raises(NbpkgError, match="run `nbpkg data fetch --for 03 --profile standard` first"):
+        opened(profile="standard", check_data=True)
+    assert opened(check_data=True).smoke
 
 
 @pytest.mark.parametrize(
