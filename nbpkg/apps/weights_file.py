@@ -8,7 +8,6 @@ number of the format. What the tensors mean is up to who writes and reads them: 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from nbpkg.errors import NbpkgError
+from nbpkg.paths import replacing
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any], form: int) -> Path:
@@ -23,10 +23,9 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], plain: Mapping[str, A
     from safetensors.torch import save
 
     path = Path(path)
-    partial = path.with_name(path.name + ".part")
     halves = {name: value.half().contiguous() for name, value in tensors.items()}
-    partial.write_bytes(save(halves, {"nbpkg": json.dumps({"format": form, **plain})}))
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_bytes(save(halves, {"nbpkg": json.dumps({"format": form, **plain})}))
     return path
 
 

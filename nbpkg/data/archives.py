@@ -13,14 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from nbpkg.errors import NbpkgError
+from nbpkg.untrusted import refuse
 
 MiB = 2**20
-
-
-def refuse(path: str | Path, problem: str, cause: Exception | None = None):
-    """Raises NbpkgError: one line that names the file and what is wrong with it."""
-    line = " ".join(str(problem).split())[:240]
-    raise NbpkgError(f"{Path(path).name}: {line}; the file is refused") from cause
 
 
 @contextlib.contextmanager

@@ -16,17 +16,14 @@ from nbpkg.data.registry import SOURCES, DataFile, DataSet
 from nbpkg.errors import NbpkgError
 
 
-def offline_wanted(offline: bool | None) -> bool:
-    """`offline` itself, or what `NBPKG_OFFLINE` says when it is None."""
-    if offline is None:
-        return os.environ.get("NBPKG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
-    return offline
+def offline() -> bool:
+    """Whether `NBPKG_OFFLINE` forbids downloads."""
+    return os.environ.get("NBPKG_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
 def fetch_set(
     dataset: DataSet,
     *,
-    offline: bool | None = None,
     say: Callable[[str], None] = print,
     pause: float = transfer.FIRST_PAUSE,
     keep: bool = False,
@@ -38,41 +35,33 @@ def fetch_set(
     in seconds; `keep` leaves the sources of a derived set where they are. Raises NbpkgError naming the first
     file that cannot be had.
     """
-    wanted = [(file, state) for file, state in zip(dataset.files, store.check(dataset), strict=True)]
-    missing = [file for file, state in wanted if state.status != "ok"]
-    for file, state in wanted:
-        if state.status == "corrupt" and state.where == "NBPKG_DATA":
-            raise NbpkgError(store.refused(dataset, file, state.detail, state.where))
+    missing = []
+    for file, state in zip(dataset.files, store.check(dataset), strict=True):
+        if state.status != "ok":
+            missing.append(file)
+        if state.where == "NBPKG_DATA":
+            store.verified(dataset, file)  # refuses what is corrupt: nothing is written there
     if missing:
-        _may_download(dataset, missing[0], offline_wanted(offline))
+        _may_download(dataset, missing[0])
         if dataset.kind == "derived":
             _derive(dataset, say, pause, keep)
         else:
             _download(dataset, missing, say, pause)
-    return [_verified(dataset, file) for file in dataset.files]
+    return [store.verified(dataset, file) for file in dataset.files]
 
 
-def _may_download(dataset: DataSet, file: DataFile, offline: bool) -> None:
+def _may_download(dataset: DataSet, file: DataFile) -> None:
     if store.given_folder() is not None:
         raise NbpkgError(
             f"{file.path}: not in the folder that NBPKG_DATA names; nothing is downloaded while it is set: "
             "add the file or unset NBPKG_DATA"
         )
-    if offline:
+    if offline():
         raise NbpkgError(
             f"{file.path}: not on this machine, and downloads are switched off; "
             f"run `nbpkg data fetch {dataset.name}` without NBPKG_OFFLINE, "
             "or use profile smoke, which needs none"
         )
-
-
-def _verified(dataset: DataSet, file: DataFile) -> Path:
-    found = store.locate(file)
-    if found is None:
-        raise NbpkgError(store.absent(dataset, file))
-    if problem := store.fault(file, found[0]):
-        raise NbpkgError(store.refused(dataset, file, problem, found[1]))
-    return found[0]
 
 
 def to_download(dataset: DataSet) -> int:
@@ -102,43 +91,46 @@ def _cache(dataset: DataSet):
 
 
 def _download(dataset: DataSet, files: Sequence[DataFile], say: Callable[[str], None], pause: float) -> None:
-    import logging
-
-    import pooch
     import requests
 
-    pooch.get_logger().setLevel(logging.WARNING)
-    size = sum(file.size for file in files)
-    terms = (
-        f" ({dataset.licence_url})" if dataset.licence_url else f" ({dataset.note})" if dataset.note else ""
-    )
+    progress = transfer.Progress(len(files), sum(file.size for file in files), say)
+    terms = dataset.licence_url or dataset.note
     count = f"{len(files)} file{'s' * (len(files) != 1)}"
-    say(f"{dataset.name}: {count}, {size / 1e6:.1f} MB from {dataset.source}")
-    say(f"  licence: {dataset.licence}{terms}")
-    progress = transfer.Progress(len(files), size, say)
+    say(f"{dataset.name}: {count}, {progress.size / 1e6:.1f} MB from {dataset.source}")
+    say(f"  licence: {dataset.licence}" + (f" ({terms})" if terms else ""))
     with _cache(dataset) as folder, requests.Session() as session:
         for file in files:
-            transfer.fetch(file, folder, session, progress, pause)
+            download = transfer.Download(file, folder, session, progress)
+            # One process at a time works on a file.
+            with _alone(file.path, download.partial.with_suffix(".lock")):
+                download.run(pause)
             progress.done += 1
     say(f"{dataset.name}: downloaded in {time.monotonic() - progress.started:.1f} s")
+
+
+@contextlib.contextmanager
+def _alone(what: str, lock: Path):
+    from filelock import FileLock, Timeout
+
+    try:
+        held = FileLock(lock, timeout=transfer.LOCK_WAIT)
+        held.acquire()
+    except Timeout as error:
+        raise NbpkgError(f"{what}: another process has been downloading it for too long; end it") from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _derive(dataset: DataSet, say: Callable[[str], None], pause: float, keep: bool) -> None:
     """Download the sources of a derived set and make its files of them: all or none of them, one process at
     a time. What was downloaded stays until the files are in place, so that the next call goes on from there.
     """
-    from filelock import FileLock, Timeout
-
-    with _cache(dataset) as folder:
-        try:
-            with FileLock(folder / ".partial" / f"{dataset.name}.lock", timeout=transfer.LOCK_WAIT):
-                # Another process may have made them in the meantime.
-                if any(state.status != "ok" for state in store.check(dataset)):
-                    _make(dataset, _sources(dataset, say, pause), folder, say)
-        except Timeout as error:
-            raise NbpkgError(
-                f"{dataset.name}: another process has been at it for too long; end it"
-            ) from error
+    with _cache(dataset) as folder, _alone(dataset.name, folder / ".partial" / f"{dataset.name}.lock"):
+        # Another process may have made them in the meantime.
+        if any(state.status != "ok" for state in store.check(dataset)):
+            _make(dataset, _sources(dataset, say, pause), folder, say)
         if not keep:
             shutil.rmtree(folder / SOURCES / dataset.name, ignore_errors=True)
 

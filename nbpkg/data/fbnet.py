@@ -16,7 +16,6 @@ BLOCKS = tuple(
     (kernel, expansion, groups) for kernel in (3, 5) for expansion, groups in ((1, 1), (1, 2), (3, 1), (6, 1))
 )
 SKIP = len(BLOCKS)  # 8
-COSTS = ("pointwise", "depthwise", "parameters", "activations")
 
 
 def _block(c_in: int, c_out: int, size: int, stride: int, choice: int) -> tuple[float, float, float, float]:
@@ -25,26 +24,18 @@ def _block(c_in: int, c_out: int, size: int, stride: int, choice: int) -> tuple[
     if choice == SKIP:
         if c_in == c_out and stride == 1:
             return 0.0, 0.0, 0.0, 0.0
-        return (
-            c_in * c_out * out**2,
-            0.0,
-            c_in * c_out,
-            c_out * out**2,
-        )  # a skip that changes shape is a 1x1 convolution
+        # A skip that changes shape is a 1x1 convolution.
+        return c_in * c_out * out**2, 0.0, c_in * c_out, c_out * out**2
     kernel, expansion, groups = BLOCKS[choice]
     middle = expansion * c_in
     expand, project = c_in * middle / groups, middle * c_out / groups
     spatial = kernel**2 * middle
-    return (
-        expand * size**2 + project * out**2,
-        spatial * out**2,
-        expand + project + spatial,
-        middle * (size**2 + out**2) + c_out * out**2,
-    )
+    pointwise, activations = expand * size**2 + project * out**2, middle * (size**2 + out**2) + c_out * out**2
+    return pointwise, spatial * out**2, expand + project + spatial, activations
 
 
 def block_costs() -> np.ndarray:
-    """Costs of every choice at every layer: float64 (22, 9, 4), the last axis as in `COSTS`."""
+    """Costs of every choice at every layer: float64 (22, 9, 4), the last axis as `_block` gives them."""
     table, c_in, size = [], STEM, RESOLUTION
     for layers, c_out, first_stride in zip(LAYERS, CHANNELS, STRIDES, strict=True):
         for layer in range(layers):

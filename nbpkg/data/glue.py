@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from nbpkg import data
-from nbpkg.data.text import read_lines, refuse
+from nbpkg.data.text import read_lines
 from nbpkg.errors import NbpkgError
+from nbpkg.untrusted import refuse
 
 
 @dataclass(frozen=True)

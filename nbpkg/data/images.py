@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ import numpy as np
 
 from nbpkg.data import image_cache, official, registry, store
 from nbpkg.errors import NbpkgError
+from nbpkg.untrusted import refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +71,8 @@ class ImageSet:
 
     def to(self, device) -> ImageSet:
         """The same set with its tensors on `device`."""
-        moved = {name: getattr(self, name).to(device) for name in ("images", "labels", "train")}
-        return replace(self, **moved)
+        tensors = {name: getattr(self, name).to(device) for name in ("images", "labels", "train")}
+        return replace(self, **tensors)
 
 
 @functools.lru_cache(maxsize=len(SOURCES))
@@ -95,13 +95,16 @@ def load(name: str) -> ImageSet:
         read = read_parquet if file.endswith(".parquet") else read_omniglot
         return read(*files, side, channels, classes)
 
-    images, labels, class_names, train = image_cache.decoded(dataset.name, dataset.digest, make)
+    arrays = image_cache.decoded(dataset.name, dataset.digest, make)
+    return _image_set(name, arrays, dataset.digest, dataset.name)
+
+
+def _image_set(name: str, arrays: tuple, digest: str, registered: str | None) -> ImageSet:
     import torch
 
-    return ImageSet(
-        name, torch.from_numpy(images), torch.from_numpy(labels), class_names, torch.from_numpy(train),
-        dataset.digest, dataset.name,
-    )  # fmt: skip
+    images, labels, class_names, train = arrays
+    images, labels, train = map(torch.from_numpy, (images, labels, train))
+    return ImageSet(name, images, labels, class_names, train, digest, registered)
 
 
 def available(name: str) -> bool:
@@ -120,7 +123,6 @@ def _digits() -> ImageSet:
 
     They come without a split: the last 50 of each digit, in the package's order, are test images.
     """
-    import torch
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -131,10 +133,7 @@ def _digits() -> ImageSet:
         train[np.flatnonzero(labels == digit)[-_DIGITS_TEST:]] = False
     digest = "sha256:" + hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     names = tuple(str(digit) for digit in range(10))
-    return ImageSet(
-        "digits", torch.from_numpy(images), torch.from_numpy(labels), names, torch.from_numpy(train),
-        digest, None,
-    )  # fmt: skip
+    return _image_set("digits", (images, labels, names, train), digest, None)
 
 
 def read_parquet(path: str | Path, side: int, channels: int, classes: int):
@@ -147,54 +146,30 @@ def read_parquet(path: str | Path, side: int, channels: int, classes: int):
     import pyarrow
     from pyarrow import parquet
 
-    path = Path(path)
-
-    def refuse(problem: str):
-        raise NbpkgError(f"{path.name}: {problem}; the file is refused")
-
     try:
         # ParquetFile reads this one file; read_table would also take a folder, or a remote address.
         file = parquet.ParquetFile(path)
         if file.metadata.num_rows > _MAX_IMAGES:
-            refuse(f"has {file.metadata.num_rows:,} rows, more than the {_MAX_IMAGES:,} allowed")
+            refuse(path, f"has {file.metadata.num_rows:,} rows, more than the {_MAX_IMAGES:,} allowed")
         table = file.read(columns=["image", "label", "class_name", "split"])
         labels = table["label"].cast("int64").to_numpy().copy()
         names, splits, blobs = (table[name].to_pylist() for name in ("class_name", "split", "image"))
     except FileNotFoundError:
-        refuse("there is no such file")
+        refuse(path, "there is no such file")
     except (OSError, pyarrow.ArrowException, KeyError, ValueError) as error:
-        refuse(f"cannot be read as a table of images ({(str(error).splitlines() or [''])[0][:120]})")
+        refuse(path, f"cannot be read as a table of images ({str(error)[:120]})")
     if not len(labels) or set(labels.tolist()) != set(range(classes)):
-        refuse(f"its labels are not 0 to {classes - 1}")
+        refuse(path, f"its labels are not 0 to {classes - 1}")
     if set(splits) - {"train", "test"}:
-        refuse("has a split that is neither train nor test")
+        refuse(path, "has a split that is neither train nor test")
     pairs = set(zip(labels.tolist(), names, strict=True))
     if len(pairs) != classes or not all(isinstance(name, str) for name in names):
-        refuse("gives one class several names")
+        refuse(path, "gives one class several names")
     images = np.empty((len(labels), channels, side, side), np.uint8)
     for row, blob in enumerate(blobs):
-        try:
-            images[row] = _decode(blob, side, channels)
-        except NbpkgError as error:
-            refuse(f"row {row}: {error}")
+        # Of a grey picture, stored as RGB, the first channel.
+        images[row] = official.picture(path, f"row {row}", blob, "WEBP", "RGB", side, side)[0, :channels]
     return images, labels, tuple(name for _, name in sorted(pairs)), np.array(splits) == "train"
-
-
-def _decode(blob: bytes, side: int, channels: int) -> np.ndarray:
-    """One WebP picture as (channels, side, side); of a grey one, stored as RGB, the first channel."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(blob), formats=["WEBP"]) as picture:
-            # The size stands in the header: a picture that would unpack to gigabytes is never unpacked.
-            if picture.size != (side, side):
-                raise NbpkgError(f"a picture of {picture.size} pixels where {(side, side)} is due")
-            pixels = np.asarray(picture.convert("RGB"))
-    except NbpkgError:
-        raise
-    except Exception as error:  # a damaged picture can fail in many ways
-        raise NbpkgError(f"not a readable WebP picture ({type(error).__name__})") from None
-    return pixels.transpose(2, 0, 1)[:channels]
 
 
 def read_omniglot(path: str | Path, side: int, channels: int, classes: int):
@@ -203,22 +178,17 @@ def read_omniglot(path: str | Path, side: int, channels: int, classes: int):
     The file holds images (classes, 20, side, side), train_classes and test_classes. Raises NbpkgError that
     names it when it holds something else.
     """
-    path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             drawings, first, second = (file[key] for key in ("images", "train_classes", "test_classes"))
     except FileNotFoundError:
-        raise NbpkgError(f"{path.name}: there is no such file; the file is refused") from None
+        refuse(path, "there is no such file")
     except Exception as error:  # damaged archives fail in many ways
-        raise NbpkgError(
-            f"{path.name}: not a readable file of arrays ({type(error).__name__}); the file is refused"
-        ) from None
+        refuse(path, f"not a readable file of arrays ({type(error).__name__})", error)
     if drawings.dtype != np.uint8 or drawings.ndim != 4 or drawings.shape[::2] != (classes, side):
-        raise NbpkgError(
-            f"{path.name}: its images are {drawings.dtype} {drawings.shape}; the file is refused"
-        )
+        refuse(path, f"its images are {drawings.dtype} {drawings.shape}")
     if drawings.shape[3] != side or sorted([*first.tolist(), *second.tolist()]) != list(range(classes)):
-        raise NbpkgError(f"{path.name}: its classes are not split in two; the file is refused")
+        refuse(path, "its classes are not split in two")
     per_class = drawings.shape[1]
     names = tuple(f"character {number:04d}" for number in range(classes))
     train = np.isin(np.arange(classes), first).repeat(per_class)
@@ -252,6 +222,23 @@ def resize(images: Tensor, resolution: int) -> Tensor:
     return torch.cat([part.to(torch.uint8) for part in chunks])
 
 
+def shifted(images: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, pad: int) -> Tensor:
+    """Each image padded by `pad` zeros on every side and cut out at its offset, mirrored where it is asked.
+
+    (n, c, h, w); dy, dx (n,) from 0 to 2 pad, pad being in place; mirrored bool (n,) -> same shape and dtype.
+    """
+    import torch
+    from torch.nn import functional
+
+    n, _, h, w = images.shape
+    columns = torch.arange(w, device=images.device)
+    columns = dx[:, None] + torch.where(mirrored[:, None], columns.flip(0), columns)
+    rows = dy[:, None] + torch.arange(h, device=images.device)
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    which = torch.arange(n, device=images.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
 def augment(images: Tensor, pad: int, flip: bool, generator) -> Tensor:
     """Each image shifted by up to `pad` pixels, zeros moving in, and mirrored with probability 1/2 if `flip`.
 
@@ -259,16 +246,9 @@ def augment(images: Tensor, pad: int, flip: bool, generator) -> Tensor:
     so that a GPU sees the same images. Raises NbpkgError for a negative `pad`.
     """
     import torch
-    from torch.nn import functional
 
     if pad < 0:
         raise NbpkgError(f"pad must be 0 or more, got {pad}")
-    n, _, h, w = images.shape
-    dy, dx = torch.randint(0, 2 * pad + 1, (2, n), generator=generator).to(images.device)
-    mirrored = torch.rand(n, generator=generator).to(images.device) < (0.5 if flip else 0.0)
-    columns = torch.arange(w, device=images.device)
-    columns = dx[:, None] + torch.where(mirrored[:, None], columns.flip(0), columns)
-    rows = dy[:, None] + torch.arange(h, device=images.device)
-    padded = functional.pad(images, (pad, pad, pad, pad))
-    which = torch.arange(n, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    dy, dx = torch.randint(0, 2 * pad + 1, (2, len(images)), generator=generator).to(images.device)
+    mirrored = torch.rand(len(images), generator=generator).to(images.device) < (0.5 if flip else 0.0)
+    return shifted(images, dy, dx, mirrored, pad)

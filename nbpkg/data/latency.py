@@ -165,9 +165,9 @@ def load(name: str) -> LatencySpace:
 
 def _public(name: str) -> LatencySpace:
     data_set, folder, large, n, n_support = _PUBLIC[name]
-    train = tuple(device.format(large=large) for device in _TRAIN)
-    valid = tuple(device.format(large=large) for device in _VALID)
-    others = tuple(device.format(large=large) for device in _OTHERS)
+    train, valid, others = (
+        tuple(device.format(large=large) for device in devices) for devices in (_TRAIN, _VALID, _OTHERS)
+    )
     latency = {
         device: read.read_torch_list(data.path(f"{folder}/latency/{device}.pt"), length=n)
         for device in (*train, *valid, *_TEST[name], *others)
@@ -179,7 +179,7 @@ def _public(name: str) -> LatencySpace:
         params, flops = costs.costs(ops)
         kind, n_ops = "cell", len(space.OPS)
     else:
-        ops = read.read_torch_rows(data.path(f"{folder}/arch.pt"), shape=(n, 22), low=0, high=fbnet.SKIP)
+        ops = read.read_torch_rows(data.path(f"{folder}/arch.pt"), shape=(n, 22), high=fbnet.SKIP)
         params, flops = fbnet.costs(ops)
         kind, n_ops = "chain", fbnet.SKIP + 1
     return LatencySpace(
@@ -192,17 +192,11 @@ def _public(name: str) -> LatencySpace:
 # another convolution library (`native`), 8-bit integers, a runtime at a batch that no training device uses.
 _EMBEDDED = {
     "train": (
-        "torch_b1",
-        "torch_b8",
-        "torch_last_b1",
-        "torch_last_b8",
-        "torch_bf16_b1",
-        "onnx_b1",
-        "torch_b8_t2",
+        "torch_b1", "torch_b8", "torch_last_b1", "torch_last_b8", "torch_bf16_b1", "onnx_b1", "torch_b8_t2"
     ),
     "valid": ("torch_f64_b1", "onnx_b32_t2"),
     "test": ("onnx_b32", "native_b2", "onnx_int8_b1", "onnx_int8_b8"),
-}
+}  # fmt: skip
 _EMBEDDED_SUPPORT, _EMBEDDED_REFERENCE_SEED, _EMBEDDED_C, _EMBEDDED_N = 400, 3, 16, 1
 
 

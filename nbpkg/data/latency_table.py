@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import datetime
 import hashlib
-import io
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.stats import spearmanr
 
 from nbpkg import paths
@@ -43,12 +42,10 @@ def write_table(
     the processor and what is computed here; `provenance["settings"]` has a dictionary for every setting.
     """
     summary = {name: summarise(values) for name, values in times.items()}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["cell", *(name + suffix for name in summary for suffix in ("", "_iqr"))])
-    columns = [column for pair in summary.values() for column in pair]
-    for row, cell in enumerate(cells):
-        writer.writerow([cell, *(f"{column[row]:.4g}" for column in columns)])
+    columns = {"cell": cells}
+    for name, (median, spread) in summary.items():
+        columns |= {name: median, f"{name}_iqr": spread}
+    text = pd.DataFrame(columns).to_csv(index=False, float_format="%.4g", lineterminator="\n")
     settings = {
         name: {
             **dict(provenance["settings"][name]),
@@ -60,7 +57,7 @@ def write_table(
     medians = np.stack([median for median, _ in summary.values()])
     described = {
         "what": "latency in ms of NAS-Bench-201 cells as real networks: median and inter-quartile range",
-        "sha256": hashlib.sha256(text.getvalue().encode()).hexdigest(),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
         **provenance,
@@ -68,12 +65,12 @@ def write_table(
         "settings": settings,
         "spearman": [[round(float(spearmanr(a, b).statistic), 3) for b in medians] for a in medians],
     }
-    write_atomically(output, text.getvalue())
+    paths.write_text(output, text)
     # One line for each row of the matrix keeps the file readable.
     lines = json.dumps(described, indent=1)
     for row in described["spearman"]:
         lines = lines.replace(json.dumps(row, indent=1).replace("\n", "\n  "), json.dumps(row))
-    write_atomically(output.with_suffix(".json"), lines + "\n")
+    paths.write_text(output.with_suffix(".json"), lines + "\n")
 
 
 def read_embedded(
@@ -126,10 +123,3 @@ def processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file is either as it was or complete."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -102,7 +102,7 @@ def _check(ids: Tensor, vocabulary: int, rate: float, shares: tuple[float, float
 
 
 def held_out(sequences: Tensor | np.ndarray, vocabulary: int, seed: int = 0, rate: float = RATE) -> Masked:
-    """The sequences under one pattern of masks, the same whenever and wherever it is drawn."""
+    """Sequences (n, length) masked once, by a pattern that `seed` fixes on every machine; for evaluation."""
     return mask(sequences, vocabulary, generator(seed, "held out"), rate)
 
 
@@ -135,9 +135,8 @@ class Batches:
             rng = generator(self.seed, f"order/{epoch}")
             self._order = epoch, torch.randperm(len(self.sequences), generator=rng).numpy()
         rows = self._order[1][inside * self.batch : (inside + 1) * self.batch]
-        return mask(
-            self.sequences[rows], self.vocabulary, generator(self.seed, f"mask/{step}"), self.rate
-        )  # fmt: skip
+        rng = generator(self.seed, f"mask/{step}")
+        return mask(self.sequences[rows], self.vocabulary, rng, self.rate)
 
     def steps(self, count: int, first: int = 0) -> Iterator[Masked]:
         """The batches of steps first to first + count - 1."""

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from nbpkg.data import plain_pickle
-from nbpkg.data.archives import MiB, read_gzip, read_tar, read_zip, refuse
+from nbpkg.data.archives import MiB, read_gzip, read_tar, read_zip
+from nbpkg.untrusted import refuse
 
 Read = tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray]
 
@@ -96,10 +97,11 @@ def _idx(path: str | Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
 
-def _picture(path, name: str, blob: bytes, kind: str, mode: str, side: int, resolution: int) -> np.ndarray:
+def picture(path, name: str, blob: bytes, kind: str, mode: str, side: int, resolution: int) -> np.ndarray:
     """One picture of side x side pixels, scaled down: (1, channels, resolution, resolution), L being grey.
 
-    Bilinear and without aliasing, as `images.resize` does it; so it is never held in its full size.
+    Bilinear and without aliasing, as `images.resize` does it; so it is never held in its full size. Raises
+    NbpkgError naming the file `path` and the picture `name` in it when it is damaged or of another size.
     """
     from PIL import Image
 
@@ -132,7 +134,7 @@ def read_tiny_imagenet(path: str | Path) -> Read:
 
     images, labels, train = [], [], []
     for name, blob in read_zip(path, lambda name: class_id(name) in label, **_TINY_LIMITS):
-        images.append(_picture(path, name, blob, "JPEG", "RGB", 64, 32))
+        images.append(picture(path, name, blob, "JPEG", "RGB", 64, 32))
         labels.append(label[class_id(name)])
         train.append(name not in answers)
     if train.count(False) != len(answers):
@@ -186,7 +188,7 @@ def read_omniglot(background: str | Path, evaluation: str | Path) -> Read:
             if not names or names[-1] != item:
                 names.append(item)
             # Ink is black in the files; 255 - x makes it the bright part, as in image-omniglot.
-            images.append(255 - _picture(path, name, blob, "PNG", "L", 105, 28))
+            images.append(255 - picture(path, name, blob, "PNG", "L", 105, 28))
             labels.append(len(names) - 1)
             train.append(part == "background")
         if len(names) == len(known):

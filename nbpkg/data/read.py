@@ -1,159 +1,88 @@
 """Readers for files that came from outside: plain data only, checked before anything uses it.
 
-Every torch file is loaded with `weights_only=True`, which runs no code from the file. Types, lengths, ranges
+Torch files are loaded by `nbpkg.untrusted.read_torch`, which runs no code from them. Types, lengths, ranges
 and finiteness are checked; whatever does not fit is refused with NbpkgError, one line that names the file.
 """
 
-import contextlib
 import math
-import zipfile
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from nbpkg.errors import NbpkgError
-
-#: Files that unpack to more than this many bytes are refused: the largest registered one takes 1.5 MB.
-MAX_BYTES = 512 * 2**20
-
-#: Operations of the FBNet space, as the indices in `arch.pt` mean them (checked against `metainfo.pt`).
-FBNET_LAYERS, FBNET_OPS = 22, 9
+from nbpkg.untrusted import read_torch, refuse
 
 
-def _name(path: str | Path) -> str:
-    return "/".join(Path(path).parts[-3:])
-
-
-def _refuse(path: str | Path, problem: str, cause: Exception | None = None):
-    raise NbpkgError(f"{_name(path)}: {problem}; the file is refused") from cause
-
-
-def _numpy_scalars():
-    """Lets torch load numpy scalars, which are plain numbers, and nothing else besides."""
-    import torch
-
-    scalar = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar
-    kinds = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")}
-    # Files written by numpy 1 name the function by its old module.
-    return torch.serialization.safe_globals(
-        [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
-    )
-
-
-def read_torch(path: str | Path, *, numpy_scalars: bool = False):
-    """The object in a torch file, on the CPU: tensors, numbers, strings and containers of them.
-
-    `numpy_scalars` admits numpy numbers as well. Raises NbpkgError when the file is missing, truncated, no
-    torch file, unpacks to more than 512 MB, or would have to run code to be read.
-    """
-    import torch
-
-    try:
-        size = Path(path).stat().st_size
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                size = sum(item.file_size for item in archive.infolist())
-    except FileNotFoundError:
-        _refuse(path, "there is no such file")
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        _refuse(path, f"cannot be read ({error})", error)
-    if size > MAX_BYTES:
-        _refuse(path, f"unpacks to {size:,} bytes, more than the {MAX_BYTES:,} allowed")
-    try:
-        with _numpy_scalars() if numpy_scalars else contextlib.nullcontext():
-            return torch.load(path, weights_only=True, map_location="cpu")
-    # A damaged pickle can fail in any way at all: whatever it is, the file is not usable.
-    except Exception as error:
-        # torch names the class or function ("global") that the file asks for and that is not on its list.
-        if "global" in str(error).lower():
-            _refuse(path, "holds more than plain data and would have to run code to be read", error)
-        _refuse(path, f"not a readable torch file, truncated or damaged ({type(error).__name__})", error)
-
-
-def _numbers(path, values, *, length, positive, integer) -> np.ndarray:
-    """A flat list of plain numbers as a float64 or int64 array; refuses anything else."""
+def _numbers(path, values, kinds: set[type]) -> np.ndarray:
+    """A flat list of plain numbers of these kinds as a float64 or, of int only, an int64 array."""
     if type(values) is not list:
-        _refuse(path, f"holds a {type(values).__name__} where a list of numbers is due")
-    if length is not None and len(values) != length:
-        _refuse(path, f"holds {len(values):,} values where {length:,} are due")
-    allowed = {int} if integer else {int, float}
-    if strange := set(map(type, values)) - allowed:
+        refuse(path, f"holds a {type(values).__name__} where a list of numbers is due")
+    if strange := set(map(type, values)) - kinds:
         names = ", ".join(sorted(kind.__name__ for kind in strange))
-        _refuse(path, f"holds {names} where {'whole numbers' if integer else 'numbers'} are due")
+        refuse(path, f"holds {names} where {'numbers' if float in kinds else 'whole numbers'} are due")
     try:
-        array = np.array(values, dtype=np.int64 if integer else np.float64)
+        return np.array(values, dtype=np.float64 if float in kinds else np.int64)
     except OverflowError as error:
-        _refuse(path, "holds a number too large to use", error)
-    if not np.isfinite(array).all():
-        _refuse(path, f"holds a value that is not finite (position {int(np.argmin(np.isfinite(array)))})")
-    if positive and not (array > 0).all():
-        _refuse(path, f"holds a value that is not positive (position {int(np.argmin(array > 0))})")
+        refuse(path, "holds a number too large to use", error)
+
+
+def _check(path, array: np.ndarray, length: int, low: float, high: float) -> None:
+    """Refuses another length than `length`, and values outside `low` to `high`."""
+    if len(array) != length:
+        refuse(path, f"holds {len(array):,} values where {length:,} are due")
+    if array.size and (array.min() < low or array.max() > high):
+        refuse(path, f"holds values from {array.min()} to {array.max()}, outside {low} to {high}")
+
+
+def read_torch_list(path: str | Path, length: int) -> np.ndarray:
+    """One list of numbers above 0 (HELP's latencies, in ms) as a float64 array of shape (length,).
+
+    Integers and floats are accepted. Raises NbpkgError naming the file when it is damaged, holds something
+    else, has another length, or a value that is not finite or not above 0.
+    """
+    array = _numbers(path, read_torch(path), {int, float})
+    _check(path, array, length, -np.inf, np.inf)
+    for good, what in ((np.isfinite(array), "finite"), (array > 0, "positive")):
+        if not good.all():
+            refuse(path, f"holds a value that is not {what} (position {int(np.argmin(good))})")
     return array
 
 
-def _in_range(path, array: np.ndarray, low, high) -> None:
-    if array.size and ((low is not None and array.min() < low) or (high is not None and array.max() > high)):
-        _refuse(path, f"holds values from {array.min()} to {array.max()}, outside {low} to {high}")
-
-
-def read_torch_list(path: str | Path, length: int | None = None, positive: bool = True) -> np.ndarray:
-    """One list of numbers (HELP's latencies, in ms) as a float64 array of shape (length,).
-
-    Integers and floats are accepted; `length` is checked when given. Raises NbpkgError naming the file when
-    it is damaged, holds something else, has another length, or a value that is not finite or (`positive`) not
-    above 0.
-    """
-    return _numbers(path, read_torch(path), length=length, positive=positive, integer=False)
-
-
-def read_torch_indices(path: str | Path, length: int | None = None, high: int | None = None) -> np.ndarray:
+def read_torch_indices(path: str | Path, length: int, high: int) -> np.ndarray:
     """Distinct indices (`hardware_embedding_index.pt`) as an int64 array of shape (length,).
 
     Each index lies in 0 .. `high` - 1. Raises NbpkgError naming the file otherwise.
     """
-    array = _numbers(path, read_torch(path), length=length, positive=False, integer=True)
-    _in_range(path, array, 0, None if high is None else high - 1)
+    array = _numbers(path, read_torch(path), {int})
+    _check(path, array, length, 0, high - 1)
     if len(np.unique(array)) != len(array):
-        _refuse(path, "names an index twice")
+        refuse(path, "names an index twice")
     return array
 
 
-def read_torch_rows(
-    path: str | Path, shape: tuple[int, int] | None = None, low: int | None = None, high: int | None = None
-) -> np.ndarray:
-    """Rows of whole numbers (FBNet's `arch.pt`) as an int64 array of shape (rows, columns).
+def read_torch_rows(path: str | Path, shape: tuple[int, int], high: int) -> np.ndarray:
+    """Rows of whole numbers from 0 to `high` (FBNet's `arch.pt`) as an int64 array of `shape`.
 
-    `shape` and the inclusive bounds `low` and `high` are checked when given. Raises NbpkgError naming the
-    file.
+    Raises NbpkgError naming the file for anything else.
     """
-    return _rows(path, read_torch(path), shape, low, high)
-
-
-def _rows(path, rows, shape, low, high) -> np.ndarray:
+    rows = read_torch(path)
     if type(rows) is not list or not rows or not all(type(row) is list for row in rows):
-        _refuse(path, "does not hold a list of rows")
-    widths = {len(row) for row in rows}
-    found = (len(rows), widths.pop() if len(widths) == 1 else None)
-    if found[1] is None or (shape is not None and found != tuple(shape)):
-        _refuse(
-            path, f"holds {len(rows):,} rows of unequal or wrong length ({shape or 'any one length'} is due)"
-        )
-    flat = _numbers(path, list(chain.from_iterable(rows)), length=None, positive=False, integer=True)
-    _in_range(path, flat, low, high)
-    return flat.reshape(found)
+        refuse(path, "does not hold a list of rows")
+    if len(rows) != shape[0] or {len(row) for row in rows} != {shape[1]}:
+        refuse(path, f"holds {len(rows):,} rows of unequal or wrong length ({shape} is due)")
+    array = _numbers(path, list(chain.from_iterable(rows)), {int})
+    _check(path, array, math.prod(shape), 0, high)
+    return array.reshape(shape)
 
 
-def read_torch_dict(path: str | Path, keys: set[str] | None = None, *, numpy_scalars: bool = False) -> dict:
-    """A torch file holding a dictionary with text keys; exactly `keys` when given. Values are not checked.
+def read_torch_dict(path: str | Path, *, numpy_scalars: bool = False) -> dict:
+    """A torch file holding a dictionary with text keys; values are not checked.
 
     Raises NbpkgError naming the file.
     """
     table = read_torch(path, numpy_scalars=numpy_scalars)
     if type(table) is not dict or not all(type(key) is str for key in table):
-        _refuse(path, "does not hold a dictionary with text keys")
-    if keys is not None and set(table) != set(keys):
-        _refuse(path, f"has the keys {sorted(table)[:5]} where {sorted(keys)} are due")
+        refuse(path, "does not hold a dictionary with text keys")
     return table
 
 
@@ -163,9 +92,9 @@ def read_arch_index(path: str | Path, length: int = 15_625) -> dict[str, int]:
     The strings themselves are not parsed here. Raises NbpkgError naming the file.
     """
     table = read_torch_dict(path)
-    indices = _numbers(path, list(table.values()), length=length, positive=False, integer=True)
+    indices = _numbers(path, list(table.values()), {int})
     if not np.array_equal(np.sort(indices), np.arange(length)):
-        _refuse(path, f"does not number its strings one to one from 0 to {length - 1}")
+        refuse(path, f"does not number its strings one to one from 0 to {length - 1}")
     return table
 
 
@@ -178,11 +107,11 @@ def read_metad2a(path: str | Path) -> tuple[float, tuple[str, ...], np.ndarray, 
     try:
         lines = Path(path).read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
-        _refuse(path, "there is no such file")
+        refuse(path, "there is no such file")
     except (OSError, UnicodeDecodeError) as error:
-        _refuse(path, "is not a readable text file", error)
+        refuse(path, "is not a readable text file", error)
     if len(lines) < 2:
-        _refuse(path, "holds no architecture")
+        refuse(path, "holds no architecture")
     parsed = []
     for number, line in enumerate(lines, start=1):
         fields = line.split(", ")
@@ -190,12 +119,12 @@ def read_metad2a(path: str | Path) -> tuple[float, tuple[str, ...], np.ndarray, 
             values = [float(field) for field in (fields if number == 1 else fields[1:])]
         except ValueError:
             values = []
-        if len(values) != (1 if number == 1 else 2) or not all(map(math.isfinite, values)):
-            _refuse(path, f"line {number} cannot be understood")
+        if len(values) != min(number, 2) or not all(map(math.isfinite, values)):
+            refuse(path, f"line {number} cannot be understood")
         parsed.append((fields[0], *values))
     strings = tuple(row[0] for row in parsed[1:])
     accuracy, score = np.array([row[1:] for row in parsed[1:]], dtype=np.float64).T
-    _in_range(path, accuracy, 0, 100)
+    _check(path, accuracy, len(strings), 0, 100)
     if not all(string.startswith("|") and string.endswith("|") for string in strings):
-        _refuse(path, "holds something else than architecture strings")
+        refuse(path, "holds something else than architecture strings")
     return parsed[0][1], strings, accuracy, score

@@ -107,31 +107,25 @@ def path(name: str) -> Path:
     name is not registered, when the file is absent (the message says how to get it) or when it is not the
     registered one.
     """
-    dataset, file = registry.find(name)
+    return verified(*registry.find(name))
+
+
+def verified(dataset: DataSet, file: DataFile) -> Path:
+    """The local copy of a file of a set, checked; raises NbpkgError as `path` does."""
     found = locate(file)
     if found is None:
-        raise NbpkgError(absent(dataset, file))
+        raise NbpkgError(
+            f"{file.path}: not on this machine; run `nbpkg data fetch {dataset.name}`, "
+            "or use profile smoke, which needs none"
+        )
     local, tier = found
     if problem := fault(file, local):
-        raise NbpkgError(refused(dataset, file, problem, tier))
+        mend = f"run `nbpkg data fetch {dataset.name}` to replace it"
+        if tier == "NBPKG_DATA":
+            mend = "replace it or unset NBPKG_DATA"
+        place = "NBPKG_DATA" if tier == "NBPKG_DATA" else "the cache"
+        raise NbpkgError(f"{file.path} in {place}: {problem}; refused, {mend}")
     return local
-
-
-def absent(dataset: DataSet, file: DataFile) -> str:
-    """The line that says how to get an absent file."""
-    return (
-        f"{file.path}: not on this machine; run `nbpkg data fetch {dataset.name}`, "
-        "or use profile smoke, which needs none"
-    )
-
-
-def refused(dataset: DataSet, file: DataFile, problem: str, tier: str) -> str:
-    """The line that refuses a corrupt file."""
-    if tier == "NBPKG_DATA":
-        return f"{file.path} in NBPKG_DATA: {problem}; refused, replace it or unset NBPKG_DATA"
-    return (
-        f"{file.path} in the cache: {problem}; refused, run `nbpkg data fetch {dataset.name}` to replace it"
-    )
 
 
 def check(dataset: DataSet) -> list[FileStatus]:
@@ -158,28 +152,21 @@ def available(name: str) -> bool:
     Raises NbpkgError when one is there but corrupt: to carry on without it would hide the damage.
     """
     dataset = registry.get(name)
-    states = check(dataset)
-    for file, state in zip(dataset.files, states, strict=True):
-        if state.status == "corrupt":
-            raise NbpkgError(refused(dataset, file, state.detail, state.where))
-    return all(state.status == "ok" for state in states)
+    return all([verified(dataset, file) if locate(file) else None for file in dataset.files])
 
 
 def cli_rows() -> list[dict]:
-    """One dictionary a set for `nbpkg data list`.
+    """One dictionary a set for `nbpkg data list`: name, title, licence, files, size, present, found.
 
-    Keys: name, kind, title, licence, licence_url, source, note, files, size, present, found.
     `present` counts files on this machine (by name and size: `verify` reads them), `found` tells where:
     "NBPKG_DATA", "cache", "NBPKG_DATA + cache", or "" when none is there. Sizes are in bytes.
     """
     rows = []
     for dataset in registry.load().values():
-        places = [present(file) for file in dataset.files]
-        tiers = {tier for tier in places if tier}
+        tiers = [tier for file in dataset.files if (tier := present(file))]
         rows.append({
-            "name": dataset.name, "kind": dataset.kind, "title": dataset.title, "licence": dataset.licence,
-            "licence_url": dataset.licence_url, "source": dataset.source, "note": dataset.note,
-            "files": len(dataset.files), "size": dataset.size, "present": sum(map(bool, places)),
-            "found": " + ".join(sorted(tiers)),
+            "name": dataset.name, "title": dataset.title, "licence": dataset.licence,
+            "files": len(dataset.files), "size": dataset.size, "present": len(tiers),
+            "found": " + ".join(sorted(set(tiers))),
         })  # fmt: skip
     return rows

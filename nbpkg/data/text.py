@@ -15,6 +15,7 @@ from pathlib import Path
 from nbpkg import data
 from nbpkg.data.tokens import UNKNOWN
 from nbpkg.errors import NbpkgError
+from nbpkg.untrusted import refuse
 
 Document = tuple[str, ...]
 
@@ -25,11 +26,6 @@ HELD_OUT = ("cranford", "the_picture_of_dorian_gray")
 MAX_BYTES = 256 * 2**20
 
 _HEADING = re.compile(r"= [^=](?:.*[^=])? =")
-
-
-def refuse(path: str | Path, problem: str, cause: Exception | None = None):
-    """Raises NbpkgError naming the file by its last folders."""
-    raise NbpkgError(f"{'/'.join(Path(path).parts[-3:])}: {problem}; the file is refused") from cause
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -111,13 +107,6 @@ def titles() -> list[str]:
     return [Path(file.path).stem for file in data.registry.get("text-novels").files]
 
 
-def book(title: str) -> Document:
-    """The book of this title as one document; NbpkgError for an unknown title, and when it is absent."""
-    if title not in titles():
-        raise NbpkgError(f"no registered book is called {title!r}; titles() lists them")
-    return read_book(data.path(f"text/gutenberg/{title}.txt"))
-
-
 @dataclass(frozen=True)
 class Corpus:
     """Documents to train on and documents held out, which share no article and no book.
@@ -144,7 +133,8 @@ def corpus(wiki: bool = True, novels: bool = True) -> Corpus:
         sets.append("text-wikitext2")
     if novels:
         for title in titles():
-            (valid if title in HELD_OUT else train).append(book(title))
+            document = read_book(data.path(f"text/gutenberg/{title}.txt"))
+            (valid if title in HELD_OUT else train).append(document)
         sets.append("text-novels")
     if not sets:
         raise NbpkgError("a corpus of neither WikiText-2 nor the novels holds nothing")

@@ -97,10 +97,6 @@ class Tokenizer:
         """The text of token ids; special tokens are shown."""
         return self._inner.decode([int(i) for i in ids], skip_special_tokens=False)
 
-    def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The token of each id, with `▁` at the beginning of a word."""
-        return [self._inner.id_to_token(int(i)) for i in ids]
-
 
 def _library():
     try:
@@ -167,7 +163,7 @@ def _trained(library, texts: Sequence[str], size: int) -> Tokenizer:
     return made
 
 
-def stream(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -> np.ndarray:
+def encode_documents(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -> np.ndarray:
     """All documents as one row of ids, uint16 or int32 (tokens,), with `[SEP]` after each document.
 
     Kept in the cache by the content of the documents and the tokenizer's digest.

@@ -15,7 +15,7 @@ from nbpkg.machine import usable_cpus
 
 
 @contextmanager
-def quiet(threads: int) -> Iterator[Callable[[], object]]:
+def isolated_cores(threads: int) -> Iterator[Callable[[], object]]:
     """`threads` threads on as many of the last cores, the others kept busy, no garbage collection by itself.
 
     Gives the function that collects garbage, for between the measurements. What can be set depends on the
@@ -32,10 +32,10 @@ def quiet(threads: int) -> Iterator[Callable[[], object]]:
     try:
         pin(0, cpus[-threads:])
         torch.set_num_threads(threads)
-        with undisturbed():
+        with realtime_priority():
             # Starts the worker threads of this thread count, if any, with the same priority.
             torch.ones(1 << 22).sum()
-        with neighbours(cpus[:-threads]):
+        with occupy_cores(cpus[:-threads]):
             yield gc.collect
     finally:
         torch.set_num_threads(torch_threads)
@@ -46,7 +46,7 @@ def quiet(threads: int) -> Iterator[Callable[[], object]]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def realtime_priority() -> Iterator[None]:
     """Real-time priority where the system permits it: no other program runs between readings of the clock.
 
     Meant for the tens of milliseconds of one setting, so that whoever shares the machine hardly notices.
@@ -65,7 +65,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def neighbours(cpus: Sequence[int]) -> Iterator[None]:
+def occupy_cores(cpus: Sequence[int]) -> Iterator[None]:
     """Keep these cores from idling, at the lowest priority there is, as long as the block runs.
 
     Cores share caches, memory and often execution units, so a core is faster while its neighbour idles;

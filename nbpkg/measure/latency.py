@@ -11,32 +11,27 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nbpkg.data.latency_table import (
-    EMBEDDED,
-    processor,
-    read_embedded,
-    read_provenance,
-    write_atomically,
-    write_table,
-)
+from nbpkg.data.latency_table import EMBEDDED, processor, read_embedded, read_provenance, write_table
 from nbpkg.errors import NbpkgError
 from nbpkg.machine import usable_cpus
 from nbpkg.measure.backends import Runs, Setting, default_settings
-from nbpkg.measure.isolation import quiet, undisturbed
+from nbpkg.measure.isolation import isolated_cores, realtime_priority
 from nbpkg.nb201 import space
 from nbpkg.nb201.network import network
-from nbpkg.paths import cache_dir
+from nbpkg.paths import cache_dir, write_text
+from nbpkg.progress import progress
 
 __all__ = ["EMBEDDED", "measure", "read_embedded", "read_provenance"]
 
@@ -60,6 +55,11 @@ Visit = tuple[int, int, int]
 Times = dict[str, list[list[float]]]
 
 
+def real_runs(ops: np.ndarray) -> Runs:
+    """The torch network of a cell, ready to be run on any setting."""
+    return Runs(network(ops, WIDTH, CELLS_PER_STAGE).eval(), RESOLUTION)
+
+
 def measure(
     output_csv: str | Path,
     cells: int = 640,
@@ -68,7 +68,7 @@ def measure(
     resume: bool = True,
     seed: int = 0,
     partial_folder: str | Path | None = None,
-    make_runs: Callable[[np.ndarray], Callable[[Setting], Callable[[], object]]] | None = None,
+    make_runs: Callable[[np.ndarray], Callable[[Setting], Callable[[], object]]] = real_runs,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Path:
     """Time `cells` distinct random cells on every setting; write the table and its provenance.
@@ -80,6 +80,28 @@ def measure(
     """
     output = Path(output_csv)
     settings = default_settings(len(usable_cpus())) if settings is None else tuple(settings)
+    _check(output, rounds, settings)
+    ops = space.random(cells, seed)
+    partial = partial_file(partial_folder, [cells, seed, [asdict(s) for s in settings]], resume)
+    done = read_partial(partial, settings, cells)
+    if done:
+        print(f"{len(done)} visits were timed before; going on from there", flush=True)
+    left = [visit for visit in visits(settings, cells, rounds, seed) if visit not in done]
+    with open(partial, "a", encoding="utf-8") as log, torch.inference_mode(), warnings.catch_warnings():
+        # Switching oneDNN off and on makes torch speak of a feature of other hardware.
+        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+        reference = functools.cache(make_runs(space.encode(REFERENCE)))
+        for visit in progress(isolated(left), "visits", len(left)):
+            group = [s for s in settings if s.threads == visit[0]]
+            done[visit] = time_visit(make_runs(ops[visit[-1]]), reference, group, clock)
+            log.write(json.dumps([*visit, done[visit]]) + "\n")
+            log.flush()
+    times, reference_ms = collect(done, settings, cells, rounds)
+    write_table(output, space.decode(ops), times, provenance(settings, seed, rounds, reference_ms))
+    return output
+
+
+def _check(output: Path, rounds: int, settings: Sequence[Setting]) -> None:
     if rounds < 2 or not settings or min(s.repeats for s in settings) < 1:
         raise NbpkgError("a measurement needs two rounds or more, and settings with one repeat or more each")
     if len({s.name for s in settings}) < len(settings):
@@ -88,72 +110,51 @@ def measure(
         raise NbpkgError(
             f"no folder {output.parent.name!r} for the latency table {output.name}; make it first"
         )
-    ops = space.random(cells, seed)
-    partial = partial_file(partial_folder, [cells, seed, [asdict(s) for s in settings]])
-    if not resume:
-        partial.unlink(missing_ok=True)
-    done = read_partial(partial, settings, cells)
-    if done:
-        print(f"{len(done)} visits were timed before; going on from there", flush=True)
-    with open(partial, "a", encoding="utf-8") as log, torch.inference_mode(), warnings.catch_warnings():
-        # Switching oneDNN off and on makes torch speak of a feature of other hardware.
-        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
-        make_runs = make_runs or real_runs
-        reference = functools.cache(make_runs(space.encode(REFERENCE)))
-        for visit, group in visits(settings, cells, rounds, seed, done):
-            done[visit] = time_visit(make_runs(ops[visit[-1]]), reference, group, clock)
-            log.write(json.dumps([*visit, done[visit]]) + "\n")
-            log.flush()
-    provenance = {
+
+
+def provenance(
+    settings: Sequence[Setting], seed: int, rounds: int, reference_ms: dict[str, float]
+) -> dict[str, object]:
+    """How the table is made, for `write_table`."""
+    versions = {"torch": torch.__version__, "numpy": np.__version__}
+    with suppress(ImportError):
+        import onnxruntime
+
+        versions["onnxruntime"] = onnxruntime.__version__
+    described = {s.name: {"words": s.words, "threads": s.threads, "batch": s.batch} for s in settings}
+    for name, entry in described.items():
+        entry["reference_ms"] = float(f"{reference_ms[name]:.4g}")
+    return {
         "how": HOW,
         "reference": REFERENCE,
         "cores": len(usable_cpus()),
         "gpu": torch.cuda.get_device_name() if any(s.device == "cuda" for s in settings) else None,
-        "versions": versions(),
+        "versions": versions,
         "seed": seed,
         "rounds": rounds,
         "network": {"C": WIDTH, "N": CELLS_PER_STAGE, "resolution": RESOLUTION, "num_classes": 10},
-        "settings": {s.name: {"words": s.words, "threads": s.threads, "batch": s.batch} for s in settings},
+        "settings": described,
     }
-    times, reference_ms = collect(done, settings, cells, rounds)
-    for name, entry in provenance["settings"].items():
-        entry["reference_ms"] = float(f"{reference_ms[name]:.4g}")
-    write_table(output, space.decode(ops), times, provenance)
-    return output
 
 
-def real_runs(ops: np.ndarray) -> Runs:
-    """The torch network of a cell, ready to be run on any setting."""
-    return Runs(network(ops, WIDTH, CELLS_PER_STAGE).eval(), RESOLUTION)
-
-
-def visits(
-    settings: Sequence[Setting], cells: int, rounds: int, seed: int, done: dict[Visit, Times]
-) -> Iterator[tuple[Visit, list[Setting]]]:
-    """What is left to time, with the settings of each visit; prints the time left.
+def visits(settings: Sequence[Setting], cells: int, rounds: int, seed: int) -> Iterator[Visit]:
+    """All visits of a measurement, in order.
 
     Thread counts rise, since runs of more threads disturb others more and are disturbed more.
     """
-    groups = {t: [s for s in settings if s.threads == t] for t in sorted({s.threads for s in settings})}
-    left = {
-        (threads, number): [
-            cell
-            for cell in np.random.default_rng([seed, number]).permutation(cells).tolist()
-            if (threads, number, cell) not in done
-        ]
-        for threads in groups
-        for number in range(rounds)
-    }
-    progress = Progress(sum(map(len, left.values())))
-    for threads, group in groups.items():
-        if not any(left[threads, number] for number in range(rounds)):
-            continue
-        with quiet(threads) as collect_garbage:
-            for number in range(rounds):
-                for cell in left[threads, number]:
-                    yield (threads, number, cell), group
-                    collect_garbage()
-                    progress.step(f"{threads} thread(s), round {number + 1} of {rounds}")
+    for threads in sorted({s.threads for s in settings}):
+        for number in range(rounds):
+            for cell in np.random.default_rng([seed, number]).permutation(cells).tolist():
+                yield threads, number, cell
+
+
+def isolated(left: Sequence[Visit]) -> Iterator[Visit]:
+    """The visits `left`, each to be timed on isolated cores before the next is asked for."""
+    for threads, group in itertools.groupby(left, key=lambda visit: visit[0]):
+        with isolated_cores(threads) as collect_garbage:
+            for visit in group:
+                yield visit
+                collect_garbage()
 
 
 def time_visit(runs, reference, group: Sequence[Setting], clock: Callable[[], float]) -> Times:
@@ -163,10 +164,10 @@ def time_visit(runs, reference, group: Sequence[Setting], clock: Callable[[], fl
     """
     times = {}
     for setting in group:
-        with undisturbed() if setting.threads > 1 else nullcontext():
+        with realtime_priority() if setting.threads > 1 else nullcontext():
             # Made in here so that the threads which a runtime starts for it are undisturbed as well.
             call, refer = runs(setting), reference(setting)
-        with undisturbed():
+        with realtime_priority():
             for _ in range(setting.warmup):
                 refer()
                 call()
@@ -184,31 +185,20 @@ def time_visit(runs, reference, group: Sequence[Setting], clock: Callable[[], fl
     return times
 
 
-class Progress:
-    """Prints about twenty plain lines with the time left."""
+def partial_file(folder: str | Path | None, configuration: list, resume: bool) -> Path:
+    """Where a measurement with this configuration keeps what it timed.
 
-    def __init__(self, total: int):
-        self.total, self.count, self.start = total, 0, time.monotonic()
-
-    def step(self, what: str) -> None:
-        self.count += 1
-        if self.count == min(20, self.total) or self.count % max(1, self.total // 20) == 0:
-            spent = (time.monotonic() - self.start) / 60
-            left = spent / self.count * (self.total - self.count)
-            done = f"{self.count} of {self.total} visits"
-            print(f"{done}: {what}; {spent:.1f} min so far, about {left:.1f} min left", flush=True)
-
-
-def partial_file(folder: str | Path | None, configuration: list) -> Path:
-    """Where a measurement with this configuration keeps what it timed; makes the folder."""
-    if folder is None:
-        folder = cache_dir() / "measure-latency"
-    folder = Path(folder)
+    Makes the folder, and deletes the file unless `resume`.
+    """
+    folder = cache_dir() / "measure-latency" if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # Times of another machine or version must not be mixed in.
     versions = [processor(), torch.__version__]
     key = hashlib.sha256(json.dumps([configuration, versions], sort_keys=True).encode()).hexdigest()
-    return folder / f"partial-{key[:16]}.jsonl"
+    path = folder / f"partial-{key[:16]}.jsonl"
+    if not resume:
+        path.unlink(missing_ok=True)
+    return path
 
 
 def read_partial(path: Path, settings: Sequence[Setting], cells: int) -> dict[Visit, Times]:
@@ -226,7 +216,7 @@ def read_partial(path: Path, settings: Sequence[Setting], cells: int) -> dict[Vi
                 good.append(line)
         except (ValueError, TypeError, AttributeError):
             continue
-    write_atomically(path, "".join(line + "\n" for line in good))
+    write_text(path, "".join(line + "\n" for line in good))
     return done
 
 
@@ -240,13 +230,3 @@ def collect(
         median[s.name] = float(np.median(pairs[..., 1]))
         times[s.name] = pairs[..., 0] / pairs[..., 1] * median[s.name]
     return times, median
-
-
-def versions() -> dict[str, str]:
-    """Versions of what ran the networks."""
-    found = {"torch": torch.__version__, "numpy": np.__version__}
-    try:
-        import onnxruntime
-    except ImportError:
-        return found
-    return {**found, "onnxruntime": onnxruntime.__version__}

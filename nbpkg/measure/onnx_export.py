@@ -69,28 +69,21 @@ class GraphWriter:
         if self.int8:
             scale = np.maximum(np.abs(weight).max((1, 2, 3)), 1e-12) / 127
             integers = np.round(weight / scale[:, None, None, None]).astype(np.int8)
-            pair = [
-                self.constant("scale", scale.astype(np.float32)),
-                self.constant("zero", np.zeros(len(scale), np.int8)),
-            ]
+            zero = np.zeros(len(scale), np.int8)
+            pair = [self.constant("scale", scale.astype(np.float32)), self.constant("zero", zero)]
             w = self.node("DequantizeLinear", [self.constant("weight", integers), *pair], axis=0)
         else:
             w = self.constant("weight", weight.astype(np.float32))
         b = self.constant("bias", bias.astype(np.float32))
         pad = conv.padding[0]
-        y = self.node(
-            "Conv", [x, w, b], kernel_shape=conv.kernel_size, strides=conv.stride, pads=[pad, pad, pad, pad]
-        )
-        return self.quantised(y)
+        shape = {"kernel_shape": conv.kernel_size, "strides": conv.stride, "pads": [pad] * 4}
+        return self.quantised(self.node("Conv", [x, w, b], **shape))
 
     def pool(self, x: str, pool: nn.AvgPool2d) -> str:
-        def pair(value):
-            return [value, value] if isinstance(value, int) else list(value)
-
         attributes = {
-            "kernel_shape": pair(pool.kernel_size),
-            "strides": pair(pool.stride),
-            "pads": pair(pool.padding) * 2,
+            "kernel_shape": [pool.kernel_size] * 2,
+            "strides": [pool.stride] * 2,
+            "pads": [pool.padding] * 4,
             "count_include_pad": int(pool.padding != 0 and pool.count_include_pad),
         }
         return self.quantised(self.node("AveragePool", [x], **attributes))
@@ -154,17 +147,11 @@ def onnx_bytes(network: Network, resolution: int = 32, int8: bool = False) -> by
 
     writer = GraphWriter(int8)
     writer.nodes.append(helper.make_node("Identity", [writer.network("images", network)], ["logits"]))
-    size = ["batch", 3, resolution, resolution]
-    graph = helper.make_graph(
-        writer.nodes,
-        "nas_bench_201",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, size)],
-        [
-            helper.make_tensor_value_info(
-                "logits", TensorProto.FLOAT, ["batch", network.classifier.out_features]
-            )
-        ],
-        writer.weights,
-    )
+    shapes = {"images": [3, resolution, resolution], "logits": [network.classifier.out_features]}
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])]
+        for name, shape in shapes.items()
+    ]
+    graph = helper.make_graph(writer.nodes, "nas_bench_201", *ends, writer.weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     return model.SerializeToString()

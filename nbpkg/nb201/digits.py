@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy as np
 
 from nbpkg import paths
 from nbpkg.errors import NbpkgError
-from nbpkg.nb201 import costs, space
+from nbpkg.nb201 import space
 from nbpkg.nb201.table import Table, build
 
 FILE = "digits.parquet"
@@ -42,9 +41,8 @@ _AGAIN = "restore it or run `nbpkg zoo build digits`"
 class Benchmark:
     """The table and what it is made of; arrays are float64 (seeds, 15625) in the order of `space.index`.
 
-    table: means over seeds, with parameters (millions) and FLOPs (millions, one 8x8 image) of the networks
-    that were trained, dead edges counted as in the published benchmark. valid, test: accuracies in percent;
-    the losses in nats. trained: canonical indices of the cells that were trained, (n,).
+    table: means over seeds. valid, test: accuracies in percent; the losses in nats. trained: canonical
+    indices of the cells that were trained, (n,).
     """
 
     table: Table
@@ -82,14 +80,12 @@ def write(
     for name in QUANTITIES:
         for seed, row in zip(seeds, values[name], strict=True):
             columns[f"{name}_seed{seed}"] = np.asarray(row, np.float32)
-    partial = path.with_name(path.name + ".part")
-    parquet.write_table(pyarrow.table(columns), partial, compression="zstd", compression_level=19)
-    said = {**provenance, "seeds": list(seeds)}
-    said["sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
-    description = path.with_suffix(".json.part")
-    description.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    os.replace(description, path.with_suffix(".json"))
+    described = paths.replacing(path.with_suffix(".json"))
+    with described as description, paths.replacing(path) as partial:
+        parquet.write_table(pyarrow.table(columns), partial, compression="zstd", compression_level=19)
+        metadata = {**provenance, "seeds": list(seeds)}
+        metadata["sha256"] = hashlib.sha256(partial.read_bytes()).hexdigest()
+        description.write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
 
 
 def load(path: str | Path | None = None) -> Benchmark:
@@ -111,11 +107,9 @@ def load(path: str | Path | None = None) -> Benchmark:
     full = {name: np.ascontiguousarray(found[:, row[label]]) for name, found in values.items()}
     for array in full.values():
         array.setflags(write=False)
-    params, flops = costs.costs(space.all_ops(), C, N, 10, RESOLUTION)
     table = build(
         path.name, space.decode(space.all_ops()), np.arange(space.N_CELLS),
         {("digits", split, EPOCHS): full[split].mean(0) for split in ("valid", "test")},
-        {("params",): params / 1e6, ("flops",): flops / 1e6},
     )  # fmt: skip
     return Benchmark(table, tuple(seeds), cell, *(full[name] for name in QUANTITIES), provenance)
 

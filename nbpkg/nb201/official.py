@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 
 from nbpkg.errors import NbpkgError
+from nbpkg.untrusted import read_torch
 
-#: (dataset, split) -> what the official interface calls the training run and the value.
-_NAMES = {
-    ("cifar10", "valid"): ("cifar10-valid", "valid-accuracy"),
-    ("cifar10", "test"): ("cifar10", "test-accuracy"),
-    ("cifar100", "valid"): ("cifar100", "valid-accuracy"),
-    ("cifar100", "test"): ("cifar100", "test-accuracy"),
-    ("imagenet16", "valid"): ("ImageNet16-120", "valid-accuracy"),
-    ("imagenet16", "test"): ("ImageNet16-120", "test-accuracy"),
-}
-_EPOCHS = {12: "12", 200: "200"}
+#: (dataset, split) -> what the official interface calls the training run.
+_RUNS = {(name, split): name for name in ("cifar10", "cifar100") for split in ("valid", "test")}
+_RUNS |= {("cifar10", "valid"): "cifar10-valid"}
+_RUNS |= {("imagenet16", split): "ImageNet16-120" for split in ("valid", "test")}
 _KEYS = ("meta_archs", "arch2infos", "evaluated_indexes")
 
 
@@ -31,7 +25,8 @@ class _Owned(dict):
 
 def read(path: Path) -> dict:
     """The arguments of ``table.build`` for the cells that the file says were evaluated."""
-    content = _checked(path.name, _content(path))
+    # Loaded here and not by the interface, whose bare torch.load would run code under older torch.
+    content = _checked(path.name, read_torch(path, numpy_scalars=True, limit=None))
     from nas_201_api import NASBench201API
 
     try:
@@ -44,32 +39,6 @@ def read(path: Path) -> dict:
         raise NbpkgError(
             f"{path.name}: not as NAS-Bench-201 writes it ({type(error).__name__}: {error})"
         ) from None
-
-
-def _content(path: Path):
-    import torch
-
-    scalar = _numpy_scalar()
-    kinds = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "b1")}
-    # Beside plain values the file holds numpy's numbers only; numpy 1 and 2 name their maker differently.
-    makers = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals([*makers, np.dtype, *kinds]):
-            # Loaded here and not by the interface, whose bare torch.load would run code under older torch.
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise NbpkgError(f"{path.name}: there is no such file") from None
-    except pickle.UnpicklingError:
-        raise NbpkgError(f"{path.name}: is no plain data file, or would have to run code; refused") from None
-    except Exception as error:
-        raise NbpkgError(
-            f"{path.name}: truncated or no torch file ({type(error).__name__}); refused"
-        ) from None
-
-
-def _numpy_scalar():
-    core = np._core if hasattr(np, "_core") else np.core
-    return core.multiarray.scalar
 
 
 def _checked(name: str, content) -> dict:
@@ -90,29 +59,18 @@ def _checked(name: str, content) -> dict:
 def _columns(name: str, interface) -> dict:
     indices = interface.evaluated_indexes
     accuracies = {}
-    costs = {}
-
-    def put(columns, key, row, value):
-        if value is not None:
-            columns.setdefault(key, np.full(len(indices), np.nan))[row] = value
-
     for row, index in enumerate(indices):
-        for epochs, hp in _EPOCHS.items():
+        for epochs in (12, 200):
+            hp = str(epochs)
             trained = set(interface.arch2infos_dict[index][hp].get_dataset_names())
             more = {
-                dataset: interface.get_more_info(index, dataset, hp=hp, is_random=False)
-                for dataset in trained & {official for official, _ in _NAMES.values()}
+                run: interface.get_more_info(index, run, hp=hp, is_random=False)
+                for run in trained & set(_RUNS.values())
             }
-            for (dataset, split), (official, value) in _NAMES.items():
-                put(accuracies, (dataset, split, epochs), row, more.get(official, {}).get(value))
-            if epochs == 200:
-                for dataset in ("cifar10", "cifar100", "imagenet16"):
-                    official = _NAMES[dataset, "valid"][0]
-                    put(costs, ("seconds", dataset), row, more.get(official, {}).get("train-all-time"))
-                ten_classes = next((d for d in ("cifar10-valid", "cifar10") if d in trained), None)
-                if ten_classes:
-                    cost = interface.get_cost_info(index, ten_classes, hp=hp)
-                    put(costs, ("params",), row, cost["params"])
-                    put(costs, ("flops",), row, cost["flops"])
+            for (dataset, split), run in _RUNS.items():
+                value = more.get(run, {}).get(f"{split}-accuracy")
+                if value is not None:
+                    column = accuracies.setdefault((dataset, split, epochs), np.full(len(indices), np.nan))
+                    column[row] = value
     strings = [interface.arch(index) for index in indices]
-    return {"strings": strings, "own": np.array(indices, np.int64), "accuracies": accuracies, "costs": costs}
+    return {"strings": strings, "own": np.array(indices, np.int64), "accuracies": accuracies}

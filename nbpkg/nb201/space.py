@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,15 +24,12 @@ from nbpkg.errors import NbpkgError
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 #: Edges in the order in which the architecture string names them.
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
-#: The same edges row by row of the adjacency matrix, the order that some papers use.
-ROW_EDGES = tuple(sorted(EDGES))
 N_NODES = 4
 N_EDGES = len(EDGES)
 N_CELLS = len(OPS) ** N_EDGES
 
 NONE, SKIP = OPS.index("none"), OPS.index("skip_connect")
 _PLACES = len(OPS) ** np.arange(N_EDGES - 1, -1, -1)
-_EDGE_ORDERS = {"string": EDGES, "row": ROW_EDGES}
 
 
 def check_ops(ops) -> np.ndarray:
@@ -144,34 +141,16 @@ def _fault(string) -> str:
     return "is not written as the benchmark writes it"
 
 
-def _edges(edge_order: str | Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    if isinstance(edge_order, str):
-        if edge_order not in _EDGE_ORDERS:
-            raise NbpkgError(f"unknown edge order {edge_order!r}; take 'string', 'row' or list the edges")
-        return _EDGE_ORDERS[edge_order]
-    edges = tuple((int(a), int(b)) for a, b in edge_order)
-    if sorted(edges) != sorted(EDGES):
-        raise NbpkgError(f"an edge order must name each of {EDGES} once, not {edges}")
-    return edges
-
-
-def columns(edge_order: str | Sequence[tuple[int, int]]) -> np.ndarray:
-    """Positions in ``EDGES`` of the edges of another order: ``ops[..., columns("row")]`` is in row order."""
-    return np.array([EDGES.index(edge) for edge in _edges(edge_order)])
-
-
-def line_graph(edge_order: str | Sequence[tuple[int, int]] = EDGES) -> np.ndarray:
+def line_graph() -> np.ndarray:
     """Adjacency of the graph whose nodes are operations, as predictors of latency and accuracy read a cell.
 
-    Node 0 is the cell's input, nodes 1 to 6 are its edges in the given order ("string", "row", or a list of
-    the six), node 7 is its output. ``adjacency[i, j]`` says that what leaves i enters j: an edge a-b feeds
-    every edge b-c, the input feeds the edges that leave node 0, and edges into the last node feed the
-    output. Bool, ``(8, 8)``.
+    Node 0 is the cell's input, nodes 1 to 6 are its edges in the order of ``EDGES``, node 7 is its output.
+    ``adjacency[i, j]`` says that what leaves i enters j: an edge a-b feeds every edge b-c, the input feeds
+    the edges that leave node 0, and edges into the last node feed the output. Bool, ``(8, 8)``.
     """
-    edges = _edges(edge_order)
     # Input and output are edges of the same kind: into the first node, and out of the last.
-    tail = np.array([-1, *(a for a, _ in edges), N_NODES - 1])
-    head = np.array([0, *(b for _, b in edges), N_NODES])
+    tail = np.array([-1, *(a for a, _ in EDGES), N_NODES - 1])
+    head = np.array([0, *(b for _, b in EDGES), N_NODES])
     return head[:, None] == tail[None, :]
 
 
@@ -255,6 +234,11 @@ def _labels(add) -> np.ndarray:
     return np.array([seen.setdefault(text, len(seen)) for text in _expressions(add)])
 
 
+def _label(add, ops):
+    label = _labels(add)[index(ops)]
+    return int(label) if np.ndim(label) == 0 else label
+
+
 def unique_string(ops):
     """The benchmark's isomorphism string of a cell (``UniqueString`` in public tables): a text, or a list.
 
@@ -273,8 +257,7 @@ def unique_class(ops):
     Two cells share a label if their ``unique_string`` is the same; labels count up in the order of
     ``index``. Cells of one class compute the same function, but not the reverse: see ``function_class``.
     """
-    label = _labels(_sum)[index(ops)]
-    return int(label) if np.ndim(label) == 0 else label
+    return _label(_sum, ops)
 
 
 def function_class(ops):
@@ -284,5 +267,4 @@ def function_class(ops):
     sums of sums; here a sum is the multiset of its terms that are something. An operation on nothing gives
     nothing, as in a network that leaves dead edges out.
     """
-    label = _labels(_sum_of_terms)[index(ops)]
-    return int(label) if np.ndim(label) == 0 else label
+    return _label(_sum_of_terms, ops)

@@ -11,7 +11,6 @@ from networks trained on all of them.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import numpy as np
 
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import official, space
+from nbpkg.paths import replacing
 
 _ALIASES = {"imagenet": "imagenet16", "imagenet16120": "imagenet16"}
 _ARCH = ("arch", "ArchitectureString")
@@ -29,8 +29,6 @@ _ACCURACY = re.compile(
     r"(?P<dataset>\w+?)_(?P<split>test|valid)_(?P<epochs>\d{1,4})"
     r"|(?P<Dataset>\w+?)(?P<Split>Test|Valid)Accuracy(?P<Epochs>\d{1,4})Epochs"
 )
-_COSTS = {"params_m": ("params",), "flops_m": ("flops",)}
-_SECONDS = re.compile(r"train_seconds_(?P<dataset>\w+)")
 
 
 def dataset_name(name: str) -> str:
@@ -53,17 +51,6 @@ class Table:
     rows: np.ndarray
     benchmark_index: np.ndarray
     _accuracies: Mapping[tuple[str, str, int], np.ndarray] = field(repr=False)
-    _costs: Mapping[tuple[str, ...], np.ndarray] = field(repr=False)
-
-    @property
-    def n(self) -> int:
-        """How many cells the table holds."""
-        return len(self.rows)
-
-    @property
-    def ops(self) -> np.ndarray:
-        """The cells that the table holds, int8 of shape ``(n, 6)``, in the order of ``rows``."""
-        return space.ops_of(self.rows)
 
     def splits(self) -> list[tuple[str, str, int]]:
         """What accuracies there are: (dataset, split, epochs), sorted."""
@@ -75,72 +62,22 @@ class Table:
         Raises NbpkgError that lists what there is, if the table does not have this.
         """
         key = (dataset_name(dataset), split, epochs)
-        return self._find(self._accuracies, key, f"accuracy of {dataset!r}, split {split!r}, {epochs} epochs")
-
-    @property
-    def params(self) -> np.ndarray:
-        """Parameters of the benchmark's 10-class network in millions, float64 of shape ``(15625,)``."""
-        return self._find(self._costs, ("params",), "parameter counts")
-
-    @property
-    def flops(self) -> np.ndarray:
-        """FLOPs of the 10-class network on one 32x32 image, as the benchmark counts them, in millions."""
-        return self._find(self._costs, ("flops",), "FLOPs")
-
-    def seconds(self, dataset: str) -> np.ndarray:
-        """Seconds that the benchmark gives for training 200 epochs: float64 of shape ``(15625,)``.
-
-        For "cifar10" it is the training on half of the images, the one that "valid" belongs to.
-        """
-        return self._find(self._costs, ("seconds", dataset_name(dataset)), f"training seconds of {dataset!r}")
-
-    def index_of(self, cells) -> np.ndarray | int:
-        """Canonical index of strings or operations that must be in the table: int64, or ``int`` for one cell.
-
-        Raises NbpkgError that names the first cell without a row.
-        """
-        if np.asarray(cells).dtype.kind not in "iu":
-            cells = space.encode(cells)
-        number = space.index(cells)
-        absent = np.atleast_1d(number)[self.benchmark_index[np.atleast_1d(number)] < 0]
-        if absent.size:
-            raise NbpkgError(f"{self.name} has no row for {space.decode(space.ops_of(absent[0]))}")
-        return number
-
-    def canonical(self, benchmark_index) -> np.ndarray | int:
-        """Canonical index of cells given by the table's own numbers: int64, or ``int`` for one number.
-
-        Raises NbpkgError for a number that the table does not have.
-        """
-        own = np.asarray(benchmark_index)
-        inverse = np.full(space.N_CELLS, -1)
-        inverse[self.benchmark_index[self.rows]] = self.rows
-        inside = (own >= 0) & (own < space.N_CELLS) & (own.dtype.kind in "iu")
-        number = np.where(inside, inverse[np.where(inside, own, 0).astype(int)], -1)
-        if (number < 0).any():
-            raise NbpkgError(f"{self.name} has no architecture number {own[number < 0].flat[0]}")
-        return int(number) if number.ndim == 0 else number
+        if key in self._accuracies:
+            return self._accuracies[key]
+        what = f"accuracy of {dataset!r}, split {split!r}, {epochs} epochs"
+        there = ", ".join(" ".join(map(str, known)) for known in self.splits())
+        raise NbpkgError(f"{self.name} has no {what}; it has: {there}")
 
     def save(self, path: str | Path) -> None:
         """Write the table as Parquet for ``read_parquet``: the quick form of the slow official file."""
         import pyarrow
         from pyarrow import parquet
 
-        columns = {"index": self.benchmark_index[self.rows], "arch": space.decode(self.ops)}
+        columns = {"index": self.benchmark_index[self.rows], "arch": space.decode(space.ops_of(self.rows))}
         for (dataset, split, epochs), values in sorted(self._accuracies.items()):
             columns[f"{dataset}_{split}_{epochs}"] = values[self.rows]
-        names = {key: name for name, key in _COSTS.items()}
-        for key, values in sorted(self._costs.items()):
-            columns[names.get(key, f"train_seconds_{key[-1]}")] = values[self.rows]
-        partial = Path(path).with_name(Path(path).name + ".part")
-        parquet.write_table(pyarrow.table(columns), partial)
-        os.replace(partial, path)
-
-    def _find(self, values: Mapping, key: tuple, what: str) -> np.ndarray:
-        if key in values:
-            return values[key]
-        there = [" ".join(map(str, known)) for known in sorted(values)]
-        raise NbpkgError(f"{self.name} has no {what}; it has: {', '.join(there) or 'none'}")
+        with replacing(path) as partial:
+            parquet.write_table(pyarrow.table(columns), partial)
 
 
 def read_csv(path: str | Path) -> Table:
@@ -148,8 +85,8 @@ def read_csv(path: str | Path) -> Table:
 
     Columns are discovered: ``arch`` or ``ArchitectureString`` (needed), ``index`` (the number of the row if
     it is left out), ``DATASET_test_EPOCHS`` or ``DATASETTestAccuracyEPOCHSEpochs`` and the same with valid,
-    in percent; ``params_m``, ``flops_m``, ``train_seconds_DATASET``; ``isomorphism`` or ``UniqueString`` is
-    compared with ``space.unique_string``. Others are ignored.
+    in percent; ``isomorphism`` or ``UniqueString`` is compared with ``space.unique_string``. Others are
+    ignored.
     """
     from pyarrow import csv
 
@@ -192,46 +129,41 @@ def _light(path: Path, read) -> Table:
     if len(set(names)) < len(names):
         raise NbpkgError(f"{path.name}: two columns have the same name")
 
-    def first(known):
-        return next((frame[name].to_pylist() for name in known if name in names), None)
-
     def numbers(name, kind="float64"):
         try:
             return frame[name].cast(kind).to_numpy()
         except pyarrow.ArrowException as error:
             raise NbpkgError(f"{path.name}: column {name} is not {kind} ({_line(error)})") from None
 
-    accuracies, costs = {}, {}
+    column = next((name for name in _ARCH if name in names), None)
+    if column is None:
+        raise NbpkgError(f"{path.name}: has no column {' or '.join(_ARCH)}; it has {', '.join(names)}")
+    strings = frame[column].to_pylist()
+    own = numbers("index", "int64") if "index" in names else np.arange(len(strings))
+    accuracies = {}
     for name in names:
         if match := _ACCURACY.fullmatch(name):
             dataset, split, epochs = (text for text in match.groups() if text)
             accuracies[dataset_name(dataset), split.lower(), int(epochs)] = numbers(name)
-        elif match := _SECONDS.fullmatch(name):
-            costs["seconds", dataset_name(match["dataset"])] = numbers(name)
-        elif name in _COSTS:
-            costs[_COSTS[name]] = numbers(name)
-    strings = first(_ARCH)
-    if strings is None:
-        raise NbpkgError(f"{path.name}: has no column {' or '.join(_ARCH)}; it has {', '.join(names)}")
-    own = numbers("index", "int64") if "index" in names else np.arange(len(strings))
-    table = build(path.name, strings, own, accuracies, costs)
-    isomorphism = first(_ISOMORPHISM)
-    if isomorphism is not None:
+    table = build(path.name, strings, own, accuracies)
+    for column in set(_ISOMORPHISM) & set(names):
         expected = space.unique_string(space.encode(strings))
-        for row, (given, known) in enumerate(zip(isomorphism, expected, strict=True)):
+        for row, (given, known) in enumerate(zip(frame[column].to_pylist(), expected, strict=True)):
             if given != known:
                 raise NbpkgError(f"{path.name}: in row {row} isomorphism string and cell do not agree")
     return table
 
 
 def build(
-    name: str,
-    strings: Sequence[str],
-    own: np.ndarray,
-    accuracies: Mapping[tuple[str, str, int], np.ndarray],
-    costs: Mapping[tuple[str, ...], np.ndarray],
-) -> Table:
-    """A ``Table`` of columns with one entry a row; NbpkgError that names the table if they cannot be true."""
+    name: str, strings: Sequence[str], own: np.ndarray, accuracies: Mapping[tuple[str, str, int], np.ndarray]
+) -> Table:  # fmt: skip
+    """A ``Table`` of ``n`` cells.
+
+    ``strings``: n architecture strings. ``own``: the table's own number of each, integers ``(n,)``.
+    ``accuracies``: percent ``(n,)`` by (dataset, split, epochs). Raises NbpkgError that starts with ``name``
+    when there is no row or no accuracy, a string is no cell, a cell or number occurs twice, a number is not
+    from 0 to 15,624, or a value is neither NaN nor from 0 to 100.
+    """
     try:
         rows = space.index(space.encode(strings))
     except NbpkgError as error:
@@ -246,29 +178,24 @@ def build(
         if again.size:
             row = int(again[0])
             raise NbpkgError(f"{name}: row {row}, number {own[row]}, {strings[row]}, is there a second time")
-
-    def spread(values, key, high):
-        values = np.asarray(values, np.float64)
-        wrong = ~np.isnan(values) & ~((values >= 0) & (values <= high))
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            what = " ".join(map(str, key))
-            raise NbpkgError(f"{name}: {what} is {values[row]} in row {row}, not from 0 to {high:g}")
-        full = np.full(space.N_CELLS, np.nan)
-        full[rows] = values
-        full.setflags(write=False)
-        return full
-
     benchmark_index = np.full(space.N_CELLS, -1)
     benchmark_index[rows] = own
     benchmark_index.setflags(write=False)
-    return Table(
-        name,
-        np.sort(rows),
-        benchmark_index,
-        {key: spread(values, key, 100) for key, values in accuracies.items()},
-        {key: spread(values, key, 1e9) for key, values in costs.items()},
-    )
+    aligned = {key: _aligned(name, rows, key, values) for key, values in accuracies.items()}
+    return Table(name, np.sort(rows), benchmark_index, aligned)
+
+
+def _aligned(name: str, rows: np.ndarray, key: tuple, values) -> np.ndarray:
+    """Accuracies ``(n,)`` of the cells ``rows`` as float64 ``(15625,)``, NaN elsewhere, read-only."""
+    values = np.asarray(values, np.float64)
+    wrong = ~np.isnan(values) & ~((values >= 0) & (values <= 100))
+    if wrong.any():
+        row, what = int(np.argmax(wrong)), " ".join(map(str, key))
+        raise NbpkgError(f"{name}: {what} is {values[row]} in row {row}, not from 0 to 100")
+    full = np.full(space.N_CELLS, np.nan)
+    full[rows] = values
+    full.setflags(write=False)
+    return full
 
 
 def _line(error: Exception) -> str:

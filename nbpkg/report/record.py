@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from nbpkg.errors import NbpkgError
+from nbpkg.paths import write_text
 from nbpkg.report.stats import t_interval
 
 SCHEMA = 1
@@ -174,13 +173,7 @@ class Record:
         raw = self.to_json()
         validate(raw, path.name)
         text = json.dumps(raw, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(path, text)
         return path
 
     @classmethod

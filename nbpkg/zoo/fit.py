@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nbpkg.data.images import shifted
 from nbpkg.errors import NbpkgError
 from nbpkg.zoo.stack import stack, unstack
 from nbpkg.zoo.tasks import TaskData
@@ -68,14 +69,9 @@ def stream(seed: int, what: str) -> torch.Generator:
 
 
 def _shifted(x: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, pad: int) -> Tensor:
-    """(G, batch, 3, h, w), offsets (G, batch) from 0 to 2 pad -> the same shape, shifted and mirrored."""
-    groups, batch, _, h, w = x.shape
-    flat = F.pad(x.flatten(0, 1), (pad, pad, pad, pad)).permute(0, 2, 3, 1)
-    columns = torch.arange(w, device=x.device)
-    columns = dx.flatten()[:, None] + torch.where(mirrored.flatten()[:, None], columns.flip(0), columns)
-    rows = dy.flatten()[:, None] + torch.arange(h, device=x.device)
-    which = torch.arange(groups * batch, device=x.device)[:, None, None]
-    return flat[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2).unflatten(0, (groups, batch))
+    """`shifted` of (G, batch, 3, h, w) by offsets (G, batch): the same shape."""
+    flat = (values.flatten(0, 1) for values in (x, dy, dx, mirrored))
+    return shifted(*flat, pad).unflatten(0, dy.shape)
 
 
 def _scaled(data: Sequence[TaskData], split: str, device) -> tuple[Tensor, Tensor]:

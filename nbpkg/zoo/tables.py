@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from nbpkg import machine
 from nbpkg.errors import NbpkgError
+from nbpkg.paths import replacing
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet, TinySpec
 from nbpkg.zoo.tasks import Collection
@@ -70,9 +70,8 @@ def write(path: str | Path, collection: Collection, trained: Trained, said: Mapp
         "tasks": json.loads(collection.to_json()),
     }  # fmt: skip
     frame = pyarrow.table(columns).replace_schema_metadata({"nbpkg": json.dumps(description)})
-    partial = path.with_name(path.name + ".part")
-    parquet.write_table(frame, partial, compression="zstd", compression_level=19)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        parquet.write_table(frame, partial, compression="zstd", compression_level=19)
 
 
 def read(path: str | Path) -> tuple[Collection, Trained, dict]:

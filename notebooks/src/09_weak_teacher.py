@@ -301,7 +301,7 @@ def english(vocabulary, length):
     """WikiText-2 and the novels: rows of tokens to train on and held out, and the tokenizer of the former."""
     found = text.corpus()
     learned = tokens.bpe([line for document in found.train for line in document], vocabulary)
-    rows = [tokens.pack(tokens.stream(part, learned), length) for part in (found.train, found.valid)]
+    rows = [tokens.pack(tokens.encode_documents(part, learned), length) for part in (found.train, found.valid)]
     return [np.random.default_rng(0).permutation(part) for part in rows] + [learned]
 
 
@@ -664,7 +664,7 @@ def fine_tuned(seed, bed, layers, width, state, task, recipe):
     model = trained(bed, {"layers": layers, "width": width, "state": state})
     if bed.corpus == "english":
         return glue_scores(model, english(bed.vocabulary, bed.length)[2], task, recipe, seed)[task]
-    train_, dev = (bed.corpus.judged(count, seed=number) for count, number in ((200, 3), (100, 4)))
+    train_, dev = (bed.corpus.acceptability_set(count, seed=number) for count, number in ((200, 3), (100, 4)))
     ids = [
         tokens.padded(bed.corpus.encode([x.words for x in part]), None, bed.length) for part in (train_, dev)
     ]
@@ -1690,14 +1690,14 @@ def probes(seed, bed, state, count):
     rows = framed(language, asked, bed.length)
     at = np.array([x.verb + 1 for x in asked])
     right = rows[np.arange(len(rows)), at]
-    wrong = framed(language, [language.violated(x) for x in asked], bed.length)[np.arange(len(rows)), at]
+    wrong = framed(language, [language.ungrammatical(x) for x in asked], bed.length)[np.arange(len(rows)), at]
     rows[np.arange(len(rows)), at] = tokens.MASK
     said = model(torch.as_tensor(rows), torch.as_tensor(at + bed.length * np.arange(len(rows))))
     agree = (
         100
         * (said[torch.arange(len(rows)), right] > said[torch.arange(len(rows)), wrong]).float().mean().item()
     )
-    judged = [x for x in language.judged(4 * count, seed=12) if len(x.words) < bed.length]
+    judged = [x for x in language.acceptability_set(4 * count, seed=12) if len(x.words) < bed.length]
     x, y = features(model, framed(language, judged, bed.length)), np.array([x.grammatical for x in judged])
     half = len(judged) // 2
     return {"agreement": agree, "grammaticality": probe(x[:half], y[:half], x[half:], y[half:], penalty=0.1)}

@@ -578,14 +578,14 @@ def questions(language, count, length, seed):
     Also, for agreement, the same sentences put right, with the verb hidden: ids, place, right and wrong form,
     whether a noun of the other number stands between. Sentences that are too long are passed over.
     """
-    kept = [x for x in language.judged(2 * count, seed) if len(x.words) <= length - 2][:count]
-    right = [x if x.grammatical else language.violated(x) for x in kept]
+    kept = [x for x in language.acceptability_set(2 * count, seed) if len(x.words) <= length - 2][:count]
+    right = [x if x.grammatical else language.ungrammatical(x) for x in kept]
     ids = tokens.padded(language.encode([x.words for x in kept]), length=length)
     hidden = tokens.padded(language.encode([x.words for x in right]), length=length)
     place = np.array([1 + x.verb for x in kept])
     rows = np.arange(len(kept))
     good = hidden[rows, place]
-    bad = tokens.padded(language.encode([language.violated(x).words for x in right]), length=length)[
+    bad = tokens.padded(language.encode([language.ungrammatical(x).words for x in right]), length=length)[
         rows, place
     ]
     hidden[rows, place] = tokens.MASK
@@ -1636,7 +1636,7 @@ def english():
     for name in (*corpus.sets, "text-glue"):
         s.data_used(name)
     tokenizer = tokens.bpe([paragraph for document in corpus.train for paragraph in document], 1_024)
-    rows = [tokens.pack(tokens.stream(part, tokenizer), length) for part in (corpus.train, corpus.valid)]
+    rows = [tokens.pack(tokens.encode_documents(part, tokenizer), length) for part in (corpus.train, corpus.valid)]
     tasks = {}
     for name in ("CoLA", "MRPC", "RTE"):
         splits = [glue.read(name, split) for split in ("train", "dev")]

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from nbpkg.data import official, plain_pickle
-from nbpkg.data.archives import MiB, read_tar, read_zip, refuse, walk_tar
+from nbpkg.data.archives import MiB, read_tar, read_zip, walk_tar
+from nbpkg.untrusted import refuse
 
 Sources = dict[str, Path]
 #: One picture before it is read: whether it is of the test split, its class, its file name.

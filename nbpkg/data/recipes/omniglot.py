@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nbpkg.data.archives import MiB, read_zip, refuse
+from nbpkg.data.archives import MiB, read_zip
+from nbpkg.untrusted import refuse
 
 _DRAWING = re.compile(r"images_(?:background|evaluation)/([^/]+/character\d+)/\d+_\d+\.png")
 #: First 8 bytes of the SHA-256 of each character's first drawing, as pixels: `TRAIN` of the background set,

@@ -13,8 +13,9 @@ from typing import IO
 
 import numpy as np
 
-from nbpkg.data.archives import MiB, refuse
+from nbpkg.data.archives import MiB
 from nbpkg.errors import NbpkgError
+from nbpkg.untrusted import refuse
 
 _LIMIT = 64 * MiB
 

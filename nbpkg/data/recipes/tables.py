@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nbpkg.data import read
-from nbpkg.data.archives import refuse
 from nbpkg.data.recipes import pickles
+from nbpkg.untrusted import read_torch, refuse
 
 Sources = dict[str, Path]
 
@@ -135,7 +134,7 @@ def metad2a_rows(sources: Sources, out: Path) -> None:
     a task's subset of ImageNet; `classes` are the task's twenty class numbers there, with blanks between.
     """
     table = pickles.load_torch(sources["meta_train_tasks_predictor.pt"], _METAD2A)
-    tasks = read.read_torch(sources["meta_train_task_lst.pt"])
+    tasks = read_torch(sources["meta_train_task_lst.pt"])
     task = np.array(table["task"], np.int64)
     columns = {"row": np.arange(len(task)), "task": task, "arch": list(table["str"])}
     columns["accuracy"] = np.array(table["acc"], np.float64)

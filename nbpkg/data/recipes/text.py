@@ -4,7 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
-from nbpkg.data.archives import refuse
+from nbpkg.untrusted import refuse
 
 Sources = dict[str, Path]
 

@@ -47,7 +47,7 @@ class Grammar:
         self.start = next(iter(self.rules))
         self._sums = {symbol: list(accumulate(p for p, _ in r)) for symbol, r in self.rules.items()}
         self._first, self._nullable = self._firsts()
-        self._choice, self._empty = self._table()
+        self._check_one_word_ahead()
         _ = self.expected_words  # refuses grammars whose sentences do not end
 
     @cached_property
@@ -98,22 +98,20 @@ class Grammar:
             changed = before != sum(map(len, follow.values()))
         return follow
 
-    def _table(self) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-        """For each symbol, the rule that a word calls for, and the rule that makes it empty."""
+    def _check_one_word_ahead(self) -> None:
+        """Raises NbpkgError when the next word does not tell which rule of a symbol is used."""
         follow = self._follows()
-        choice: dict[str, dict[str, int]] = {symbol: {} for symbol in self.rules}
-        vanish: dict[str, int] = {}
         for symbol, rules in self.rules.items():
+            owner: dict[str, int] = {}
+            can_vanish = False
             for number, (_, right) in enumerate(rules):
                 words, empty = self._begin(right, self._first, self._nullable)
-                if empty:
-                    if symbol in vanish or self._first[symbol] & follow[symbol]:
-                        raise NbpkgError(f"grammar: {symbol!r} can be empty in two ways, or is not LL(1)")
-                    vanish[symbol] = number
+                if empty and (can_vanish or self._first[symbol] & follow[symbol]):
+                    raise NbpkgError(f"grammar: {symbol!r} can be empty in two ways, or is not LL(1)")
+                can_vanish |= empty
                 for word in words:
-                    if choice[symbol].setdefault(word, number) != number:
+                    if owner.setdefault(word, number) != number:
                         raise NbpkgError(f"grammar: two rules of {symbol!r} begin with {word!r}: not LL(1)")
-        return choice, vanish
 
     # -------------------------------------------------------------- exact numbers
 
@@ -158,41 +156,40 @@ class Grammar:
         """
         return self.entropy / self.expected_words
 
+    def next_words(self, stack: tuple[str, ...]) -> dict[str | None, tuple[float, tuple[str, ...]]]:
+        """What can stand next: {word: (probability, the stack after it)}; None is the sentence's end.
+
+        stack: what is still to come, the next symbol last; (start,) before the first word.
+        """
+        found: dict[str | None, tuple[float, tuple[str, ...]]] = {}
+        open_ = [(1.0, stack)]
+        while open_:
+            p, stack = open_.pop()
+            if not stack:
+                found[None] = p, ()
+                continue
+            *below, top = stack
+            if top not in self.rules:
+                found[top] = p, tuple(below)
+                continue
+            open_ += [(p * q, (*below, *reversed(right))) for q, right in self.rules[top]]
+        return found
+
     def log_probs(self, sentence: Sequence[str]) -> list[float]:
         """log p(word | the words before it), in nats, for each word; -inf from the first impossible one on.
 
         The sum is the log-probability of the sentence when it ends there; -inf where it cannot end.
         """
-        stack, found = [self.start], []
+        impossible = 0.0, ()
+        stack, found = (self.start,), []
         for word in sentence:
-            log_p = 0.0
-            while stack:
-                top = stack.pop()
-                if top not in self.rules:
-                    log_p = log_p if top == word else -math.inf
-                    break
-                number = self._choice[top].get(word, self._empty.get(top))
-                if number is None:
-                    log_p = -math.inf
-                    break
-                p, right = self.rules[top][number]
-                log_p += math.log(p)
-                stack.extend(reversed(right))
-            else:
-                log_p = -math.inf
-            found.append(log_p)
-            if log_p == -math.inf:
+            p, stack = self.next_words(stack).get(word, impossible)
+            if p == 0:
                 return found + [-math.inf] * (len(sentence) - len(found))
-        # What is left on the stack must be able to vanish.
-        for top in reversed(stack):
-            if top not in self._nullable:
-                return [*found[:-1], -math.inf] if found else [-math.inf]
-            found[-1] += self._log_vanish(top)
-        return found
-
-    def _log_vanish(self, symbol: str) -> float:
-        p, right = self.rules[symbol][self._empty[symbol]]
-        return math.log(p) + sum(self._log_vanish(item) for item in right)
+            found.append(math.log(p))
+        p, _ = self.next_words(stack).get(None, impossible)
+        last = found.pop() if found else 0.0
+        return [*found, last + math.log(p) if p else -math.inf]
 
     def cloze(self, sentence: Sequence[str], place: int) -> dict[str, float]:
         """p(word at `place` | all other words), exactly, for every word that can stand there.

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -40,6 +41,10 @@ def _stem(number: int) -> str:
 def _zipf(names: Sequence[str], turn: int = 0) -> list[Rule]:
     """Rules to single words with probability 1 / rank, the ranking turned by `turn` places."""
     return [(1 / (1 + (i + turn) % len(names)), (name,)) for i, name in enumerate(names)]
+
+
+def _inflected(stem: str, ends_in_s: bool) -> str:
+    return stem + "s" * ends_in_s
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Language:
             "prep": _zipf(_PREPOSITIONS),
         }
         for n, c in kinds:
-            nouns = _zipf([self._inflected(stem, n, "s") for stem in forms[f"noun/{c}"]])
+            nouns = _zipf([_inflected(stem, n == "pl") for stem in forms[f"noun/{c}"]])
             rules[f"noun/{n}/{c}"] = rules[f"subject/{n}/{c}"] = nouns
             phrase = (half, ("prep", "object"))
             rules[f"rest/{n}/{c}"] = [(1 - 2 * half, ()), phrase, (half, ("that", f"verbs/{n}/{c}"))]
@@ -116,13 +121,9 @@ class Language:
             rules[f"main/{n}/{c}"] = rules[f"verbs/{n}/{c}"] = kinds_of_verbs
             turn = c * max(1, self.verbs // self.classes)
             for kind in ("goes", "sees"):
-                verbs = [self._inflected(stem, "pl" if n == "sg" else "sg", "s") for stem in forms[kind]]
+                verbs = [_inflected(stem, n == "sg") for stem in forms[kind]]
                 rules[f"{kind}/{n}/{c}"] = _zipf(verbs, turn)
         return Grammar(rules)
-
-    @staticmethod
-    def _inflected(stem: str, number: str, ending: str) -> str:
-        return stem + (ending if number == "pl" else "")
 
     @property
     def entropy_rate(self) -> float:
@@ -171,12 +172,12 @@ class Language:
 
     def corpus(self, tokens: int, seed: int = 0) -> np.ndarray:
         """A text of so many tokens, ids int32 (tokens,), of independent sentences; the last may be cut."""
-        rng = _rng(seed, "corpus")
-        found: list[int] = []
-        while len(found) < tokens:
-            words, _ = self.grammar.sample(rng)
-            found.extend(map(self._ids.__getitem__, words))
-        return np.array(found[:tokens], dtype=np.int32)
+        return np.fromiter(islice(self._endless(_rng(seed, "corpus")), tokens), np.int32, tokens)
+
+    def _endless(self, rng: random.Random) -> Iterator[int]:
+        """Token ids of independent sentences without end, the first from its beginning."""
+        while True:
+            yield from map(self._ids.__getitem__, self.grammar.sample(rng)[0])
 
     def rows(self, count: int, length: int = 16, seed: int = 0) -> np.ndarray:
         """Sequences int32 (count, length), each `[CLS]` and sentences from a beginning on; the last is cut.
@@ -187,27 +188,21 @@ class Language:
         rng = _rng(seed, "rows")
         found = np.full((count, length), CLS, dtype=np.int32)
         for row in found:
-            ids: list[int] = []
-            while len(ids) < length - 1:
-                ids.extend(map(self._ids.__getitem__, self.grammar.sample(rng)[0]))
-            row[1:] = ids[: length - 1]
+            row[1:] = np.fromiter(islice(self._endless(rng), length - 1), np.int32, length - 1)
         return found
 
     # -------------------------------------------------------------- questions about sentences
 
-    def violated(self, sentence: Sentence) -> Sentence:
+    def ungrammatical(self, sentence: Sentence) -> Sentence:
         """The sentence with its main verb in the other number, the verb itself unchanged."""
         word = sentence.words[sentence.verb]
         other = word.removesuffix("s") if word.endswith("s") else word + "s"
         words = (*sentence.words[: sentence.verb], other, *sentence.words[sentence.verb + 1 :])
-        return Sentence(
-            words, sentence.subject, sentence.verb, sentence.plural, sentence.attractors,
-            not sentence.grammatical,
-        )  # fmt: skip
+        return replace(sentence, words=words, grammatical=not sentence.grammatical)
 
-    def judged(self, count: int, seed: int = 0) -> list[Sentence]:
-        """Sentences of which every second one is `violated`: is the verb's number right?"""
-        return [s if i % 2 else self.violated(s) for i, s in enumerate(self.sentences(count, seed))]
+    def acceptability_set(self, count: int, seed: int = 0) -> list[Sentence]:
+        """Sentences of which every second one is `ungrammatical`: is the verb's number right?"""
+        return [s if i % 2 else self.ungrammatical(s) for i, s in enumerate(self.sentences(count, seed))]
 
 
 def _rng(seed: int, what: str) -> random.Random:

@@ -38,7 +38,10 @@ class Automaton:
         rows, waiting = [], [(grammar.start,)]
         for stack in waiting:  # grows while it is read
             p, to = np.zeros(len(number)), np.zeros(len(number), np.int64)
-            for word, (q, rest) in _next_words(grammar, stack).items():
+            for word, (q, rest) in grammar.next_words(stack).items():
+                # An emptied stack is the end of a sentence that no word marks.
+                if word is None:
+                    raise NbpkgError("a grammar whose sentences end without a last word has no such states")
                 rest = rest or (grammar.start,)
                 if rest not in states:
                     states[rest] = len(states)
@@ -50,37 +53,19 @@ class Automaton:
         self.p = np.array([p for p, _ in rows])
         self.to = np.array([to for _, to in rows])
         # One step with each word, (words, states, states), and with any: (states, states).
-        self.step = np.zeros((len(number), len(rows), len(rows)))
-        np.add.at(self.step, (np.arange(len(number)), np.arange(len(rows))[:, None], self.to), self.p)
-        self.any = self.step.sum(0)
+        self.transition = np.zeros((len(number), len(rows), len(rows)))
+        np.add.at(self.transition, (np.arange(len(number)), np.arange(len(rows))[:, None], self.to), self.p)
+        self.any = self.transition.sum(0)
 
-    def moved(self, now: np.ndarray, words: np.ndarray, back: bool = False) -> np.ndarray:
+    def step(self, now: np.ndarray, words: np.ndarray, back: bool = False) -> np.ndarray:
         """One step of each row with its word: (n, k, states) and (n,) -> (n, k, states)."""
         out = np.empty_like(now)
         order = np.argsort(words, kind="stable")
         found, starts = np.unique(words[order], return_index=True)
         for word, rows in zip(found, np.split(order, starts[1:]), strict=True):
-            step = self.step[word].T if back else self.step[word]
-            out[rows] = (now[rows].reshape(-1, now.shape[2]) @ step).reshape(len(rows), *now.shape[1:])
+            transition = self.transition[word].T if back else self.transition[word]
+            out[rows] = (now[rows].reshape(-1, now.shape[2]) @ transition).reshape(len(rows), *now.shape[1:])
         return out
-
-
-def _next_words(grammar: Grammar, stack: tuple[str, ...]) -> dict[str, tuple[float, tuple[str, ...]]]:
-    """What can stand next: {word: (probability, the stack after it)}; stacks have their top last."""
-    found: dict[str, tuple[float, tuple[str, ...]]] = {}
-    open_ = [(1.0, stack)]
-    while open_:
-        p, (*below, top) = open_.pop()
-        if top not in grammar.rules:
-            found[top] = p, tuple(below)
-            continue
-        for q, right in grammar.rules[top]:
-            after = (*below, *reversed(right))
-            # An emptied stack is the end of a sentence that no word marks.
-            if not after:
-                raise NbpkgError("a grammar whose sentences can end without a last word has no such states")
-            open_.append((p * q, after))
-    return found
 
 
 class Posterior:
@@ -93,7 +78,9 @@ class Posterior:
 
     def __init__(self, language: Language, shares: tuple[float, float, float] = SHARES):
         self.model = Automaton(language.grammar)
-        self.size, self.shares = language.size, shares
+        self.size = language.size
+        # Shares of visible places: any one word drawn there, and the word left as it is.
+        self.drawn, self.left = shares[1] / self.model.p.shape[1], shares[2]
 
     def __call__(self, masked: Masked) -> np.ndarray:
         inputs, positions = masked.inputs.numpy(), masked.positions.numpy()
@@ -108,46 +95,53 @@ class Posterior:
     def _rows(self, inputs: np.ndarray, places: np.ndarray) -> np.ndarray:
         """(n, length) tokens and (n, K) places of them -> (n, K, words).
 
-        Sums run over (replaced so far, state). A visible word costs 1 when it is none of the K places, else
-        its share: `left` when it is itself, `drawn / words` whatever stood there.
+        Forward-backward (Rabiner, 1989, section III) over (r, q): r of the K places were visible so far, q is
+        the parser's state. At place t, p(w) is proportional to the sum over r and q of alpha_t(r, q) p(w | q)
+        beta_{t+1}(r', q'), where q' is the state after w, and r' = r + 1 if the place is visible, else r.
         """
         model, (n, length), each = self.model, inputs.shape, places.shape[1]
-        drawn, left = self.shares[1] / model.p.shape[1], self.shares[2]
         hidden = inputs == MASK
         words = np.where(hidden, 0, inputs - len(SPECIAL))
         budget = each - hidden.sum(1)  # places that are predicted and visible
         if (words < 0).any() or (budget < 0).any():
             raise NbpkgError("rows must hold words and masks after their first token")
-        states = len(model.p)
-        ahead = np.zeros((length + 1, n, each + 1, states))
-        ahead[0, :, 0, 0] = 1
+        alpha, beta = np.zeros((2, length + 1, n, each + 1, len(model.p)))
+        alpha[0, :, 0, 0] = 1
+        beta[length, np.arange(n), budget] = 1  # so many were replaced in all, in any state
         for t in range(length):
-            seen, anything = model.moved(ahead[t], words[:, t]), ahead[t] @ model.any
-            masks = hidden[:, t, None, None]
-            ahead[t + 1] = np.where(masks, anything, seen)
-            ahead[t + 1, :, 1:] += np.where(masks, 0, drawn * anything + left * seen)[:, :-1]
-            ahead[t + 1] /= ahead[t + 1].sum((1, 2), keepdims=True) + 1e-300
-        back = np.zeros((length + 1, n, each + 1, states))
-        back[length, np.arange(n), budget] = 1  # so many were replaced in all, in any state
+            alpha[t + 1] = self._sweep(alpha[t], words[:, t], hidden[:, t], back=False)
         for t in reversed(range(length)):
-            seen, anything = model.moved(back[t + 1], words[:, t], back=True), back[t + 1] @ model.any.T
-            masks = hidden[:, t, None, None]
-            back[t] = np.where(masks, anything, seen)
-            back[t, :, :-1] += np.where(masks, 0, drawn * anything + left * seen)[:, 1:]
-            back[t] /= back[t].sum((1, 2), keepdims=True) + 1e-300
+            beta[t] = self._sweep(beta[t + 1], words[:, t], hidden[:, t], back=True)
         found = np.zeros((n, each, model.p.shape[1]))
         of, word = np.nonzero(model.p)  # the steps that exist
         to, p = model.to[of, word], model.p[of, word]
         for row, k in np.ndindex(n, each):
             t = places[row, k]
-            now, after = ahead[t, row], back[t + 1, row]
+            now, after = alpha[t, row], beta[t + 1, row]
             if not hidden[row, t]:  # one more of the K is used up here
                 now, after = now[:-1], after[1:]
             joint = (now[:, of] * after[:, to]).sum(0) * p
             found[row, k] = np.bincount(word, joint, found.shape[2])
             if not hidden[row, t]:
-                found[row, k, words[row, t]] *= (drawn + left) / drawn
+                found[row, k, words[row, t]] *= (self.drawn + self.left) / self.drawn
         total = found.sum(-1, keepdims=True)
         if not (total > 0).all():
             raise NbpkgError("a row holds text that the language cannot produce")
         return found / total
+
+    def _sweep(self, now: np.ndarray, words: np.ndarray, hidden: np.ndarray, back: bool) -> np.ndarray:
+        """alpha_{t+1} of alpha_t, or beta_t of beta_{t+1}: (n, K + 1, states), divided by each row's sum.
+
+        words, hidden: (n,), the token at t. A visible word costs 1 when it is none of the K places, else its
+        share: `left` when it is itself, `drawn` whatever stood there.
+        """
+        seen = self.model.step(now, words, back)
+        anything = now @ (self.model.any.T if back else self.model.any)
+        masks = hidden[:, None, None]
+        after = np.where(masks, anything, seen)
+        replaced = np.where(masks, 0, self.drawn * anything + self.left * seen)
+        if back:
+            after[:, :-1] += replaced[:, 1:]
+        else:
+            after[:, 1:] += replaced[:, :-1]
+        return after / (after.sum((1, 2), keepdims=True) + 1e-300)

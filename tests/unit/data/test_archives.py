@@ -21,7 +21,7 @@ def refused(call, name: str, problem: str) -> None:
     with pytest.raises(NbpkgError, match=problem) as caught:
         call()
     message = str(caught.value)
-    assert message.startswith(f"{name}: ") and message.endswith("the file is refused")
+    assert f"/{name}: " in message and message.endswith("the file is refused")
     assert "\n" not in message and len(message) < 340
 
 
@@ -113,7 +113,7 @@ def test_a_tar_member_of_negative_size_is_no_endless_loop(tmp_path, kind):
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
     path = tmp_path / "a.tar.gz"
     path.write_bytes(gzip.compress(bytes(header) * 3 + bytes(1024)))
-    with pytest.raises(NbpkgError, match=r"^a\.tar\.gz: "):
+    with pytest.raises(NbpkgError, match=r"/a\.tar\.gz: "):
         read_tar(path, {"one"}, MiB)
 
 

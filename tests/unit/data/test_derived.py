@@ -221,8 +221,10 @@ def test_a_damaged_derived_file_is_refused_and_made_again(toy):
 
 
 def test_offline_and_a_given_folder_forbid_it(toy, monkeypatch, tmp_path):
+    monkeypatch.setenv("NBPKG_OFFLINE", "1")
     with pytest.raises(NbpkgError, match="switched off"):
-        toy.fetch(offline=True)
+        toy.fetch()
+    monkeypatch.delenv("NBPKG_OFFLINE")
     monkeypatch.setenv("NBPKG_DATA", str(tmp_path))
     with pytest.raises(NbpkgError, match="NBPKG_DATA"):
         toy.fetch()

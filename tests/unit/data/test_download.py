@@ -41,8 +41,8 @@ class Toy:
     def __init__(self, server, dataset, final):
         self.server, self.dataset, self.final, self.lines = server, dataset, final, []
 
-    def fetch(self, **options):
-        return download.fetch_set(self.dataset, say=self.lines.append, pause=0.01, **options)
+    def fetch(self):
+        return download.fetch_set(self.dataset, say=self.lines.append, pause=0.01)
 
     def succeeds(self):
         assert self.fetch() == [self.final]
@@ -172,25 +172,23 @@ def test_no_server_at_all_is_one_line(toy):
     toy.fails("connection broke")
 
 
-@pytest.mark.parametrize("option", [True, None])
-def test_offline_is_one_line_without_a_request(toy, monkeypatch, option):
-    if option is None:
-        monkeypatch.setenv("NBPKG_OFFLINE", "1")
+def test_offline_is_one_line_without_a_request(toy, monkeypatch):
+    monkeypatch.setenv("NBPKG_OFFLINE", "1")
     with pytest.raises(NbpkgError, match=r"^toy/a\.bin: .*downloads are switched off.*smoke"):
-        toy.fetch(offline=option)
+        toy.fetch()
     assert toy.server.seen == [] and toy.lines == [] and not toy.final.exists()
 
 
-def test_offline_uses_what_is_there(toy):
+def test_offline_uses_what_is_there(toy, monkeypatch):
     toy.succeeds()
-    assert toy.fetch(offline=True) == [toy.final]
+    monkeypatch.setenv("NBPKG_OFFLINE", "1")
+    assert toy.fetch() == [toy.final]
 
 
 def test_offline_switch_reads_the_usual_words(monkeypatch):
     for value, wanted in {"": False, "0": False, "no": False, "1": True, "true": True}.items():
         monkeypatch.setenv("NBPKG_OFFLINE", value)
-        assert download.offline_wanted(None) is wanted
-        assert download.offline_wanted(not wanted) is not wanted
+        assert download.offline() is wanted
 
 
 @pytest.mark.parametrize("always", ["good", "missing"])

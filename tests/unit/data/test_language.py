@@ -62,13 +62,13 @@ def _nouns():
 
 def test_a_violation_changes_the_verb_only_and_makes_the_sentence_impossible():
     for s in LANGUAGE.sentences(100, seed=2):
-        broken = LANGUAGE.violated(s)
+        broken = LANGUAGE.ungrammatical(s)
         changed = [i for i, (a, b) in enumerate(zip(s.words, broken.words, strict=True)) if a != b]
         assert changed == [s.verb] and bare(broken.words[s.verb]) == bare(s.words[s.verb])
-        assert not broken.grammatical and LANGUAGE.violated(broken) == s
+        assert not broken.grammatical and LANGUAGE.ungrammatical(broken) == s
         assert math.isfinite(sum(LANGUAGE.grammar.log_probs(s.words)))
         assert sum(LANGUAGE.grammar.log_probs(broken.words)) == -math.inf
-    judged = LANGUAGE.judged(100, seed=2)
+    judged = LANGUAGE.acceptability_set(100, seed=2)
     assert [s.grammatical for s in judged] == [False, True] * 50
 
 

@@ -86,16 +86,3 @@ def test_an_absent_table_or_provenance_is_one_clear_line(tmp_path):
         latency_table.read_embedded(tmp_path / "gone.csv")
     with pytest.raises(NbpkgError, match=r"gone\.json: absent"):
         latency_table.read_provenance(tmp_path / "gone.csv")
-
-
-def test_writing_is_atomic(tmp_path, monkeypatch):
-    path = tmp_path / "table.csv"
-    path.write_text("old")
-
-    def dies(*_):
-        raise OSError("power cut")
-
-    monkeypatch.setattr(latency_table.os, "replace", dies)
-    with pytest.raises(OSError, match="power"):
-        latency_table.write_atomically(path, "new")
-    assert path.read_text() == "old"

@@ -60,7 +60,7 @@ def test_another_cifar_is_refused(tmp_path, member, content, problem):
     files, _, _ = makers.cifar10_files()
     name = f"cifar-10-batches-py/{member}"
     files = files | {name: content} if content is not None else {k: v for k, v in files.items() if k != name}
-    with pytest.raises(NbpkgError, match=rf"^cifar\.tar\.gz: .*{problem}"):
+    with pytest.raises(NbpkgError, match=rf"/cifar\.tar\.gz: .*{problem}"):
         official.read_cifar10(tar_gz(tmp_path / "cifar.tar.gz", files))
 
 
@@ -85,7 +85,7 @@ def test_mnist_round_trips(tmp_path):
 def test_another_mnist_is_refused(tmp_path, which, array, problem):
     files, _, _ = makers.mnist(tmp_path)
     makers.idx_gz(files[which], array)
-    with pytest.raises(NbpkgError, match=f"^{files[which].name}: .*{problem}"):
+    with pytest.raises(NbpkgError, match=f"/{files[which].name}: .*{problem}"):
         official.read_mnist(*files)
 
 
@@ -94,12 +94,12 @@ def test_an_idx_file_that_lies_or_lacks_a_class_is_refused(tmp_path):
     whole = gzip.decompress(files[0].read_bytes())
     for content in (whole[:-1], whole + b"\0", whole[:7], b"", whole[:4] + b"\xff" * 12 + whole[16:]):
         files[0].write_bytes(gzip.compress(content))
-        with pytest.raises(NbpkgError, match=rf"^{files[0].name}: "):
+        with pytest.raises(NbpkgError, match=rf"/{files[0].name}: "):
             official.read_mnist(*files)
     makers.mnist(tmp_path)
     makers.idx_gz(files[1], np.where(labels == 3, 4, labels).astype(np.uint8)[:20])
     makers.idx_gz(files[3], np.where(labels == 3, 4, labels).astype(np.uint8)[20:])
-    with pytest.raises(NbpkgError, match=f"^{files[1].name}: .*no image of class '3'"):
+    with pytest.raises(NbpkgError, match=f"/{files[1].name}: .*no image of class '3'"):
         official.read_mnist(*files)
 
 
@@ -161,7 +161,7 @@ VALIDATION = "val/val_annotations.txt"
 )
 def test_another_tiny_imagenet_is_refused(tmp_path, name, content, problem):
     path = zipped(tmp_path / "tiny.zip", tiny(**{name: content}))
-    with pytest.raises(NbpkgError, match=rf"^tiny\.zip: .*{problem}"):
+    with pytest.raises(NbpkgError, match=rf"/tiny\.zip: .*{problem}"):
         official.read_tiny_imagenet(path)
 
 
@@ -211,9 +211,9 @@ def test_omniglot_is_split_over_classes_with_bright_ink(tmp_path):
 )
 def test_another_omniglot_is_refused(tmp_path, background, evaluation, problem):
     files = omniglot(tmp_path, background, evaluation)
-    with pytest.raises(NbpkgError, match=f"^images_{problem}"):
+    with pytest.raises(NbpkgError, match=f"/images_{problem}"):
         official.read_omniglot(*files)
-    with pytest.raises(NbpkgError, match=r"^images_evaluation\.zip: .*no drawing of the background set"):
+    with pytest.raises(NbpkgError, match=r"/images_evaluation\.zip: .*no drawing of the background set"):
         official.read_omniglot(*reversed(files))
 
 

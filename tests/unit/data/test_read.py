@@ -49,8 +49,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, save
         path.write_bytes(pickle.dumps([Hostile(marker)], protocol=2))
     else:
         path = saved([1.0, Hostile(marker)], "hostile.pt")
-    for reader in (read.read_torch_list, read.read_torch, read.read_torch_dict, read.read_arch_index):
+    for reader in (read.read_torch, read.read_torch_dict, read.read_arch_index):
         refused(reader, path, "run code")
+    refused(read.read_torch_list, path, "run code", length=2)
     with pytest.raises(NbpkgError):
         read.read_torch(path, numpy_scalars=True)
     assert not marker.exists()
@@ -65,23 +66,22 @@ def test_a_file_truncated_anywhere_is_refused(tmp_path, saved):
     path = tmp_path / "short.pt"
     for keep in [0, 1, 4, 100, len(whole) // 2, len(whole) - 30, len(whole) - 1]:
         path.write_bytes(whole[:keep])
-        refused(read.read_torch_list, path)
+        refused(read.read_torch_list, path, length=199)
 
 
 def test_text_or_a_missing_file_is_refused(tmp_path):
     path = tmp_path / "page.pt"
-    refused(read.read_torch_list, path, "no such file")
+    refused(read.read_torch_list, path, "no such file", length=3)
     path.write_text("<html>404: Not Found</html>")
-    refused(read.read_torch_list, path)
+    refused(read.read_torch_list, path, length=199)
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "MAX_BYTES", 1 << 20)
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path):
     path = tmp_path / "bomb.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(2 << 20))
     assert path.stat().st_size < 10_000
-    refused(read.read_torch_list, path, "unpacks to 2,097,152 bytes")
+    refused(read.read_torch, path, "unpacks to 2,097,152 bytes", limit=1 << 20)
 
 
 def test_a_list_of_integers_and_floats_comes_as_float64(saved):
@@ -110,33 +110,35 @@ def test_a_list_that_is_not_what_it_should_be_is_refused(saved, thing, word):
     refused(read.read_torch_list, saved(thing), word, length=3)
 
 
-def test_sign_is_free_on_request(saved):
-    assert read.read_torch_list(saved([-1.0, 0.0]), positive=False).tolist() == [-1, 0]
-
-
 def test_indices_are_distinct_and_in_range(saved):
     assert read.read_torch_indices(saved([4, 0, 2]), 3, 5).tolist() == [4, 0, 2]
-    refused(read.read_torch_indices, saved([4, 0, 4]), "twice", high=5)
-    refused(read.read_torch_indices, saved([5, 0]), "outside 0 to 4", high=5)
-    refused(read.read_torch_indices, saved([-1, 0]), "outside", high=5)
-    refused(read.read_torch_indices, saved([1.0, 0]), "float")
-    refused(read.read_torch_indices, saved([2**70]), "too large")
+    for thing, word in (
+        ([4, 0, 4], "twice"),
+        ([4, 0], "2 values where 3"),
+        ([5, 0, 1], "outside 0 to 4"),
+        ([-1, 0, 1], "outside"),
+        ([1.0, 0, 2], "float"),
+        ([2**70], "too large"),
+    ):
+        refused(read.read_torch_indices, saved(thing), word, length=3, high=5)
 
 
 def test_rows_have_one_shape_and_bounds(saved):
-    rows = read.read_torch_rows(saved([[0, 1], [2, 3], [8, 0]]), (3, 2), 0, 8)
+    rows = read.read_torch_rows(saved([[0, 1], [2, 3], [8, 0]]), (3, 2), 8)
     assert rows.shape == (3, 2) and rows[2, 0] == 8
-    refused(read.read_torch_rows, saved([[0, 1], [2]]), "unequal")
-    refused(read.read_torch_rows, saved([[0, 1]]), "wrong length", shape=(2, 2))
-    refused(read.read_torch_rows, saved([[0, 9]]), "outside 0 to 8", low=0, high=8)
-    refused(read.read_torch_rows, saved([[0, 1.5]]), "float")
-    refused(read.read_torch_rows, saved([]), "rows")
-    refused(read.read_torch_rows, saved([1, 2]), "rows")
+    for thing, word in (
+        ([[0, 1], [2]], "unequal"),
+        ([[0, 1]], "wrong length"),
+        ([[0, 1], [0, 9]], "outside 0 to 8"),
+        ([[0, 1], [0, 1.5]], "float"),
+        ([], "rows"),
+        ([1, 2], "rows"),
+    ):
+        refused(read.read_torch_rows, saved(thing), word, shape=(2, 2), high=8)
 
 
-def test_a_dictionary_has_its_keys(saved):
-    assert read.read_torch_dict(saved({"a": 1, "b": 2}), {"a", "b"}) == {"a": 1, "b": 2}
-    refused(read.read_torch_dict, saved({"a": 1}), "keys", keys={"a", "b"})
+def test_a_dictionary_has_text_keys(saved):
+    assert read.read_torch_dict(saved({"a": 1, "b": 2})) == {"a": 1, "b": 2}
     refused(read.read_torch_dict, saved({1: "a"}), "text keys")
 
 
@@ -184,7 +186,7 @@ def test_the_real_files_pass_and_agree_with_each_other():
                 assert read.read_torch_list(data.path(name), length).shape == (length,)
         indices = read.read_torch_indices(data.path(f"help/{space}/hardware_embedding_index.pt"), 10, length)
         assert indices.shape == (10,)
-    rows = read.read_torch_rows(data.path("help/fbnet/arch.pt"), (5_000, 22), 0, 8)
+    rows = read.read_torch_rows(data.path("help/fbnet/arch.pt"), (5_000, 22), 8)
     assert rows.shape == (5_000, 22)
     ofa = read.read_torch_dict(data.path("help/ofa/ofa_archs.pt"), numpy_scalars=True)
     assert len(ofa["arch"]) == 5_000 and set(ofa["arch"][0]) == {"ks", "e", "d", "r"}

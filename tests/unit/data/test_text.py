@@ -71,7 +71,6 @@ def test_a_book_is_cut_into_paragraphs(tmp_path):
 def test_unknown_names_are_refused():
     for call, word in (
         (lambda: text.wikitext("dev"), "no split 'dev'"),
-        (lambda: text.book("ulysses"), "no registered book"),
         (lambda: text.corpus(wiki=False, novels=False), "holds nothing"),
     ):
         with pytest.raises(NbpkgError, match=word):

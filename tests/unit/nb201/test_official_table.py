@@ -82,7 +82,7 @@ def test_every_accuracy_of_the_official_file_comes_back_exactly(saved):
     assert path.stat().st_size < 4_000_000
     found = nb201.load(path)
     numbers = space.index(CELLS[:3])
-    assert found.n == 3 and found.benchmark_index[numbers].tolist() == [0, 1, 2]
+    assert len(found.rows) == 3 and found.benchmark_index[numbers].tolist() == [0, 1, 2]
     assert found.splits() == sorted((*key, epochs) for key in WHERE for epochs in (12, 200))
     for (dataset, split), (run, name) in WHERE.items():
         for epochs in (12, 200):
@@ -90,9 +90,6 @@ def test_every_accuracy_of_the_official_file_comes_back_exactly(saved):
             expected = [truth[number, run, name, epochs] for number in range(3)]
             assert values[numbers].tolist() == expected, "the mean over seeds, not one of them at random"
             assert np.isnan(values).sum() == 15_622
-    np.testing.assert_allclose(found.params[numbers], [0.1, 0.2, 0.3])
-    np.testing.assert_allclose(found.flops[numbers], [15.5, 16.5, 17.5])
-    np.testing.assert_allclose(found.seconds("cifar100")[numbers], [100, 300, 500])
 
 
 def test_only_what_was_evaluated_is_read_from_a_partial_file(saved):
@@ -123,7 +120,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(saved, tmp_path, mo
     path = saved(content | {"extra": Harmful(mark)})
     # The restraint must not hang on torch's default, which this variable lifts.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    with pytest.raises(NbpkgError, match=r"official\.pth: is no plain data file"):
+    with pytest.raises(NbpkgError, match=r"official\.pth: .*would have to run code"):
         table.read_official(path)
     assert not mark.exists()
     path.write_bytes(pickle.dumps(Harmful(mark), protocol=2))

@@ -187,7 +187,7 @@ def test_the_embedded_benchmark_gives_every_cell_the_value_of_its_function(tmp_p
     expected = values["test"][:, first][:, label]
     np.testing.assert_allclose(found.test, expected, rtol=1e-6)
     np.testing.assert_allclose(found.table.accuracy("digits", "valid", 10), found.valid.mean(0))
-    assert found.table.n == space.N_CELLS and found.seeds == (0, 1) and found.provenance["what"] == "a test"
+    assert len(found.table.rows) == space.N_CELLS and found.seeds == (0, 1) and found.provenance["what"] == "a test"
     assert not found.test.flags.writeable
 
 
