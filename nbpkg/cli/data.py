@@ -55,7 +55,8 @@ def data_fetch(
     if not wanted and not chapters:
         raise NbpkgError("name the sets to fetch, or the chapters that need them with --for")
     due = {item.name: download.to_download(item) for item in wanted}
-    say(f"{len(wanted)} sets, {sum(due.values()) / 1e6:.0f} MB to download")
+    count = f"{len(wanted)} data set{'s' * (len(wanted) != 1)}"
+    say(f"{count}, {sum(due.values()) / 1e6:.0f} MB to download")
     for item in wanted:
         if due[item.name]:
             say(f"  {item.name}: {due[item.name] / 1e6:.1f} MB")

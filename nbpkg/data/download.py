@@ -96,7 +96,8 @@ def _download(dataset: DataSet, files: Sequence[DataFile], say: Callable[[str], 
     progress = transfer.Progress(len(files), sum(file.size for file in files), say)
     terms = dataset.licence_url or dataset.note
     count = f"{len(files)} file{'s' * (len(files) != 1)}"
-    say(f"{dataset.name}: {count}, {progress.size / 1e6:.1f} MB from {dataset.source}")
+    hosts = ", ".join({transfer.address(file.url).split("/")[2]: "" for file in files})
+    say(f"{dataset.name}: {count}, {progress.size / 1e6:.1f} MB from {hosts}; source: {dataset.source}")
     say(f"  licence: {dataset.licence}" + (f" ({terms})" if terms else ""))
     with _cache(dataset) as folder, requests.Session() as session:
         for file in files:
@@ -145,7 +146,7 @@ def _sources(dataset: DataSet, say: Callable[[str], None], pause: float) -> tupl
         except NbpkgError as error:
             if number == len(dataset.ways):
                 raise
-            say(f"  {error}; another source is tried")
+            say(f"  {str(error).partition(';')[0]}; another source is tried")
     raise NbpkgError(f"{dataset.name}: no source is registered")
 
 

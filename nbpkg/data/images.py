@@ -43,7 +43,6 @@ _FULL = {
     "cifar100-full": official.read_cifar100,
     "tiny-imagenet-full": official.read_tiny_imagenet,
     "mnist-full": official.read_mnist,
-    "omniglot-full": official.read_omniglot,
 }
 #: Names of all image sets; "digits" is the one that is always there.
 SOURCES = ("digits", *_FILES, *_FULL)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nbpkg.data import store
-from nbpkg.data.registry import DataFile
+from nbpkg.data.registry import SOURCES, DataFile
 from nbpkg.errors import NbpkgError
 
 ATTEMPTS = 5
@@ -75,7 +75,7 @@ class Download:
 
     def __init__(self, file: DataFile, folder: Path, session, progress: Progress):
         self.file, self.session, self.progress = file, session, progress
-        self.final = folder / file.path
+        self.final, self.name = folder / file.path, file.path.removeprefix(f"{SOURCES}/")
         self.most = file.size if file.sha256 else 2 * file.size
         key = file.sha256 or hashlib.sha256(file.url.encode()).hexdigest()
         self.partial = folder / ".partial" / f"{key[:16]}.part"
@@ -161,9 +161,9 @@ class Download:
             if problem is None:
                 return
             if len(self.file.urls) > 1:
-                self.progress.say(f"  {self.file.path}: {problem} ({url.split('/')[2]})")
+                self.progress.say(f"  {self.name}: {problem} ({url.split('/')[2]})")
         raise NbpkgError(
-            f"{self.file.path}: {problem}; nothing was kept as the file, run the same command to try again, "
+            f"{self.name}: {problem}; nothing was kept as the file, run the same command to try again, "
             "or set NBPKG_MIRROR to the address of a copy"
         )
 
@@ -177,6 +177,6 @@ class Download:
                     return str(error)
                 wait = max(min(pause * 2 ** (number - 1), LONGEST_PAUSE), error.after)
                 again = f"attempt {number + 1} of {ATTEMPTS} in {wait:.0f} s"
-                self.progress.say(f"  {self.file.path}: {error}; {again}")
+                self.progress.say(f"  {self.name}: {error}; {again}")
             time.sleep(wait)
         return None
