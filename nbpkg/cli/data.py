@@ -42,26 +42,39 @@ def data_fetch(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the sources of derived sets.")] = False,
 ) -> None:
     """Download sets into the cache, or make them of their sources; checked and resumed, licence first."""
-    from nbpkg import chapters as book
     from nbpkg import data
-    from nbpkg.data import download, needs, registry
+    from nbpkg.data import download
 
-    wanted = [registry.get(name) for name in names or []]
-    if profile not in book.PROFILES:
-        raise NbpkgError(f"--profile {profile!r} is none of {', '.join(book.PROFILES)}")
-    if chapters:
-        numbers = [book.get(name.strip()).name for name in chapters.split(",")]
-        wanted += [item for item in needs.sets(numbers, profile) if item not in wanted]
-    if not wanted and not chapters:
-        raise NbpkgError("name the sets to fetch, or the chapters that need them with --for")
-    due = {item.name: download.to_download(item) for item in wanted}
+    wanted = _wanted(names or [], chapters, profile)
+    due = {name: download.to_download(data.registry.get(name)) for name in wanted}
     count = f"{len(wanted)} data set{'s' * (len(wanted) != 1)}"
     say(f"{count}, {sum(due.values()) / 1e6:.0f} MB to download")
-    for item in wanted:
-        if due[item.name]:
-            say(f"  {item.name}: {due[item.name] / 1e6:.1f} MB")
-    for item in wanted:
-        data.fetch(item.name, keep=keep)
+    for name in filter(due.get, wanted):
+        say(f"  {name}: {due[name] / 1e6:.1f} MB")
+    failed = []
+    for name in wanted:
+        try:
+            data.fetch(name, keep=keep)
+        except NbpkgError as error:
+            if len(wanted) == 1:
+                raise
+            say(f"{name}: {error}")
+            failed.append(name)
+    if failed:
+        raise NbpkgError(f"not fetched: {', '.join(failed)}; the same command goes on with them")
+
+
+def _wanted(names: list[str], chapters: str, profile: str) -> list[str]:
+    """The sets named, and those that `chapters` (apart by commas) need, each once."""
+    from nbpkg import chapters as book
+    from nbpkg.data import needs
+
+    if profile not in book.PROFILES:
+        raise NbpkgError(f"--profile {profile!r} is none of {', '.join(book.PROFILES)}")
+    if not names and not chapters:
+        raise NbpkgError("name the sets to fetch, or the chapters that need them with --for")
+    numbers = [book.get(name.strip()).name for name in chapters.split(",")] if chapters else []
+    return list(dict.fromkeys([*names, *(item.name for item in needs.sets(numbers, profile))]))
 
 
 @data_app.command("mirror")
