@@ -61,7 +61,8 @@ def run(
     `jobs` executions go on at once (None: as many as the usable cores carry with `$NBPKG_THREADS` each).
     With several seeds and jobs each seed is first run alone to fill the memo store. `cell_timeout` is in
     seconds. A failed chapter stops no other.
-    Raises NbpkgError for an unknown chapter, profile, device or seed list, a wrong parameters cell, absent data.
+    Raises NbpkgError for an unknown chapter, profile, device or seed list, a wrong parameters cell, and for
+    absent data.
     KeyboardInterrupt (also on SIGTERM) ends every process first and leaves no half-written file.
     """
     seeds = check_options(profile, seeds, device)

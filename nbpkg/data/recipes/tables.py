@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nbpkg.data.recipes import pickles
+from nbpkg.data import plain_pickle
 from nbpkg.untrusted import read_torch, refuse
 
 Sources = dict[str, Path]
@@ -75,7 +75,7 @@ def nb201_joined(sources: Sources, out: Path) -> None:
 
 def _runs(path: Path, cells: int) -> dict[str, tuple[np.ndarray, ...]]:
     """Data set -> mean accuracy of a cell's runs (%), seconds of one, number of runs; each (cells,)."""
-    table, result = pickles.load(path, _NUMPY), {}
+    table, result = plain_pickle.load(path, _NUMPY), {}
     for name, key in zip(_DATASETS, ("cifar10", "cifar100", "imagenet"), strict=True):
         loss, seconds = table[key]["loss"], table[key]["runtime"]
         first = np.flatnonzero(np.r_[True, seconds[1:] != seconds[:-1]])
@@ -88,7 +88,7 @@ def _runs(path: Path, cells: int) -> dict[str, tuple[np.ndarray, ...]]:
 
 def _twelve_epochs(path: Path, arch) -> dict[str, np.ndarray]:
     """The table's accuracies after 12 epochs (%): its block of numbers, and which of its rows is which."""
-    frame = pickles.load(path, _PANDAS)
+    frame = plain_pickle.load(path, _PANDAS)
     blocks = frame.state["_data"].state[3]["0.14.1"]
     names = list(blocks["axes"][0].arguments[1]["data"])
     rows = {}
@@ -133,7 +133,7 @@ def metad2a_rows(sources: Sources, out: Path) -> None:
     From CownowAn/DiffusionNAG (no licence stated: analysed, never shipped). `accuracy` in percent of the
     a task's subset of ImageNet; `classes` are the task's twenty class numbers there, with blanks between.
     """
-    table = pickles.load_torch(sources["meta_train_tasks_predictor.pt"], _METAD2A)
+    table = plain_pickle.load_torch(sources["meta_train_tasks_predictor.pt"], _METAD2A)
     tasks = read_torch(sources["meta_train_task_lst.pt"])
     task = np.array(table["task"], np.int64)
     columns = {"row": np.arange(len(task)), "task": task, "arch": list(table["str"])}

@@ -32,7 +32,7 @@ from nbpkg.cli import main, out
         (["data", "fetch", "--for", "03,77"], "no chapter is called '77'"),
         (["data", "fetch", "--for", "03", "--profile", "fast"], "'fast' is none of smoke"),
         (["data", "mirror", "folder"], "nothing to pass on"),
-        (["run", "help", "--profile", "standard"], "run `nbpkg data fetch --for 03 --profile standard` first"),
+        (["run", "help", "--profile", "standard"], "`nbpkg data fetch --for 03 --profile standard` first"),
         (["sync", "--from-notebook", "--from-twin"], "not both"),
         (["site", "--from", "elsewhere"], "no site source is called 'elsewhere'"),
         (["load", "help"], "No such command"),
