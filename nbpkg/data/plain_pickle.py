@@ -78,8 +78,8 @@ class _TorchReader(_Reader):
 def load(path: str | Path, names: Collection[str], stream: IO[bytes] | None = None):
     """The object in the pickle at `path`, which may ask for the dotted `names` only.
 
-    stream: where a torch file has its pickle. Names of numpy's are honoured, the others give `Noted`. Raises NbpkgError that names the file when it is
-    damaged, larger than 64 MiB, or asks for anything else.
+    Names of numpy are honoured, the others give `Noted`. stream: where a torch file has its pickle. Raises
+    NbpkgError that names the file when it is damaged, larger than 64 MiB, or asks for anything else.
     """
     try:
         if stream is None:
