@@ -130,24 +130,19 @@ def _derive(dataset: DataSet, say: Callable[[str], None], pause: float, keep: bo
     """
     with _cache(dataset) as folder, _alone(dataset.name, folder / ".partial" / f"{dataset.name}.lock"):
         # Another process may have made them in the meantime.
-        if any(state.status != "ok" for state in store.check(dataset)):
-            _make(dataset, _sources(dataset, say, pause), folder, say)
+        ways = dataset.ways if any(state.status != "ok" for state in store.check(dataset)) else ()
+        for way in ways:
+            try:
+                if missing := [file for file in way if not _whole(file)]:
+                    _download(dataset, missing, say, pause)
+                _make(dataset, way, folder, say)
+                break
+            except NbpkgError as error:
+                if way is ways[-1]:
+                    raise
+                say(f"  {str(error).partition(';')[0]}; another source is tried")
         if not keep:
             shutil.rmtree(folder / SOURCES / dataset.name, ignore_errors=True)
-
-
-def _sources(dataset: DataSet, say: Callable[[str], None], pause: float) -> tuple[DataFile, ...]:
-    """The sources of the first way that can be gone to its end, all of them here."""
-    for number, way in enumerate(dataset.ways, start=1):
-        try:
-            if missing := [file for file in way if not _whole(file)]:
-                _download(dataset, missing, say, pause)
-            return way
-        except NbpkgError as error:
-            if number == len(dataset.ways):
-                raise
-            say(f"  {str(error).partition(';')[0]}; another source is tried")
-    raise NbpkgError(f"{dataset.name}: no source is registered")
 
 
 def _make(dataset: DataSet, way: Sequence[DataFile], folder: Path, say: Callable[[str], None]) -> None:
@@ -181,9 +176,8 @@ def _made(dataset: DataSet, way: Sequence[DataFile], folder: Path, building: Pat
     except (NbpkgError, OSError):
         raise
     except Exception as error:  # sources whose bytes nothing vouches for can fail in any way
-        raise NbpkgError(
-            f"{dataset.name}: its sources are not what its recipe takes ({type(error).__name__}: {error})"
-        ) from error
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise NbpkgError(f"{dataset.name}: its sources are not what its recipe takes ({why})") from error
     made = [(file, building / file.path.removeprefix(dataset.local)) for file in dataset.files]
     for file, path in made:
         if problem := store.fault(file, path):

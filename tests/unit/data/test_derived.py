@@ -168,8 +168,21 @@ def test_a_recipe_that_makes_something_else_is_one_line_and_its_sources_stay(toy
         pd.DataFrame({"a": [1]}).to_parquet(out / "t.parquet")
 
     toy.recipe = other
+    toy.write("z.org/tar/0", TSV)
     toy.fails("toy/t.parquet", "made another file", "other values")
     assert toy.sources() == ["a.csv"]
+
+
+def test_a_way_whose_sources_the_recipe_refuses_gives_way_to_the_next(toy):
+    def refuses(sources, out):
+        if "a.csv" in sources:
+            raise KeyError("not as expected")
+        recipe(sources, out)
+
+    toy.recipe = refuses
+    toy.write("z.org/tar/0", TSV)
+    toy.succeeds()
+    assert any("not what its recipe takes" in line for line in toy.lines)
 
 
 def full(sources, out):
