@@ -40,6 +40,17 @@ def device_name(device) -> str:
     return f"cpu ({name})"
 
 
+def device_key(name: Any) -> str:
+    """What results depend on of a device: "cpu" or "cuda (NAME OF CARD)".
+
+    name: as for `device`, or a torch.device.
+    """
+    if str(name) == "cpu":
+        return "cpu"
+    found = device(getattr(name, "type", name))
+    return "cpu" if found.type == "cpu" else device_name(found)
+
+
 def usable_cpus() -> list[int]:
     """Numbers of the processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from nbpkg.errors import NbpkgError
@@ -108,23 +108,17 @@ def _client(cluster, workers: int):
     if isinstance(cluster, Client):
         yield cluster
         return
-    own = None
-    if cluster == "local":
-        own = cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
-        )
-    elif cluster == "slurm":
-        own = cluster = slurm_cluster(workers)
-    try:
+    with ExitStack() as own:
+        if cluster == "local":
+            options = {"threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+            cluster = own.enter_context(LocalCluster(n_workers=workers, **options))
+        elif cluster == "slurm":
+            cluster = own.enter_context(slurm_cluster(workers))
         try:
             client = Client(cluster, timeout="30s", set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             raise NbpkgError(f"cluster {cluster}: no Dask scheduler answers there ({error})") from None
-        with client:
-            yield client
-    finally:
-        if own is not None:
-            own.close()
+        yield own.enter_context(client)
 
 
 def slurm_cluster(workers: int, **settings):

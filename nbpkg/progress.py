@@ -7,8 +7,14 @@ LINES = 10
 PAUSE = 2.0  # seconds between two lines at least, so that quick loops print only their end
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+def duration(seconds: float, tenths: bool = False) -> str:
+    """Seconds as text: below ten minutes in seconds, then in minutes, from three hours on in hours.
+
+    tenths: of a second, below ten seconds; not in progress, whose lines are compared between runs.
+    """
+    if seconds < 600:
+        return f"{seconds:.1f} s" if tenths and seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.1f} h"
 
 
 def progress(iterable: Iterable, label: str, total: int | None = None, clock=time.perf_counter) -> Iterator:
@@ -26,12 +32,12 @@ def progress(iterable: Iterable, label: str, total: int | None = None, clock=tim
         now = clock()
         if total and done < total:
             if done * LINES >= mark * total and now - last >= PAUSE:
-                left = _seconds((now - started) / done * (total - done))
-                so_far = f"{done}/{total}  {100 * done // total} %  elapsed {_seconds(now - started)}"
+                left = duration((now - started) / done * (total - done))
+                so_far = f"{done}/{total}  {100 * done // total} %  elapsed {duration(now - started)}"
                 print(f"{label}  {so_far}  about {left} left", flush=True)
                 mark, last = done * LINES // total + 1, now
         elif not total and now - started >= patience:
-            print(f"{label}  {done}  elapsed {_seconds(now - started)}", flush=True)
+            print(f"{label}  {done}  elapsed {duration(now - started)}", flush=True)
             patience = 2 * (now - started)
     count = f"{done}/{total}  {100 * done // total} %" if total else str(done)
-    print(f"{label}  {count}  elapsed {_seconds(clock() - started)}", flush=True)
+    print(f"{label}  {count}  elapsed {duration(clock() - started)}", flush=True)

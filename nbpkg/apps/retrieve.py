@@ -1,7 +1,7 @@
 """A trained network for images of one's own: the space and a part of the zoo of chapter `05_tans`.
 
+    from nbpkg.apps.images import read_folder
     from nbpkg.apps.retrieve import retrieve
-    from nbpkg.apps.search import read_folder
 
     images, labels = read_folder("pictures")   # one subfolder a class
     best = retrieve(images, labels, max_params=8_000)[0]
@@ -24,18 +24,16 @@ from torch.nn import functional as F
 
 from nbpkg import data, machine
 from nbpkg.apps import weights_file
-from nbpkg.apps.search import MOST_IMAGES, _checked
+from nbpkg.apps.images import MOST_IMAGES, check, extract
 from nbpkg.data.images import resize
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import space
-from nbpkg.zoo import features
 from nbpkg.zoo.specs import CellNet
 
 FILE = "tans.safetensors"
 FORMAT = 1
 _PLAIN = ("extractor", "resolution", "classes", "networks")
 _TENSORS = ("mean", "scale", "query", "query_bias", "head", "head_bias", "places")
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def retrieve(
     """
     if top < 1:
         raise NbpkgError(f"top must be at least 1, not {top}")
-    images, labels = _checked(images, labels)
+    images, labels = check(images, labels)
     made = weights if isinstance(weights, Mapping) else read_weights(weights)
     classes = int(labels.max()) + 1
     specs = [_spec(net) for net in made["networks"]]
@@ -121,14 +119,9 @@ def retrieve(
 def _query(images: Tensor, labels: Tensor, made: Mapping[str, Any], device: torch.device) -> Tensor:
     """The data set in the learned space, (d,): the mean feature of its images, centred, encoded."""
     rows = torch.cat([torch.where(labels == label)[0][:MOST_IMAGES] for label in labels.unique()])
-    network = features.get(made["extractor"]).network(device)
-    pixels = resize(images[rows], made["resolution"])
-    x = torch.cat([network(part) for part in pixels.split(_BATCH)]).cpu().mean(0)
+    x = extract(images[rows], made["extractor"], made["resolution"], device).mean(0)
     x = (x - made["mean"].float()) / made["scale"].float()
     return F.normalize(made["query"].float() @ x + made["query_bias"].float(), dim=-1)
-
-
-# ------------------------------------------------------------------------------ weights
 
 
 def _spec(net: Mapping[str, Any]) -> CellNet:

@@ -1,6 +1,7 @@
 """Cells for images of one's own, in seconds: the networks that chapter `02_metad2a` trained, ready to use.
 
-    from nbpkg.apps.search import read_folder, search
+    from nbpkg.apps.images import read_folder
+    from nbpkg.apps.search import search
 
     images, labels = read_folder("pictures")   # one subfolder a class
     for found in search(images, labels)[:5]:
@@ -23,21 +24,15 @@ from torch import Tensor
 
 from nbpkg import data, machine
 from nbpkg.apps import weights_file
-from nbpkg.data.images import resize
+from nbpkg.apps.images import MOST_IMAGES, check, extract
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs, space
 from nbpkg.nets import cellgraphs
 from nbpkg.nets.metad2a import Generator, Predictor
-from nbpkg.zoo import features
 
 FILE = "metad2a.safetensors"
 FORMAT = 1
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-#: Images of a class that are read at most; a search draws from them.
-MOST_IMAGES = 40
-_SIDE = 64  # pixels a side that `read_folder` keeps, more than any extractor's training saw
 _PLAIN = ("extractor", "resolution", "images", "scale", "generator_sizes", "predictor_sizes")
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -56,67 +51,11 @@ class Found:
     flops: int
 
 
-# ------------------------------------------------------------------------------ images
-
-
-def read_folder(path: str | Path, most: int = MOST_IMAGES) -> tuple[Tensor, Tensor]:
-    """Images and labels of a folder with a subfolder for each class: uint8 (n, 3, 64, 64), int64 (n,).
-
-    Subfolders in the order of their names are classes 0, 1, ...; hidden files and files of other kinds are
-    passed over. Of a class, `most` images are read, spread evenly over its sorted names. Raises NbpkgError
-    when the folder is none, holds fewer than two classes, a class without images, or a file that is no image.
-    """
-    from PIL import Image
-
-    path = Path(path)
-    if not path.is_dir():
-        raise NbpkgError(f"{path}: there is no such folder of images")
-    classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if len(classes) < 2:
-        raise NbpkgError(f"{path}: needs a subfolder for each class, two or more; it has {len(classes)}")
-    images, labels = [], []
-    for label, folder in enumerate(classes):
-        names = sorted(
-            entry for entry in folder.iterdir()
-            if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
-        )  # fmt: skip
-        if not names:
-            raise NbpkgError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
-        for place in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)):
-            try:
-                with Image.open(names[place]) as picture:
-                    small = picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise NbpkgError(f"{names[place]}: cannot be read as an image ({error})") from None
-            images.append(torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1))
-            labels.append(label)
-    return torch.stack(images), torch.tensor(labels)
-
-
-def _checked(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    """uint8 (n, 3, h, w) and labels 0..C-1 (n,), from tensors or arrays; channels may stand last."""
-    images, labels = torch.as_tensor(images), torch.as_tensor(labels)
-    if images.dim() != 4 or images.dtype != torch.uint8:
-        raise NbpkgError(f"images must be uint8 (n, 3, h, w), not {images.dtype} {tuple(images.shape)}")
-    if images.shape[1] != 3 and images.shape[-1] == 3:
-        images = images.permute(0, 3, 1, 2)
-    if images.shape[1] != 3 or 0 in images.shape:
-        raise NbpkgError(f"images must have three channels, not shape {tuple(images.shape)}")
-    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
-        raise NbpkgError(f"{len(images)} images need as many whole-number labels, not {tuple(labels.shape)}")
-    kinds, labels = torch.unique(labels, return_inverse=True)
-    if len(kinds) < 2:
-        raise NbpkgError("a search needs images of two classes or more")
-    return images, labels
-
-
 def _bank(images: Tensor, labels: Tensor, weights: Mapping[str, Any], device: torch.device) -> Tensor:
     """Reduced features, class by class: (1, classes, images, d), as many a class as the smallest has."""
     count = min(int(torch.bincount(labels).min()), MOST_IMAGES)
     rows = torch.stack([torch.where(labels == label)[0][:count] for label in range(int(labels.max()) + 1)])
-    network = features.get(weights["extractor"]).network(device)
-    pixels = resize(images[rows.flatten()], weights["resolution"])
-    found = torch.cat([network(part) for part in pixels.split(_BATCH)]).cpu()
+    found = extract(images[rows.flatten()], weights["extractor"], weights["resolution"], device)
     return ((found - weights["mean"]) @ weights["basis"]).view(1, *rows.shape, -1)
 
 
@@ -126,7 +65,11 @@ def _sets(bank: Tensor, count: int, images: int, draws: torch.Generator) -> Tens
     return bank.expand(count, -1, -1, -1).gather(2, order[..., None].expand(-1, -1, -1, bank.shape[-1]))
 
 
-# ------------------------------------------------------------------------------ the search
+def _network(kind: type, name: str, weights: Mapping[str, Any], device: torch.device) -> torch.nn.Module:
+    """A network of the chapter with its trained weights, ready to use."""
+    net = kind(**weights[f"{name}_sizes"])
+    net.load_state_dict({key: value.float() for key, value in weights[name].items()})
+    return net.to(device).eval()
 
 
 def search(
@@ -143,25 +86,20 @@ def search(
     Raises NbpkgError for images and labels that do not fit, when no candidate is within the limits, and when
     the weights or the package that extracts features are absent.
     """
-    images, labels = _checked(images, labels)
+    images, labels = check(images, labels)
     weights = weights if isinstance(weights, Mapping) else read_weights(weights)
     where = machine.device(device)
     draws = torch.Generator().manual_seed(seed)
     bank = _bank(images, labels, weights, where)
-    nets = []
-    for kind, name in ((Generator, "generator"), (Predictor, "predictor")):
-        net = kind(**weights[f"{name}_sizes"])
-        net.load_state_dict({key: value.float() for key, value in weights[name].items()})
-        nets.append(net.to(where).eval())
-    generator, predictor = nets
-    drawn = generator.draw(_sets(bank, 10, weights["images"], draws).to(where), n, draws)
-    counted = costs.costs(drawn.ops, num_classes=bank.shape[1])
-    fits = np.ones(len(drawn.ops), bool)
-    for count, most in zip(counted, (max_params, max_flops), strict=True):
-        fits &= True if most is None else count <= most
+    generator = _network(Generator, "generator", weights, where)
+    predictor = _network(Predictor, "predictor", weights, where)
+    ops = generator.draw(_sets(bank, 10, weights["images"], draws).to(where), n, draws).ops
+    params, flops = costs.costs(ops, num_classes=bank.shape[1])
+    limits = [np.inf if most is None else most for most in (max_params, max_flops)]
+    fits = (params <= limits[0]) & (flops <= limits[1])
     if not fits.any():
         raise NbpkgError(f"none of {n} candidates is within the limits; draw more, or allow more")
-    ops, params, flops = drawn.ops[fits], counted[0][fits], counted[1][fits]
+    ops, params, flops = ops[fits], params[fits], flops[fits]
     with torch.no_grad():
         sets = _sets(bank, 10, weights["images"], draws).to(where)
         score = predictor(sets, cellgraphs.types_of(ops).to(where), cellgraphs.topology().to(where))
@@ -172,9 +110,6 @@ def search(
         Found(strings[i], int(cells[i]), round(float(score[i]), 4), int(params[i]), int(flops[i]))
         for i in np.argsort(-score, kind="stable")
     ]
-
-
-# ------------------------------------------------------------------------------ weights
 
 
 def write_weights(path: str | Path, made: Mapping[str, Any]) -> Path:

@@ -22,11 +22,10 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], plain: Mapping[str, A
     """Write tensors in half precision and plain values; whole or not at all. Returns the path."""
     from safetensors.torch import save
 
-    path = Path(path)
     halves = {name: value.half().contiguous() for name, value in tensors.items()}
-    with replacing(path) as partial:
-        partial.write_bytes(save(halves, {"nbpkg": json.dumps({"format": form, **plain})}))
-    return path
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(halves, {"nbpkg": json.dumps({"format": form, **plain})}))
+    return Path(path)
 
 
 def read(path: Path, form: int, what: str, built: Callable[[dict[str, Any], dict[str, Tensor]], Any]) -> Any:

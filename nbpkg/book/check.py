@@ -25,27 +25,21 @@ _WIDGET_CODE = re.compile(r"\b(ipywidgets|tqdm\.(?:notebook|auto)|rich\.jupyter)
 
 def check() -> tuple[list[str], list[str]]:
     """Look at the whole book; returns the problems, to be mended, and the remarks, which may stand."""
-    problems: list[str] = []
-    remarks: list[str] = []
+    problems, remarks = [], []
     for chapter in chapters.existing():
         problems += [f"{chapter.name}: {line}" for line in _guarded(chapter_problems(chapter))]
         remarks += [f"{chapter.name}: {line}" for line in chapter_remarks(chapter)]
-    problems += _guarded(stray_files())
-    problems += _guarded(record_problems())
-    problems += _guarded(scoreboard_problems())
-    problems += _guarded(path_problems())
+    for lines in (stray_files(), record_problems(), scoreboard_problems(), path_problems()):
+        problems += _guarded(lines)
     return problems, remarks
 
 
-def _guarded(lines: Iterator[str]) -> list[str]:
+def _guarded(lines: Iterator[str]) -> Iterator[str]:
     """The lines of one check; an error that ends it early is a problem itself."""
-    found = []
     try:
-        for line in lines:
-            found.append(line)
+        yield from lines
     except NbpkgError as error:
-        found.append(str(error))
-    return found
+        yield str(error)
 
 
 def chapter_problems(chapter: Chapter) -> Iterator[str]:
@@ -64,9 +58,8 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
     yield from published_problems(chapter, published)
     yield from notebook_lint.output_faults(published)
     yield from notebook_lint.figure_faults(published)
-    size = chapter.notebook.stat().st_size
-    if size > notebook_lint.SIZE_LIMIT:
-        yield f"the notebook has {size / 1e6:.1f} MB, more than {notebook_lint.SIZE_LIMIT / 1e6:.1f}"
+    if fault := notebook_lint.size_fault(chapter.notebook.stat().st_size):
+        yield f"the notebook {fault}"
 
 
 def published_problems(chapter: Chapter, published) -> Iterator[str]:
@@ -85,7 +78,7 @@ def published_problems(chapter: Chapter, published) -> Iterator[str]:
         yield f"the outputs come from a run whose record is not in results/{said['profile']}/"
         return
     record = Record.load(path)
-    for field in ("seeds", "device", "versions", "data", "source_sha256", "package_sha256"):
+    for field in notebook.OF_RECORD:
         if getattr(record, field) != said[field]:
             yield f"the notebook's outputs and results/{said['profile']}/ disagree on {field}: publish again"
 
@@ -146,15 +139,14 @@ def scoreboard_problems() -> Iterator[str]:
 def path_problems() -> Iterator[str]:
     """Text files that name a folder of one machine. Notebooks' outputs are looked at with the chapters."""
     for path in text_files():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            continue
         if path.suffix == ".ipynb":
             continue
-        for number, line in enumerate(text.splitlines(), start=1):
-            found = notebook_lint.machine_path(line)
-            if found:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(lines, start=1):
+            if found := notebook_lint.machine_path(line):
                 yield f"{path.relative_to(root()).as_posix()}, line {number}: a path of one machine: {found}"
 
 

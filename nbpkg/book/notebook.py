@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -17,6 +18,8 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 KEPT = ("tags", "mystnb")  # the cell metadata that the twin holds (jupytext.toml says the same)
 SYNCED = "nbpkg_twin_sha256"  # notebook metadata: the twin that the notebook was last made from
 INJECTED = "injected-parameters"
+#: What a published notebook says of its run in its metadata, beside the profile, as its record does.
+OF_RECORD = ("seeds", "device", "versions", "data", "source_sha256", "package_sha256")
 
 
 def from_twin(chapter: Chapter):
@@ -29,17 +32,12 @@ def from_twin(chapter: Chapter):
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNELSPEC, "language_info": LANGUAGE})
     used: dict[str, int] = {}
     for cell in read.cells:
-        make = {
-            "code": nbformat.v4.new_code_cell,
-            "markdown": nbformat.v4.new_markdown_cell,
-            "raw": nbformat.v4.new_raw_cell,
-        }[cell.cell_type]
-        metadata = {key: cell.metadata[key] for key in KEPT if key in cell.metadata}
+        make = getattr(nbformat.v4, f"new_{cell.cell_type}_cell")
         # An id that follows the source leaves the other cells' ids alone when one cell is put in.
         stem = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
         used[stem] = used.get(stem, 0) + 1
         identity = stem if used[stem] == 1 else f"{stem}-{used[stem]}"
-        notebook.cells.append(make(cell.source, metadata=metadata, id=identity))
+        notebook.cells.append(make(cell.source, metadata=_kept(cell), id=identity))
     if code_sha256(notebook) != chapters.code_sha256(chapter.name):
         raise NbpkgError(
             f"{chapter.name}: a magic, a shell line or a cell marker in a string: a twin must run as a script"
@@ -48,16 +46,13 @@ def from_twin(chapter: Chapter):
     return notebook
 
 
+def _kept(cell) -> dict:
+    return {key: cell.metadata[key] for key in KEPT if key in cell.metadata}
+
+
 def fingerprint(notebook) -> str:
     """The hash of what twin and notebook share: kinds, sources, tags and figure metadata; no outputs."""
-    shared = [
-        [
-            cell.cell_type,
-            cell.source.strip(),
-            {key: cell.metadata[key] for key in KEPT if key in cell.metadata},
-        ]
-        for cell in notebook.cells
-    ]
+    shared = [[cell.cell_type, cell.source.strip(), _kept(cell)] for cell in notebook.cells]
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
 
 
@@ -67,16 +62,13 @@ def differences(twin, notebook) -> list[str]:
     if len(twin.cells) != len(notebook.cells):
         found.append(f"the twin has {len(twin.cells)} cells, the notebook {len(notebook.cells)}")
     for number, (ours, theirs) in enumerate(zip(twin.cells, notebook.cells, strict=False), start=1):
-        if ours.cell_type != theirs.cell_type:
-            found.append(
-                f"cell {number} is {ours.cell_type} in the twin and {theirs.cell_type} in the notebook"
-            )
+        kinds, where = (ours.cell_type, theirs.cell_type), f"cell {number} ({headline(ours.source)!r})"
+        if kinds[0] != kinds[1]:
+            found.append(f"cell {number} is {kinds[0]} in the twin and {kinds[1]} in the notebook")
         elif ours.source.strip() != theirs.source.strip():
-            found.append(f"cell {number} ({headline(ours.source)!r}) reads differently in the notebook")
-        elif any(ours.metadata.get(key) != theirs.metadata.get(key) for key in KEPT):
-            found.append(
-                f"cell {number} ({headline(ours.source)!r}) has other tags or figure metadata in the notebook"
-            )
+            found.append(f"{where} reads differently in the notebook")
+        elif _kept(ours) != _kept(theirs):
+            found.append(f"{where} has other tags or figure metadata in the notebook")
     return found
 
 
@@ -88,11 +80,8 @@ def headline(source: str, width: int = 60) -> str:
 
 def code_cells(notebook) -> list:
     """The code cells of a notebook without the one that papermill puts in."""
-    return [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code" and INJECTED not in cell.metadata.get("tags", [])
-    ]
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in cells if INJECTED not in cell.metadata.get("tags", [])]
 
 
 def code_sha256(notebook) -> str:
@@ -133,13 +122,10 @@ def with_outputs(twin, executed, only_moved: bool = False):
     same = [cell.source.strip() for cell in ours] == [cell.source.strip() for cell in theirs]
     if not (same or (only_moved and len(ours) == len(theirs))):
         raise NbpkgError("the code cells have changed since the run")
-    count = 0
+    counts = itertools.count(1)
     for mine, run in zip(ours, theirs, strict=True):
         mine.outputs = run.outputs
-        mine.execution_count = None
-        if run.execution_count is not None:
-            count += 1
-            mine.execution_count = count
+        mine.execution_count = None if run.execution_count is None else next(counts)
         for output in mine.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = mine.execution_count
@@ -163,10 +149,8 @@ def sync(chapter: Chapter, prefer: str | None = None) -> tuple[str, bool]:
     if edited and prefer is None:
         both = old.metadata.get(SYNCED) != fingerprint(twin)
         changed = "both the twin and the notebook were" if both else "the notebook was"
-        return (
-            f"{changed} edited: take the notebook's text with --from-notebook or the twin's with --from-twin",
-            False,
-        )
+        choice = "take the notebook's text with --from-notebook or the twin's with --from-twin"
+        return f"{changed} edited: {choice}", False
     if edited and prefer == "notebook":
         _write_twin(chapter, old)
         old.metadata[SYNCED] = fingerprint(old)
@@ -174,15 +158,25 @@ def sync(chapter: Chapter, prefer: str | None = None) -> tuple[str, bool]:
         return "wrote the twin from the notebook", True
     if not differences(twin, old) and old.metadata.get(SYNCED) == fingerprint(twin):
         return "in step", True
-    run = old.metadata.get("nbpkg", {}).get("source_sha256")
-    kept = code_sha256(old) == code_sha256(twin) or moved.covers(chapter.name, run, code_sha256(twin))
-    new = with_outputs(twin, old, only_moved=True) if kept else twin
-    if kept and "nbpkg" in old.metadata:
-        new.metadata["nbpkg"] = old.metadata["nbpkg"]
     had = any(cell.outputs for cell in code_cells(old))
+    new, kept = take_over(chapter, twin, old)
     write_text(path, text_of(new))
     words = "outputs kept" if kept else "outputs cleared, because the code changed"
     return "text brought up to the twin" + (f"; {words}" if had else ""), True
+
+
+def take_over(chapter: Chapter, twin, old) -> tuple:
+    """The twin's notebook with the outputs of an older one, where they still belong to its code.
+
+    Returns the notebook, which is `twin` itself, and whether the outputs were taken over.
+    """
+    run = old.metadata.get("nbpkg", {})
+    digest = code_sha256(twin)
+    if code_sha256(old) != digest and not moved.covers(chapter.name, run.get("source_sha256"), digest):
+        return twin, False
+    if run:
+        twin.metadata["nbpkg"] = run
+    return with_outputs(twin, old, only_moved=True), True
 
 
 def _write_twin(chapter: Chapter, notebook) -> None:
@@ -190,11 +184,7 @@ def _write_twin(chapter: Chapter, notebook) -> None:
 
     plain = from_twin(chapter)
     plain.cells = notebook.cells
-    plain.metadata = {
-        "kernelspec": KERNELSPEC,
-        "jupytext": {
-            "cell_metadata_filter": f"{','.join(KEPT)},-all",
-            "notebook_metadata_filter": "kernelspec,jupytext,-all",
-        },
-    }
+    cells, book = f"{','.join(KEPT)},-all", "kernelspec,jupytext,-all"
+    filters = {"cell_metadata_filter": cells, "notebook_metadata_filter": book}
+    plain.metadata = {"kernelspec": KERNELSPEC, "jupytext": filters}
     write_text(chapter.twin, jupytext.writes(plain, fmt="py:percent"))

@@ -54,6 +54,11 @@ def output_text(output) -> str:
     return "\n".join(parts)
 
 
+def size_fault(size: int) -> str | None:
+    """What is wrong with a notebook of `size` bytes, or None: large ones load slowly."""
+    return f"has {size / 1e6:.1f} MB, more than {SIZE_LIMIT / 1e6:.1f}" if size > SIZE_LIMIT else None
+
+
 def figure_faults(notebook) -> list[str]:
     """One line for each cell that shows a picture, or names a figure, without caption or telling alt text."""
     found = []
@@ -88,9 +93,8 @@ def sentence_faults(cells) -> list[str]:
                 continue
             line = re.sub(r"^\s*\d+\. ", "", line)  # the number of a list item ends no sentence
             if re.search(r"[a-z0-9)`*\]][.!?] +[A-Z][a-z]", _without_names(line)):
-                found.append(
-                    f"line {cell.line + offset} holds more than one sentence: {headline(line, 50)!r}"
-                )
+                where = f"line {cell.line + offset}"
+                found.append(f"{where} holds more than one sentence: {headline(line, 50)!r}")
     return found
 
 

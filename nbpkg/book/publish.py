@@ -24,9 +24,7 @@ def publish(names: Sequence[str], profile: str = "standard") -> list[str]:
     if profile not in chapters.PROFILES:
         raise NbpkgError(f"no profile is called {profile!r}; there are {', '.join(chapters.PROFILES)}")
     if profile == "smoke":
-        raise NbpkgError(
-            "a smoke run proves that the code works and measures nothing: publish profile standard"
-        )
+        raise NbpkgError("a smoke run shows that the code works and measures nothing: publish standard runs")
     files: dict[Path, str] = {}
     lines = []
     for chapter in dict.fromkeys(chapters.get(name) for name in names):
@@ -42,70 +40,60 @@ def publish(names: Sequence[str], profile: str = "standard") -> list[str]:
 
 def prepare(chapter: Chapter, profile: str) -> tuple[str, str]:
     """The texts of the notebook and the record to publish. Raises NbpkgError, saying why there are none."""
-    folder, name = chapters.runs_dir(profile), chapter.name
-    again = f"run `nbpkg run {name} --profile {profile}` again"
-    state = chapters.state(chapter, profile)
-    if not state:
-        raise NbpkgError(
-            f"{name} has no run at profile {profile}: `nbpkg run {name} --profile {profile}` first"
-        )
-    if state["status"] != "done":
-        raise NbpkgError(
-            f"the {profile} run of {name} failed ({state.get('error', '')}): mend it and {again}"
-        )
-    if state["mode"] != "notebook":
-        raise NbpkgError(
-            f"{name} was run as a script, which leaves no outputs to publish: run it without --script"
-        )
-    if state["source_sha256"] != chapters.code_sha256(name):
-        raise NbpkgError(
-            f"the {profile} run of {name} is stale: the chapter's code has changed since; {again}"
-        )
-    if state["package_sha256"] != chapters.package_sha256():
-        raise NbpkgError(f"the {profile} run of {name} is stale: nbpkg has changed since; {again}")
-    record_path = folder / f"{name}.json"
-    if not record_path.is_file() or chapters.file_sha256(record_path) != state["record_sha256"]:
-        raise NbpkgError(f"{record_path.name} of {name} is not the one that the run wrote; {again}")
-    record = Record.load(record_path)
-    for field, wanted in {
-        "chapter": name,
-        "profile": profile,
-        "seeds": state["seeds"],
-        "source_sha256": state["source_sha256"],
-        "package_sha256": state["package_sha256"],
-    }.items():
-        if getattr(record, field) != wanted:
-            raise NbpkgError(f"the record of {name} disagrees with the run on {field}; {again}")
-    record_text = record_path.read_text(encoding="utf-8")
-    path = notebook_lint.machine_path(record_text)
-    if path:
-        raise NbpkgError(f"the record of {name} holds a path of this machine: {path}")
-    executed = notebook.read(folder / f"{name}.ipynb")
+    again = f"run `nbpkg run {chapter.name} --profile {profile}` again"
+    state = _finished_state(chapter, profile, again)
+    path = chapters.runs_dir(profile) / f"{chapter.name}.json"
+    record = _checked_record(chapter, profile, path, state, again)
+    executed = notebook.read(path.with_suffix(".ipynb"))
     try:
         merged = notebook.with_outputs(notebook.from_twin(chapter), executed)
     except NbpkgError as error:
-        raise NbpkgError(f"the {profile} run of {name} is stale: {error}; {again}") from None
+        raise NbpkgError(f"the {profile} run of {chapter.name} is stale: {error}; {again}") from None
     faults = notebook_lint.output_faults(merged) + notebook_lint.figure_faults(merged)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise NbpkgError(f"{name} cannot be published: {faults[0]}{more}")
-    merged.metadata["nbpkg"] = {
-        "profile": profile,
-        "seeds": record.seeds,
-        "device": record.device,
-        "versions": record.versions,
-        "data": record.data,
-        "source_sha256": record.source_sha256,
-        "package_sha256": record.package_sha256,
-    }
+        raise NbpkgError(f"{chapter.name} cannot be published: {faults[0]}{more}")
+    merged.metadata["nbpkg"] = {field: getattr(record, field) for field in ("profile", *notebook.OF_RECORD)}
     text = notebook.text_of(merged)
-    size = len(text.encode())
-    if size > notebook_lint.SIZE_LIMIT:
-        raise NbpkgError(
-            f"{name} would be {size / 1e6:.1f} MB, more than {notebook_lint.SIZE_LIMIT / 1e6:.1f}: "
-            "make its figures smaller"
-        )
-    return text, record_text
+    fault = notebook_lint.size_fault(len(text.encode()))
+    if fault:
+        raise NbpkgError(f"{chapter.name}: {fault}: make its figures smaller")
+    return text, path.read_text(encoding="utf-8")
+
+
+def _finished_state(chapter: Chapter, profile: str, again: str) -> dict:
+    """The state of the run: done, as a notebook, of the code of today. Raises NbpkgError if it is not."""
+    state, name = chapters.state(chapter, profile), chapter.name
+    if not state:
+        first = f"`nbpkg run {name} --profile {profile}` first"
+        raise NbpkgError(f"{name} has no run at profile {profile}: {first}")
+    run = f"the {profile} run of {name}"
+    if state["status"] != "done":
+        raise NbpkgError(f"{run} failed ({state.get('error', '')}): mend it and {again}")
+    if state["mode"] != "notebook":
+        raise NbpkgError(f"{run} was run as a script, which leaves no outputs: run it without --script")
+    if state["source_sha256"] != chapters.code_sha256(name):
+        raise NbpkgError(f"{run} is stale: the chapter's code has changed since; {again}")
+    if state["package_sha256"] != chapters.package_sha256():
+        raise NbpkgError(f"{run} is stale: nbpkg has changed since; {again}")
+    return state
+
+
+def _checked_record(chapter: Chapter, profile: str, path: Path, state: dict, again: str) -> Record:
+    """The record that the run wrote, in agreement with the run's state. Raises NbpkgError if it is not."""
+    name = chapter.name
+    if not path.is_file() or chapters.file_sha256(path) != state["record_sha256"]:
+        raise NbpkgError(f"{path.name} of {name} is not the one that the run wrote; {again}")
+    record = Record.load(path)
+    wanted = {"chapter": name, "profile": profile}
+    wanted |= {field: state[field] for field in ("seeds", "source_sha256", "package_sha256")}
+    for field, value in wanted.items():
+        if getattr(record, field) != value:
+            raise NbpkgError(f"the record of {name} disagrees with the run on {field}; {again}")
+    found = notebook_lint.machine_path(path.read_text(encoding="utf-8"))
+    if found:
+        raise NbpkgError(f"the record of {name} holds a path of this machine: {found}")
+    return record
 
 
 def replace_all(files: dict[Path, str]) -> None:

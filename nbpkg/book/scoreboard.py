@@ -8,20 +8,19 @@ from nbpkg import chapters
 from nbpkg.chapters import Chapter
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import root, write_text
-from nbpkg.report.record import VERDICTS, Claim, Metric, Record, number
+from nbpkg.progress import duration
+from nbpkg.report import tables
+from nbpkg.report.record import VERDICTS, Record
 
 START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
 PROFILE = "standard"
 
 
-def records(profile: str = PROFILE) -> list[tuple[Chapter, Record]]:
+def records() -> list[tuple[Chapter, Record]]:
     """The published records in the book's order. Raises NbpkgError for one that is not valid."""
-    found = []
-    for chapter in chapters.CHAPTERS:
-        path = root() / "results" / profile / f"{chapter.name}.json"
-        if path.is_file():
-            found.append((chapter, Record.load(path)))
-    return found
+    folder = root() / "results" / PROFILE
+    paths = [(chapter, folder / f"{chapter.name}.json") for chapter in chapters.CHAPTERS]
+    return [(chapter, Record.load(path)) for chapter, path in paths if path.is_file()]
 
 
 def render_readme() -> str:
@@ -29,86 +28,39 @@ def render_readme() -> str:
     found = records()
     if not found:
         return "No chapter is published yet."
-    shown = [
-        verdict
-        for verdict in VERDICTS
-        if any(claim.verdict == verdict for _, r in found for claim in r.claims)
-    ]
-    header = ["Chapter", "Paper", "Claims", *(verdict.capitalize() for verdict in shown), "Seeds", "Run"]
-    lines = [_row(header), _row(["---", "---", *["--:"] * (len(shown) + 2), "---"])]
+    verdicts = {chapter.name: [claim.verdict for claim in record.claims] for chapter, record in found}
+    shown = [verdict for verdict in VERDICTS if any(verdict in given for given in verdicts.values())]
+    rows = []
     for chapter, record in found:
-        verdicts = [claim.verdict for claim in record.claims]
-        counts = [str(verdicts.count(verdict)) for verdict in shown]
+        given = verdicts[chapter.name]
+        counts = [len(given), *map(given.count, shown), len(record.seeds)]
         link = f"[{chapter.number} {chapter.title}](notebooks/{chapter.name}.ipynb)"
-        lines.append(
-            _row([link, _paper(chapter), str(len(verdicts)), *counts, str(len(record.seeds)), _run(record)])
-        )
-    return "\n".join(lines)
+        rows.append((link, paper(chapter), *counts, _run(record)))
+    header = ("Chapter", "Paper", "Claims", *map(str.capitalize, shown), "Seeds", "Run")
+    return tables.table(header, rows, right=range(2, len(header) - 1))
 
 
 def render_page() -> str:
     """The scoreboard page, as Markdown with links from `book/`: every claim of every published chapter."""
-    found = records()
-    if not found:
-        return "No chapter is published yet."
     parts = []
-    for chapter, record in found:
+    for chapter, record in records():
+        source = f" on {chapter.paper} ({paper(chapter)})" if chapter.paper else f", {paper(chapter)}"
         seeds = ", ".join(map(str, record.seeds))
-        lines = [
-            f"## {chapter.number} {chapter.title}",
-            "",
-            f"[The chapter](../notebooks/{chapter.name}.ipynb)"
-            + (f" on {chapter.paper} ({_paper(chapter)})." if chapter.paper else f", {_paper(chapter)}."),
-            f"Profile {record.profile}, seeds {seeds}; {_run(record)}.",
-            "",
-            _row(["Claim", "Verdict", "Measured (95 % interval)", "Paper", "Judged by"]),
-            _row(["---"] * 5),
-        ]
-        for claim in record.claims:
-            lines.append(_claim_row(claim, record))
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+        parts.append(
+            f"## {chapter.number} {chapter.title}\n\n"
+            f"[The chapter](../notebooks/{chapter.name}.ipynb){source}.\n"
+            f"Profile {record.profile}, seeds {seeds}; {_run(record)}.\n\n{tables.claims(record)}"
+        )
+    return "\n\n".join(parts) or "No chapter is published yet."
 
 
-def _claim_row(claim: Claim, record: Record) -> str:
-    metrics = [(name, record.metrics[name]) for name in claim.metrics]
-    named = len(metrics) > 1
-    measured = "<br>".join((f"`{name}`: " if named else "") + measurement(metric) for name, metric in metrics)
-    paper = "<br>".join(
-        (f"`{name}`: " if named else "") + number(metric.paper)
-        for name, metric in metrics
-        if metric.paper is not None
-    )
-    note = f"{claim.test}.<br>{claim.note}" if claim.note else claim.test
-    return _row([claim.statement, f"**{claim.verdict}**", measured, paper or "–", note])
-
-
-def measurement(metric: Metric) -> str:
-    """A metric for reading: value, interval when there is one, unit."""
-    interval = "" if metric.low is None else f" ({number(metric.low)} to {number(metric.high)})"
-    return f"{number(metric.value)}{interval}" + (f" {metric.unit}" if metric.unit else "")
-
-
-def _paper(chapter: Chapter) -> str:
+def paper(chapter: Chapter) -> str:
+    """Authors and venue of a chapter's paper, or that it has none."""
     return f"{chapter.authors}, {chapter.venue}" if chapter.paper else "no paper: what the others use"
 
 
 def _run(record: Record) -> str:
-    seconds = record.seconds["total"]
-    time = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-    return f"{time} on {record.device}"
-
-
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
-
-
-def block(text: str) -> tuple[int, int]:
-    """Where the scoreboard stands in README's text, between its marks. Raises NbpkgError without them."""
-    start, end = text.find(START), text.find(END)
-    if start < 0 or end < start or text.count(START) != 1 or text.count(END) != 1:
-        raise NbpkgError(f"README.md must hold {START} and {END} once, in this order")
-    return start + len(START), end
+    return f"{duration(record.seconds['total'])} on {record.device}"
 
 
 def readme() -> Path:
@@ -120,16 +72,21 @@ def readme() -> Path:
 
 
 def updated() -> str:
-    """README's text with the scoreboard as the records have it."""
+    """README's text with the scoreboard, between its marks, as the records have it.
+
+    Raises NbpkgError without the marks.
+    """
     text = readme().read_text(encoding="utf-8")
-    start, end = block(text)
-    return f"{text[:start]}\n\n{render_readme()}\n\n{text[end:]}"
+    start, end = text.find(START), text.find(END)
+    if start < 0 or end < start or text.count(START) != 1 or text.count(END) != 1:
+        raise NbpkgError(f"README.md must hold {START} and {END} once, in this order")
+    return f"{text[:start]}{START}\n\n{render_readme()}\n\n{text[end:]}"
 
 
 def refresh() -> bool:
     """Write the scoreboard into README.md; returns whether that changed the file."""
     new = updated()
-    if new == readme().read_text(encoding="utf-8"):
-        return False
-    write_text(readme(), new)
-    return True
+    changed = new != readme().read_text(encoding="utf-8")
+    if changed:
+        write_text(readme(), new)
+    return changed

@@ -51,9 +51,8 @@ def build(
         raise NbpkgError(f"no site source is called {source!r}; there are: {', '.join(SOURCES)}")
     root = paths.root()
     work = root / "_build" / "site" / source
-    target = (
-        Path(out).resolve() if out else root / "_build" / ("html" if source == "published" else "html-run")
-    )
+    usual = root / "_build" / ("html" if source == "published" else "html-run")
+    target = Path(out).resolve() if out else usual
     stage(root, work / "src", source, profile)
     html = _jupyter_book(root, work, strict)
     _replace(html, target)
@@ -102,15 +101,11 @@ def toc_chapters(root: Path) -> list[str]:
 
 
 def _notebook(root: Path, name: str, source: str, profile: str, address: str) -> bytes:
-    path = root / "notebooks" / f"{name}.ipynb"
-    if source == "run":
-        run = root / "runs" / profile / f"{name}.ipynb"
-        if run.is_file():
-            path = run
-        else:
-            print(
-                f"site: {name} has no run at profile {profile}; its published outputs are shown", flush=True
-            )
+    path, run = root / "notebooks" / f"{name}.ipynb", root / "runs" / profile / f"{name}.ipynb"
+    if source == "run" and run.is_file():
+        path = run
+    elif source == "run":
+        print(f"site: {name} has no run at profile {profile}; its published outputs are shown", flush=True)
     if not path.is_file():
         raise NbpkgError(f"notebooks/{name}.ipynb is missing: run the chapter, then `nbpkg publish {name}`")
     try:
@@ -118,8 +113,7 @@ def _notebook(root: Path, name: str, source: str, profile: str, address: str) ->
     except ValueError:
         raise NbpkgError(f"{paths.relative(path)} is not a notebook: its JSON is broken") from None
     for cell in notebook.get("cells", []):
-        tags = cell.get("metadata", {}).get("tags", [])
-        if "install" in tags:
+        if "install" in cell.get("metadata", {}).get("tags", []):
             cell["source"] = stamp_text("".join(cell["source"]), address)
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -135,10 +129,8 @@ def _config(root: Path, source: str, profile: str, address: str) -> bytes:
         colab = f"https://colab.research.google.com/github/{name}/blob/{COLAB_BRANCH}/"
         config["sphinx"]["config"]["nbpkg_colab"] = colab
     if source == "run":
-        config["html"]["announcement"] = (
-            f"Outputs on these pages come from a run at profile {profile} on this machine, "
-            "not from the published runs."
-        )
+        words = f"Outputs on these pages come from a run at profile {profile} on this machine"
+        config["html"]["announcement"] = f"{words}, not from the published runs."
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
 
 

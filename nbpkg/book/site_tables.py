@@ -1,7 +1,8 @@
 """Texts that the site makes when it is built, so that no page repeats by hand what the package knows.
 
 A page asks for one with the directive `{generated} NAME`. Each function takes no argument and returns
-Markdown, with links as a page in `book/` would write them.
+Markdown, with links as a page in `book/` would write them, or facts by name, for the text that stands in the
+directive with a `{name}` for each.
 """
 
 from __future__ import annotations
@@ -9,28 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from nbpkg import chapters, data, paths
-from nbpkg.book import scoreboard as board
-from nbpkg.book import synthesis, teaching
+from nbpkg.book import scoreboard, synthesis, teaching
 from nbpkg.data import latency_table, needs
 from nbpkg.nb201 import costs, digits, space
+from nbpkg.report import tables
 from nbpkg.report.stats import kendall_tau_b
-
-_COUNT = ("None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
 
 def chapter_table() -> str:
     """Every chapter with its paper and its state; the only list of chapters to come in the book."""
-    rows = ["| | Chapter | Paper | State |", "|---|---|---|---|"]
+    rows = []
     for chapter in chapters.CHAPTERS:
-        paper = (
-            f"{chapter.paper} ({chapter.authors}, {chapter.venue})"
-            if chapter.paper
-            else "no paper: what the others use"
-        )
+        source = scoreboard.paper(chapter)
+        paper = f"{chapter.paper} ({source})" if chapter.paper else source
         state = f"[read it](../notebooks/{chapter.name}.ipynb)" if _on_site(chapter) else "to come"
-        rows.append(f"| {chapter.number} | {chapter.title} | {paper} | {state} |")
-    return "\n".join(rows)
+        rows.append((chapter.number, chapter.title, paper, state))
+    return tables.table(("", "Chapter", "Paper", "State"), rows)
 
 
 def status() -> str:
@@ -38,12 +36,9 @@ def status() -> str:
     papers = [chapter for chapter in chapters.CHAPTERS if chapter.paper]
     ready = [chapter for chapter in papers if _on_site(chapter)]
     names = ", ".join(f"[{c.title}](../notebooks/{c.name}.ipynb)" for c in ready)
-    if not ready:
-        return "None of the ten chapters is published yet."
     if len(ready) == len(papers):
         return f"All ten chapters are here: {names}."
-    verb = "is" if len(ready) == 1 else "are"
-    return f"{_COUNT[len(ready)]} of the ten chapters {verb} here so far: {names}."
+    return f"Of the ten chapters, {len(ready)} can be read so far" + (f": {names}." if names else ".")
 
 
 def _on_site(chapter: chapters.Chapter) -> bool:
@@ -94,76 +89,42 @@ def chapter_data() -> str:
     return "\n".join(rows)
 
 
-def embedded_table() -> str:
+def latency_facts() -> dict[str, object]:
     """The measured latency table: what was timed, and each setting that acts as a device."""
     cells, medians, spreads = latency_table.read_embedded()
     made = latency_table.read_provenance()
-    rows = ["| Device | What it is | Median (ms) | Spread (%) | Reliability |", "|---|---|--:|--:|--:|"]
+    rows = []
     for name, ms in medians.items():
         spread = 100 * sorted(spreads[name] / ms)[len(ms) // 2]
         about = made["settings"][name]
-        middle = sorted(ms)[len(ms) // 2]
-        numbers = f"{middle:.3g} | {spread:.1f} | {about['reliability']:.3f}"
-        rows.append(f"| `{name}` | {about['words']} | {numbers} |")
-    network, size = made["network"], _size(latency_table.EMBEDDED.stat().st_size)
-    lead = (
-        f"`latency.csv` ({size}): {len(cells)} random cells of NAS-Bench-201, built as real networks with "
-        f"{network['C']} channels and {network['N']} cell a stage at {network['resolution']} x "
-        f"{network['resolution']} pixels, timed on {made['date']}.\n"
-        f'The "devices" are {len(medians)} settings of one machine ({made["processor"]}, {made["cores"]} '
-        "cores): other number formats, batch sizes, memory layouts, libraries and thread counts.\n"
-        "They differ in what they find slow, which is what a method needs, but they are kin, and no phone or "
-        "accelerator is among them.\n"
-        "Each call was timed between two calls of a fixed reference network, and the table holds the ratio "
-        "times the reference's median, so that drifts of the machine's speed cancel."
-    )
-    note = (
-        "Spread: inter-quartile range over the calls of a cell, as a share of its median; median over "
-        "cells.\nReliability: Spearman correlation between the medians of two halves of the measuring "
-        "rounds.\n`nbpkg data measure-latency` measures again, on your machine."
-    )
-    return "\n\n".join((lead, "\n".join(rows), note))
+        numbers = f"{sorted(ms)[len(ms) // 2]:.3g}", f"{spread:.1f}", f"{about['reliability']:.3f}"
+        rows.append((f"`{name}`", about["words"], *numbers))
+    header = ("Device", "What it is", "Median (ms)", "Spread (%)", "Reliability")
+    return {
+        **made["network"], **made, "size": _size(latency_table.EMBEDDED.stat().st_size),
+        "cells": len(cells), "devices": len(medians), "table": tables.table(header, rows, right=(2, 3, 4)),
+    }  # fmt: skip
 
 
-def digits_table() -> str:
+def digits_facts() -> dict[str, object]:
     """The embedded benchmark: what was trained, how long it took, how far its seeds agree."""
-    import numpy as np
-
     found = digits.load()
-    made, recipe, task = found.provenance, found.provenance["recipe"], found.provenance["task"]
+    made, task = found.provenance, found.provenance["task"]
     live = ~space.is_dead(space.ops_of(found.trained))
     tests = found.test[:, found.trained][:, live]
-    images = [task[f"n_{split}"] * len(task["classes"]) for split in ("train", "valid", "test")]
-    live_params = costs.costs(space.all_ops(), live_only=True)[0]
-    label = space.function_class(space.all_ops())
-    alike = (live_params == live_params[np.unique(label, return_index=True)[1]][label]).mean()
-    size, side = _size(digits.default().stat().st_size), task["resolution"]
-    lead = (
-        f"`{digits.FILE}` ({size}): the {space.N_CELLS:,} cells of NAS-Bench-201 on scikit-learn's digits, a "
-        "complete benchmark that needs no download.\n"
-        f"One cell of each of the {len(found.trained):,} functions that they compute was trained, with "
-        f"{len(found.seeds)} seeds.\n"
-        f"Without dead edges {alike:.0%} of the cells are as large as the one trained in their place; "
-        "the others differ in whether equal terms share their weights.\n"
-        f"The networks have {digits.C} channels and {digits.N} cell a stage, and see {images[0]} images of "
-        f"{side} x {side} pixels for {recipe['epochs']} epochs, shifted at random by up to {recipe['pad']} "
-        f"pixels; {images[1]} validation and {images[2]} test images are each shown in place and shifted "
-        "towards the four corners.\n"
-        f"Training took {made['cpu_seconds'] / 3600:.1f} CPU hours ({made['device']}, {made['date']})."
-    )
     best = tests.mean(0)
-    note = (
-        f"Test accuracies of live cells run from {best.min():.1f} to {best.max():.1f} %, half of them lie "
-        f"below {sorted(best)[len(best) // 2]:.1f} %.\n"
-        f"Two seeds agree on the order of live cells with Kendall's tau {kendall_tau_b(*tests[:2]):.2f}.\n"
-        "`nbpkg zoo build digits --profile standard` trains all of it again; it can be interrupted."
-    )
-    return "\n\n".join((lead, note))
-
-
-def scoreboard() -> str:
-    """The claims of all published chapters and their verdicts."""
-    return board.render_page()
+    params = costs.costs(space.all_ops(), live_only=True)[0]
+    label = space.function_class(space.all_ops())
+    alike = (params == params[np.unique(label, return_index=True)[1]][label]).mean()
+    return {
+        **made, **made["recipe"], "side": task["resolution"], "C": digits.C, "N": digits.N,
+        **{split: task[f"n_{split}"] * len(task["classes"]) for split in ("train", "valid", "test")},
+        "file": digits.FILE, "size": _size(digits.default().stat().st_size), "cells": f"{space.N_CELLS:,}",
+        "functions": f"{len(found.trained):,}", "seeds": len(found.seeds), "alike": f"{alike:.0%}",
+        "hours": f"{made['cpu_seconds'] / 3600:.1f}", "worst": f"{best.min():.1f}",
+        "middle": f"{sorted(best)[len(best) // 2]:.1f}", "best": f"{best.max():.1f}",
+        "tau": f"{kendall_tau_b(*tests[:2]):.2f}",
+    }  # fmt: skip
 
 
 def teaching_table() -> str:
@@ -177,11 +138,6 @@ def teaching_table() -> str:
     return "\n\n".join(items)
 
 
-def held() -> str:
-    """What held of each paper: three questions, answered by the verdicts of its chapter."""
-    return synthesis.render()
-
-
 def _short(address: str) -> str:
     parts = address.split("://", 1)[1].split("/")
     return "/".join(parts[1:3]) if parts[0] == "github.com" else parts[0]
@@ -192,16 +148,16 @@ def _size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
-PAGES: dict[str, Callable[[], str]] = {
+PAGES: dict[str, Callable[[], str | dict[str, object]]] = {
     "chapters": chapter_table,
     "status": status,
     "data": data_list,
     "chapter-data": chapter_data,
-    "embedded": embedded_table,
-    "digits": digits_table,
-    "scoreboard": scoreboard,
+    "embedded": latency_facts,
+    "digits": digits_facts,
+    "scoreboard": scoreboard.render_page,
     "teaching": teaching_table,
-    "held": held,
+    "held": synthesis.render,
 }
 
 
@@ -209,11 +165,16 @@ def sources(name: str) -> list[Path]:
     """The files whose change makes the text called `name` stale."""
     root = paths.root()
     if name in ("scoreboard", "held"):
-        return sorted((root / "results").glob("*/*.json"))
+        return [synthesis.path(), *sorted((root / "results").glob("*/*.json"))]
     if name == "teaching":
         return [root / "_toc.yml", *sorted((root / "notebooks" / "src").glob("*.py"))]
     if name in ("data", "chapter-data", "digits", "embedded"):
-        home = Path(data.__file__).parent
-        shipped = sorted(path for path in (home / "embedded").iterdir() if path.suffix != ".part")
-        return [home / "registry.toml", home / "chapters.toml", *shipped]
+        home = paths.package() / "data"
+        return [*sorted(home.glob("*.toml")), *sorted((home / "embedded").glob("[!.]*"))]
     return [root / "_toc.yml", Path(chapters.__file__), Path(__file__)]
+
+
+def text(name: str, content: str = "") -> str:
+    """The text called `name`; where it is made of facts, `content` with the facts in it."""
+    made = PAGES[name]()
+    return made if isinstance(made, str) else content.format_map(made)

@@ -33,49 +33,40 @@ def mathjax_folder() -> Path | None:
 
 
 class Generated(SphinxDirective):
-    """`{generated} NAME`: Markdown made at build time by the function of that name in `site_tables`."""
+    """`{generated} NAME`: Markdown made at build time by `site_tables.text`."""
 
     required_arguments = 1
-    has_content = False
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        maker = site_tables.PAGES.get(name)
-        if maker is None:
-            raise self.error(
-                f"no generated text is called {name!r}; there are: {', '.join(site_tables.PAGES)}"
-            )
+        if name not in site_tables.PAGES:
+            known = ", ".join(site_tables.PAGES)
+            raise self.error(f"no generated text is called {name!r}; there are: {known}")
+        text = site_tables.text(name, "\n".join(self.content))
         for path in site_tables.sources(name):
             self.env.note_dependency(str(path))
-        return self.parse_text_to_nodes(maker(), allow_section_headings=True)
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 
-def _copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+def _copy(app: Sphinx, error: Exception | None) -> None:
+    """Put MathJax into the site, and the plain-text twins beside the notebooks offered for download."""
     if error is not None or app.builder.format != "html":
         return
+    out = Path(app.outdir)
+    twins = [twin for name in app.env.found_docs if (twin := _twin(app, name))]
+    files = [(twin, out / "_sources" / "notebooks" / twin.name) for twin in twins]
     source = mathjax_folder()
     if source is None:
         log.warning("MathJax not found: pip install %s, or formulae stay raw", MATHJAX_PACKAGE)
-        return
-    for part in MATHJAX_PARTS:
-        target = Path(app.outdir) / "_static" / "mathjax" / part
+    else:
+        files += [(source / part, out / "_static" / "mathjax" / part) for part in MATHJAX_PARTS]
+    for path, target in files:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if (source / part).is_dir():
-            shutil.copytree(source / part, target, dirs_exist_ok=True)
+        if path.is_dir():
+            shutil.copytree(path, target, dirs_exist_ok=True)
         else:
-            shutil.copy2(source / part, target)
-
-
-def _copy_twins(app: Sphinx, error: Exception | None) -> None:
-    """Put the plain-text twin of each chapter beside the notebook that the site offers for download."""
-    if error is not None or app.builder.format != "html":
-        return
-    for name in app.env.found_docs:
-        twin = _twin(app, name)
-        if twin is not None:
-            target = Path(app.outdir) / "_sources" / "notebooks" / twin.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(twin, target)
+            shutil.copy2(path, target)
 
 
 def _twin(app: Sphinx, docname: str) -> Path | None:
@@ -103,20 +94,15 @@ def _links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         title.parent.insert(title.parent.index(title) + 1, line)
 
 
-def _page(
-    app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None
-) -> None:
+def _page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
     """Drop the scripts of a live kernel: they name a CDN, and one of them fails on every page."""
-    context["script_files"] = [
-        script
-        for script in context.get("script_files", [])
-        if "thebe" not in f"{getattr(script, 'filename', '')}{getattr(script, 'attributes', {})}".lower()
-    ]
-    context["css_files"] = [
-        style
-        for style in context.get("css_files", [])
-        if "thebe" not in str(getattr(style, "filename", style))
-    ]
+    for kind in ("script_files", "css_files"):
+        context[kind] = [file for file in context.get(kind, []) if not _of_thebe(file)]
+
+
+def _of_thebe(file: object) -> bool:
+    words = (getattr(file, "filename", file), getattr(file, "attributes", ""))
+    return any("thebe" in str(word).lower() for word in words)
 
 
 def setup(app: Sphinx) -> dict:
@@ -126,8 +112,7 @@ def setup(app: Sphinx) -> dict:
         app.config.mathjax_path = "mathjax/tex-chtml.js"
     app.add_config_value("nbpkg_colab", "", "html", str)
     app.connect("doctree-resolved", _links)
-    app.connect("build-finished", _copy_mathjax)
-    app.connect("build-finished", _copy_twins)
+    app.connect("build-finished", _copy)
     # After the other extensions have added their scripts.
     app.connect("html-page-context", _page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -54,9 +54,8 @@ def handout(chapter: Chapter, outputs: bool = False):
 
     made = notebook.from_twin(chapter)
     if outputs and chapter.notebook.exists():
-        old = notebook.read(chapter.notebook)
-        if notebook.code_sha256(old) == notebook.code_sha256(made):
-            made = notebook.with_outputs(made, old)
+        made, _ = notebook.take_over(chapter, made, notebook.read(chapter.notebook))
+        made.metadata.pop("nbpkg", None)
     kept = []
     for cell in made.cells:
         if "solution" in cell.metadata.get("tags", []):

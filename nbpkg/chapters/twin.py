@@ -48,30 +48,20 @@ def parse(text: str, where: str = "the twin") -> list[Cell]:
         rest = _MARKER.match(lines[mark])["rest"].strip()
         kind = _KIND.search(rest)
         metadata = _metadata(rest, f"{where}, line {mark + 1}")
-        body = lines[mark + 1 : end]
-        while body and not body[-1].strip():
-            body.pop()
-        skipped = 0
-        while skipped < len(body) and not body[skipped].strip():
-            skipped += 1
-        body = body[skipped:]
+        filled = [index for index in range(mark + 1, end) if lines[index].strip()]
+        first = filled[0] if filled else end
+        body = lines[first : filled[-1] + 1] if filled else []
         name = {"md": "markdown"}.get(kind[1], kind[1]) if kind else "code"
         if name != "code":
             body = [re.sub(r"^# ?", "", line) for line in body]
-        cells.append(
-            Cell(name, "\n".join(body), tuple(metadata.get("tags", ())), metadata, mark + 2 + skipped)
-        )
+        cells.append(Cell(name, "\n".join(body), tuple(metadata.get("tags", ())), metadata, first + 1))
     return cells
 
 
 def _end_of_header(lines: list[str]) -> int:
     """The number of lines of the YAML header, which stands in comments between two `# ---`."""
-    if not lines or lines[0].rstrip() != "# ---":
-        return 0
-    for index in range(1, len(lines)):
-        if lines[index].rstrip() == "# ---":
-            return index + 1
-    return 0
+    fences = [index for index, line in enumerate(lines) if line.rstrip() == "# ---"]
+    return fences[1] + 1 if fences[:1] == [0] and len(fences) > 1 else 0
 
 
 def _metadata(rest: str, where: str) -> dict:
@@ -87,15 +77,10 @@ def _metadata(rest: str, where: str) -> dict:
 def cells(name: str) -> list[Cell]:
     """The cells of chapter `name`, from its twin. Raises NbpkgError when the chapter is not written yet."""
     chapter = get(name)
-    return parse(_text(chapter), f"notebooks/src/{chapter.name}.py")
-
-
-def _text(chapter: Chapter) -> str:
+    where = f"notebooks/src/{chapter.name}.py"
     if not chapter.exists:
-        raise NbpkgError(
-            f"chapter {chapter.name} is not written yet: there is no notebooks/src/{chapter.name}.py"
-        )
-    return chapter.twin.read_text(encoding="utf-8")
+        raise NbpkgError(f"chapter {chapter.name} is not written yet: there is no {where}")
+    return parse(chapter.twin.read_text(encoding="utf-8"), where)
 
 
 def check_parameters(chapter: Chapter) -> None:
@@ -112,7 +97,5 @@ def check_parameters(chapter: Chapter) -> None:
             raise NbpkgError(f"{chapter.name}: the parameters cell may only set parameters")
         names += [target.id for target in statement.targets if isinstance(target, ast.Name)]
     if sorted(names) != sorted(PARAMETERS):
-        known = ", ".join(PARAMETERS)
-        raise NbpkgError(
-            f"{chapter.name}: the parameters cell must set {known}, not {', '.join(names) or 'nothing'}"
-        )
+        known, set_ = ", ".join(PARAMETERS), ", ".join(names) or "nothing"
+        raise NbpkgError(f"{chapter.name}: the parameters cell must set {known}, not {set_}")

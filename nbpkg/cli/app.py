@@ -13,7 +13,6 @@ import typer
 
 from nbpkg.cli import apps, chapters
 from nbpkg.cli.data import data_app
-from nbpkg.cli.nets import nets_app
 from nbpkg.cli.zoo import zoo_app
 from nbpkg.errors import NbpkgError
 
@@ -26,7 +25,6 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(zoo_app, name="zoo")
-app.add_typer(nets_app, name="nets")
 app.command("list")(chapters.list_chapters)
 for command in (chapters.run, chapters.publish, chapters.check, chapters.sync, chapters.site, chapters.stamp):
     app.command()(command)

@@ -10,52 +10,49 @@ import typer
 from nbpkg.cli.out import say, table
 from nbpkg.errors import NbpkgError
 
+Folder = Annotated[Path, typer.Argument(help="Images, one subfolder a class.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]
+Seed = Annotated[int, typer.Option(help="Of the training.")]
+Out = Annotated[Path | None, typer.Option(help="Where to; default: where the command reads.")]
+
 
 def search_folder(
-    folder: Annotated[Path, typer.Argument(help="Images, one subfolder a class.")],
+    folder: Folder,
     top: Annotated[int, typer.Option(help="How many cells to show.")] = 10,
     candidates: Annotated[int, typer.Option(help="How many cells to draw.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the images that are looked at, and of the draws.")] = 0,
     max_params: Annotated[int | None, typer.Option(help="Parameters at most.")] = None,
     max_flops: Annotated[int | None, typer.Option(help="FLOPs at most.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Cells of NAS-Bench-201 for a folder of images, best first, by the networks of chapter 02_metad2a."""
-    from nbpkg.apps import search
+    from nbpkg.apps import images, search
 
     if min(top, candidates) < 1:
         raise NbpkgError("--top and --candidates must be at least 1")
-    images, labels = search.read_folder(folder)
-    found = search.search(images, labels, candidates, seed, max_params, max_flops, device)
+    found = search.search(*images.read_folder(folder), candidates, seed, max_params, max_flops, device)
     table(["rank", "score", "parameters (M)", "FLOPs (M)", "architecture"], search.lines(found, top))
 
 
-def make_weights(
-    profile: Annotated[str, typer.Option(help="smoke, standard or paper.")] = "standard",
-    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to; default: where `nbpkg search` reads.")] = None,
-) -> None:
+def make_weights(profile: Profile = "standard", seed: Seed = 0, out: Out = None) -> None:
     """Write the weights that `nbpkg search` uses, trained by chapter 02_metad2a where they are not stored."""
-    from nbpkg import paths
     from nbpkg.apps import search
-    from nbpkg.session import Session
 
-    made = Session("00_foundations", profile, [seed], check_data=False).artifact("02_metad2a", "search")
-    path = search.write_weights(out or paths.embedded(search.FILE), made)
-    say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")
+    _write_weights(search, "02_metad2a", "search", profile, seed, out)
 
 
 def retrieve_folder(
-    folder: Annotated[Path, typer.Argument(help="Images, one subfolder a class.")],
+    folder: Folder,
     top: Annotated[int, typer.Option(help="How many networks to show.")] = 10,
     max_params: Annotated[int | None, typer.Option(help="Parameters at most.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the first one's weights, safetensors.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Trained networks for a folder of images, by the space of chapter 05_tans; to be fine-tuned."""
-    from nbpkg.apps import retrieve, search
+    from nbpkg.apps import images, retrieve
 
-    found = retrieve.retrieve(*search.read_folder(folder), max_params, top, device)
+    found = retrieve.retrieve(*images.read_folder(folder), max_params, top, device)
     header = ["rank", "predicted", "score", "parameters", "trained on", "architecture"]
     table(header, retrieve.lines(found))
     if save is not None:
@@ -65,16 +62,18 @@ def retrieve_folder(
         say(f"wrote {save.name}")
 
 
-def make_retrieval_weights(
-    profile: Annotated[str, typer.Option(help="smoke, standard or paper.")] = "standard",
-    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Where to; default: where `nbpkg retrieve` reads.")] = None,
-) -> None:
+def make_retrieval_weights(profile: Profile = "standard", seed: Seed = 0, out: Out = None) -> None:
     """Write what `nbpkg retrieve` uses, trained by chapter 05_tans where it is not stored."""
-    from nbpkg import paths
     from nbpkg.apps import retrieve
+
+    _write_weights(retrieve, "05_tans", "retrieval", profile, seed, out)
+
+
+def _write_weights(app, chapter: str, name: str, profile: str, seed: int, out: Path | None) -> None:
+    """Write a chapter's artefact in the form that the module `app` reads."""
+    from nbpkg import paths
     from nbpkg.session import Session
 
-    made = Session("00_foundations", profile, [seed], check_data=False).artifact("05_tans", "retrieval")
-    path = retrieve.write_weights(out or paths.embedded(retrieve.FILE), made)
+    made = Session(chapter, profile, [seed]).artifact(chapter, name)
+    path = app.write_weights(out or paths.embedded(app.FILE), made)
     say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")

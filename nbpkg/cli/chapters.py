@@ -9,7 +9,9 @@ import typer
 from nbpkg.cli.out import say, table
 from nbpkg.errors import NbpkgError
 
-Chapters = Annotated[list[str] | None, typer.Argument(help="Chapters, as in 03_help, 03 or help.")]
+Chapters = Annotated[
+    list[str] | None, typer.Argument(help="Chapters, as in 03_help, 03 or help; by default all.")
+]
 Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]
 
 
@@ -20,11 +22,7 @@ def list_chapters() -> None:
 
     rows = []
     for chapter in CHAPTERS:
-        results = [
-            profile.name
-            for profile in sorted((root() / "results").glob("*"))
-            if (profile / f"{chapter.name}.json").is_file()
-        ]
+        results = [path.parent.name for path in sorted((root() / "results").glob(f"*/{chapter.name}.json"))]
         state = "written" if chapter.exists else "to come"
         if results:
             state = f"published ({', '.join(results)})"
@@ -53,17 +51,11 @@ def run(
     outcomes = runner.run(
         names or [], profile, parse_seeds(seeds), device, jobs, script, force, cell_timeout, say
     )
-    rows = [
-        [
-            outcome.chapter,
-            outcome.profile,
-            outcome.status,
-            f"{outcome.seconds:.0f}",
-            f"{outcome.record['peak_memory_mb']:.0f}" if outcome.record else "",
-            ", ".join(f"{count} {verdict}" for verdict, count in outcome.verdicts.items()),
-        ]
-        for outcome in outcomes
-    ]
+    rows = []
+    for done in outcomes:
+        memory = f"{done.record['peak_memory_mb']:.0f}" if done.record else ""
+        claims = ", ".join(f"{count} {verdict}" for verdict, count in done.verdicts.items())
+        rows.append([done.chapter, done.profile, done.status, f"{done.seconds:.0f}", memory, claims])
     table(["chapter", "profile", "status", "seconds", "peak memory (MB)", "claims"], rows)
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(1)
@@ -81,11 +73,18 @@ def publish(
 
 
 def check() -> None:
-    """Look for what has come apart: twins, outputs, records, scoreboard, paths, sizes, alt texts."""
-    from nbpkg.book import check as checks
+    """Look for what has come apart: twins, outputs, records, scoreboard, paths, sizes, alt texts.
 
-    problems, remarks = checks.check()
-    for line in remarks:
+    Counts the package's lines too, and fails when they are too many.
+    """
+    from nbpkg.book import check as checks
+    from nbpkg.book import package_size
+
+    counts, problems, remarks = package_size.check()
+    say(counts)
+    found = checks.check()
+    problems += found[0]
+    for line in remarks + found[1]:
         say(f"remark: {line}")
     for line in problems:
         say(line)
@@ -147,10 +146,7 @@ def stamp(folder: Annotated[str, typer.Argument(help="Folder to write notebooks/
 
 
 def write_handouts(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="Chapters, as in 03_help, 03 or help; all that are written when none is named."),
-    ] = None,
+    names: Chapters = None,
     out: Annotated[str, typer.Option(help="Folder to write to.")] = "handouts",
     outputs: Annotated[bool, typer.Option("--outputs", help="Keep the published outputs.")] = False,
 ) -> None:
@@ -160,11 +156,11 @@ def write_handouts(
 
     for name in names or [chapter.name for chapter in chapters.existing()]:
         path = teaching.write_handout(name, out, outputs)
-        print(f"wrote {path.parent.name}/{path.name}", flush=True)
+        say(f"wrote {path.parent.name}/{path.name}")
 
 
 def parse_seeds(text: str) -> list[int]:
-    """ "0,1,2" as [0, 1, 2]. Raises NbpkgError for anything but whole numbers with commas."""
+    """Seeds such as "0,1,2" as [0, 1, 2]. Raises NbpkgError for anything but whole numbers with commas."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:

@@ -1,4 +1,4 @@
-"""Commands on data: `nbpkg data list | fetch | mirror | verify | pin | measure-latency`."""
+"""Commands on data: `nbpkg data list | fetch | mirror | verify | measure-latency`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,10 @@ def data_list() -> None:
     """The registered sets: licence, size, and what of them is on this machine."""
     from nbpkg import data
 
-    rows = [
-        [
-            row["name"],
-            row["title"],
-            row["licence"],
-            f"{row['size'] / 1e6:.1f}",
-            f"{row['present']}/{row['files']}" + (f" in {row['found']}" if row["found"] else ""),
-        ]
-        for row in data.cli_rows()
-    ]
+    rows = []
+    for row in data.cli_rows():
+        here = f"{row['present']}/{row['files']}" + (f" in {row['found']}" if row["found"] else "")
+        rows.append([row["name"], row["title"], row["licence"], f"{row['size'] / 1e6:.1f}", here])
     table(["set", "title", "licence", "MB", "files here"], rows)
 
 
@@ -118,19 +112,3 @@ def data_measure_latency(
 
     path = latency.measure(out or latency.EMBEDDED, cells, rounds, resume=not fresh, seed=seed)
     say(f"wrote {path.name}")
-
-
-@data_app.command("pin")
-def data_pin(
-    folder: Annotated[Path, typer.Argument(help="Holds the files under their local paths.")],
-    check: Annotated[
-        bool, typer.Option("--check", help="Only tell whether the registry would change.")
-    ] = False,
-) -> None:
-    """Bring sizes and checksums in the registry up to the files in a folder; for maintainers."""
-    from nbpkg.data import pin
-
-    changed = pin.pin(folder, write=not check)
-    say(f"{changed} of the registry's lines {'differ' if check else 'updated'}")
-    if changed and check:
-        raise typer.Exit(1)

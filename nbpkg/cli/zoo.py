@@ -1,4 +1,4 @@
-"""The command line of the zoos: `nbpkg zoo list | build | benchmark`."""
+"""The command line of the zoos: `nbpkg zoo list | build`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ zoo_app = typer.Typer(
 @zoo_app.command("list")
 def zoo_list() -> None:
     """The zoos: what they hold, how large they are, and where they are."""
-    from nbpkg.zoo import recipes
+    from nbpkg.zoo import loader, recipes
 
     rows = []
     for zoo in recipes.ZOOS.values():
         for profile in ("smoke", "standard"):
             try:
-                state = recipes.state(zoo.name, profile)
+                state = loader.state(zoo.name, profile)
             except NbpkgError as error:
                 state = [f"needs data: {str(error).split(';')[0]}", "", ""]
             rows.append([zoo.name, profile, *state, zoo.what])
@@ -42,28 +42,15 @@ def zoo_build(
     out: Annotated[str | None, typer.Option(help="Write the table of results to this file too.")] = None,
 ) -> None:
     """Train what the cache lacks of a zoo; interrupted, it goes on where it stopped."""
-    from nbpkg.zoo import recipes
+    from nbpkg.zoo import loader
 
-    trained, path = recipes.build(name, profile, _workers(workers, device), cluster, device, out)
+    trained, path = loader.build(name, profile, _workers(workers, device), cluster, device, out)
     say(
         f"{len(trained.jobs)} networks, {trained.cpu_seconds.sum():.0f} CPU seconds of training, "
         f"mean test accuracy {trained.test.mean():.1f} %"
     )
     if path is not None:
         say(f"wrote {path.name}")
-
-
-@zoo_app.command("benchmark")
-def zoo_benchmark(
-    networks: Annotated[int, typer.Option(help="How many networks to train, twice.")] = 64,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: usable cores, on a GPU 1.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-) -> None:
-    """Networks a minute, against a plain loop that trains one after the other."""
-    from nbpkg.zoo import benchmark
-
-    for line in benchmark.compare(networks, _workers(workers, device), device):
-        say(line)
 
 
 def _workers(workers: int | None, device: str) -> int:

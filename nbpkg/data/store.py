@@ -120,11 +120,12 @@ def verified(dataset: DataSet, file: DataFile) -> Path:
         )
     local, tier = found
     if problem := fault(file, local):
-        mend = f"run `nbpkg data fetch {dataset.name}` to replace it"
-        if tier == "NBPKG_DATA":
-            mend = "replace it or unset NBPKG_DATA"
-        place = "NBPKG_DATA" if tier == "NBPKG_DATA" else "the cache"
-        raise NbpkgError(f"{file.path} in {place}: {problem}; refused, {mend}")
+        mend = {
+            "NBPKG_DATA": "replace it or unset NBPKG_DATA",
+            "cache": f"run `nbpkg data fetch {dataset.name}` to replace it",
+        }
+        place = "the cache" if tier == "cache" else tier
+        raise NbpkgError(f"{file.path} in {place}: {problem}; refused, {mend[tier]}")
     return local
 
 

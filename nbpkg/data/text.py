@@ -14,7 +14,6 @@ from pathlib import Path
 
 from nbpkg import data
 from nbpkg.data.tokens import UNKNOWN
-from nbpkg.errors import NbpkgError
 from nbpkg.untrusted import refuse
 
 Document = tuple[str, ...]
@@ -92,21 +91,6 @@ def read_book(path: str | Path) -> Document:
     return tuple(paragraphs)
 
 
-def wikitext(split: str = "train") -> list[Document]:
-    """The articles of WikiText-2's "train", "valid" or "test" file.
-
-    Raises NbpkgError for another split and when the files are absent (the message says how to get them).
-    """
-    if split not in ("train", "valid", "test"):
-        raise NbpkgError(f"WikiText-2 has no split {split!r}; take 'train', 'valid' or 'test'")
-    return read_wikitext(data.path(f"text/wikitext2/wiki.{split}.tokens"))
-
-
-def titles() -> list[str]:
-    """The names of the registered books, in order: "a_christmas_carol", ..."""
-    return [Path(file.path).stem for file in data.registry.get("text-novels").files]
-
-
 @dataclass(frozen=True)
 class Corpus:
     """Documents to train on and documents held out, which share no article and no book.
@@ -119,23 +103,15 @@ class Corpus:
     sets: tuple[str, ...]
 
 
-def corpus(wiki: bool = True, novels: bool = True) -> Corpus:
+def corpus() -> Corpus:
     """WikiText-2 (its train and valid files) and the novels (all but `HELD_OUT`, and `HELD_OUT`).
 
-    Raises NbpkgError when neither is asked for, or one is absent.
+    Raises NbpkgError when a file is absent; the message says how to get it.
     """
-    train: list[Document] = []
-    valid: list[Document] = []
-    sets = []
-    if wiki:
-        train += wikitext("train")
-        valid += wikitext("valid")
-        sets.append("text-wikitext2")
-    if novels:
-        for title in titles():
-            document = read_book(data.path(f"text/gutenberg/{title}.txt"))
-            (valid if title in HELD_OUT else train).append(document)
-        sets.append("text-novels")
-    if not sets:
-        raise NbpkgError("a corpus of neither WikiText-2 nor the novels holds nothing")
-    return Corpus(tuple(train), tuple(valid), tuple(sets))
+    train, valid = (
+        read_wikitext(data.path(f"text/wikitext2/wiki.{split}.tokens")) for split in ("train", "valid")
+    )
+    for file in data.registry.get("text-novels").files:
+        part = valid if Path(file.path).stem in HELD_OUT else train
+        part.append(read_book(data.path(file.path)))
+    return Corpus(tuple(train), tuple(valid), ("text-wikitext2", "text-novels"))

@@ -6,19 +6,16 @@ Everything that has tokens here counts its special ones first: `[PAD]` 0, `[UNK]
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from nbpkg import paths
 from nbpkg.errors import NbpkgError
+from nbpkg.memo import Entry, cached, key_of
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PAD, UNK, CLS, SEP, MASK = range(len(SPECIAL))
@@ -62,12 +59,12 @@ class Tokenizer:
         """Number of tokens, the special ones included."""
         return self._inner.get_vocab_size()
 
-    def encode(self, texts: Sequence[str], unknown: float = 0.1) -> list[np.ndarray]:
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, int32 (tokens,), without `[CLS]` and `[SEP]`; an empty text gives none.
 
-        unknown: the largest share of `[UNK]` among all tokens that the texts themselves do not ask for.
-        Raises NbpkgError beyond it, naming the first characters that the vocabulary lacks: such text is in
-        another script, or was decoded wrongly.
+        Raises NbpkgError when more than a tenth of the tokens are `[UNK]` that the texts do not ask for,
+        naming the first characters that the vocabulary lacks: such text is in another script, or was decoded
+        wrongly.
         """
         texts = list(texts)
         found: list[np.ndarray] = []
@@ -76,7 +73,7 @@ class Tokenizer:
             found += [np.array(one.ids, dtype=np.int32) for one in made]
         total = sum(map(len, found))
         missing = sum(int((ids == UNK).sum()) for ids in found) - sum(text.count(UNKNOWN) for text in texts)
-        if missing > unknown * total:
+        if missing > 0.1 * total:
             strange = self._strange(texts)
             raise NbpkgError(
                 f"{missing:,} of {total:,} tokens are unknown to the vocabulary"
@@ -115,23 +112,14 @@ def bpe(texts: Sequence[str], size: int = 4_096) -> Tokenizer:
     Byte-pair encoding (Sennrich et al., 2016) within words: the commonest pair of neighbours becomes a token,
     again and again. WordPiece, which BERT has, is learned in the same way but its trainer in `tokenizers`
     gives another vocabulary each time; this one gives the same. Kept in the cache by the content of the
-    texts, the size and the version of the library; whatever is wrong with what is kept, it is learned again.
+    texts, the size and the version of the library.
     Characters that stand in less than one of 100,000 places are left to `[UNK]`. Raises NbpkgError for texts
     without words and for a size that the texts cannot fill or that cannot hold their characters.
     """
     library = _library()
-    hasher = hashlib.sha256(f"bpe {size} {library.__version__} {VERSION}\n".encode())
-    for text in texts:
-        hasher.update(text.encode() + b"\n")
-    path = paths.cache_dir() / "text" / f"bpe-{hasher.hexdigest()[:32]}.json"
-    with contextlib.suppress(OSError, UnicodeDecodeError, NbpkgError):
-        kept = Tokenizer.from_json(path.read_text(encoding="utf-8"))
-        if kept.size == size:
-            return kept
-    made = _trained(library, texts, size)
-    with contextlib.suppress(OSError):
-        _write(path, made.to_json().encode())
-    return made
+    key = key_of("bpe", list(texts), size, library.__version__, VERSION)
+    entry = Entry("text", "bpe", key, "vocabulary")
+    return Tokenizer.from_json(cached(entry, lambda: _trained(library, texts, size).to_json()))
 
 
 def _trained(library, texts: Sequence[str], size: int) -> Tokenizer:
@@ -179,12 +167,8 @@ def encode_documents(documents: Sequence[Sequence[str]], tokenizer: Tokenizer) -
         dtype = np.uint16 if tokenizer.size <= 2**16 else np.int32
         return np.concatenate(parts).astype(dtype) if parts else np.zeros(0, dtype)
 
-    hasher = hashlib.sha256(f"stream {tokenizer.digest} {VERSION}\n".encode())
-    for document in documents:
-        for paragraph in document:
-            hasher.update(paragraph.encode() + b"\n")
-        hasher.update(b"\0")
-    return _kept(f"stream-{hasher.hexdigest()[:32]}", make)
+    key = key_of("stream", [list(document) for document in documents], tokenizer.digest, VERSION)
+    return cached(Entry("text", "stream", key, "token ids"), make)
 
 
 def pack(ids: np.ndarray, length: int = 64) -> np.ndarray:
@@ -223,34 +207,3 @@ def padded(
         joined = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
         rows[row, : len(joined)] = joined
     return rows
-
-
-# ------------------------------------------------------------------ kept on disk
-
-
-def _kept(key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array called `key`, from the cache when it is whole, else from `make()` (and then kept)."""
-    path = paths.cache_dir() / "text" / f"{key}.safetensors"
-    with contextlib.suppress(Exception):  # absent, or damaged in whatever way
-        from safetensors import safe_open
-
-        with safe_open(path, framework="numpy") as file:
-            array, said = file.get_tensor("ids"), file.metadata()["sha256"]
-        if said == hashlib.sha256(array.tobytes()).hexdigest():
-            return array
-    array = make()
-    with contextlib.suppress(Exception):  # a cache that cannot be written is done without
-        from safetensors.numpy import save
-
-        _write(path, save({"ids": array}, {"sha256": hashlib.sha256(array.tobytes()).hexdigest()}))
-    return array
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

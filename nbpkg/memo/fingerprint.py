@@ -30,38 +30,7 @@ from nbpkg.memo import source_text
 from nbpkg.memo.modules import attributes, foreign, foreign_name, network, own_module, underlying, written
 from nbpkg.memo.values import Parts, leaf, plain
 
-# What every module and class carries, and what follows from the rest.
-_MODULE_NOISE = {
-    "__name__",
-    "__file__",
-    "__doc__",
-    "__package__",
-    "__spec__",
-    "__loader__",
-    "__path__",
-    "__builtins__",
-}
-_CLASS_NOISE = {
-    *(
-        "__module__",
-        "__dict__",
-        "__weakref__",
-        "__doc__",
-        "__qualname__",
-        "__firstlineno__",
-        "__static_attributes__",
-    ),
-    *(
-        "__classcell__",
-        "__annotations__",
-        "__annotate__",
-        "__annotate_func__",
-        "__annotations_cache__",
-        "_abc_impl",
-    ),
-    *("__dataclass_fields__", "__dataclass_params__", "__match_args__", "__parameters__", "__orig_bases__"),
-    *("__abstractmethods__", "__slotnames__"),  # the second is left there by pickle
-}
+_WRAPPERS = (property, staticmethod, classmethod, functools.cached_property, functools.partialmethod)
 
 
 def fingerprint(function: Any) -> str:
@@ -90,6 +59,10 @@ def _hash(parts: Parts) -> bytes:
         part = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         hasher.update(struct.pack("<Q", len(part)) + part)
     return hasher.digest()
+
+
+def _dunder(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
 
 
 class _Walk:
@@ -164,14 +137,14 @@ class _Walk:
             own = function.__module__ == scope["__name__"]
             return [*foreign_name(scope["__name__"], function.__qualname__ if own else code.co_name), *inner]
         node = source_text.function_node(function)
-        uses = source_text.uses(node)
-        names = source_text.global_names(code) - _MODULE_NOISE - self._state_of(function)
-        reachable = {name: scope[name] for name in names if name in scope} | source_text.bound_by_imports(
-            uses.imports, scope
-        )
+        chains, imports = source_text.uses(node)
+        names = source_text.global_names(code) - self._state_of(function)
+        # Names with two underscores, such as __file__, say where the code lies and not what it does.
+        reachable = {name: scope[name] for name in names if name in scope and not _dunder(name)}
+        reachable |= source_text.bound_by_imports(imports, scope)
         parts = ["function", source_text.normalised(node)]
         parts += [self.digest(function.__defaults__), self.digest(function.__kwdefaults__)]
-        for name, *path in sorted(uses.chains):
+        for name, *path in sorted(chains):
             if name in reachable:
                 parts += [".".join([name, *path]), self._reached(reachable[name], path)]
         return [*parts, *inner]
@@ -230,39 +203,32 @@ class _Walk:
         if "__memo_name__" in vars(cls):
             return [cls.__memo_name__]
         parts = ["class", cls.__name__, *map(self.digest, cls.__bases__), self.digest(type(cls))]
-        generated = dataclasses.is_dataclass(cls) or issubclass(cls, (tuple, enum.Enum))
+        is_enum = issubclass(cls, enum.Enum)
         if "__dataclass_params__" in vars(cls):
-            parts.append(repr(cls.__dataclass_params__))
-            for field in dataclasses.fields(cls):
-                flags = (field.init, field.repr, field.hash, field.compare, bool(field.kw_only))
-                parts += [
-                    field.name,
-                    repr(flags),
-                    self.digest(field.default),
-                    self.digest(field.default_factory),
-                ]
-        if issubclass(cls, enum.Enum):
+            parts += [repr(cls.__dataclass_params__), *map(self._field, dataclasses.fields(cls))]
+        if is_enum:
             parts.append(self.digest([(member.name, member.value) for member in cls]))
+        generated = is_enum or dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
         for name, value in sorted(vars(cls).items()):
-            if name in _CLASS_NOISE:
-                continue
             function = underlying(value)
+            method = callable(value) or isinstance(value, _WRAPPERS)
+            if _dunder(name) and (not method or name.startswith("__annotate")):
+                continue  # what Python notes there, such as __dict__ or __match_args__
             if function is not None and generated and not written(function):
                 continue  # made by dataclass, NamedTuple or Enum out of what is hashed above
-            if (
-                function is None
-                and issubclass(cls, enum.Enum)
-                and (name.startswith("_") or name in cls.__members__)
-            ):
+            if function is None and is_enum and (name.startswith("_") or name in cls.__members__):
                 continue
             parts += [name, self._attribute(value)]
         return parts
 
+    def _field(self, field: dataclasses.Field) -> bytes:
+        flags = (field.init, field.repr, field.hash, field.compare, bool(field.kw_only))
+        return self.digest((field.name, flags, field.default, field.default_factory))
+
     def _attribute(self, value: Any) -> bytes:
         """A class's attribute; descriptors count by what they wrap."""
         names = ("fget", "fset", "fdel", "__func__", "func", "args", "keywords")
-        wrappers = (property, staticmethod, classmethod, functools.cached_property, functools.partialmethod)
-        if not isinstance(value, wrappers):
+        if not isinstance(value, _WRAPPERS):
             return self.digest(value)
         return _hash([type(value).__name__, *(self.digest(getattr(value, name, None)) for name in names)])
 
@@ -276,9 +242,6 @@ class _Walk:
                     f"a {name} cannot be part of a configuration: pass the values that are needed of it"
                 )
             return [name]
-        if dataclasses.is_dataclass(value):
-            own = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-            return ["dataclass", self.digest(kind), self.digest(own)]
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(value, torch.nn.Module):
             return ["network", self.digest(kind), self.digest(network(value))]

@@ -66,16 +66,12 @@ def written(function: Callable) -> bool:
 def attributes(value: Any) -> dict[str, Any]:
     """An object's attributes, without what functools.cached_property leaves there."""
     kind = type(value)
-    slots = {name for base in kind.__mro__ for name in _slots(base) if hasattr(value, name)}
-    found = {name: getattr(value, name) for name in slots} | dict(getattr(value, "__dict__", {}))
-    cached = {name for name in found if isinstance(getattr(kind, name, None), functools.cached_property)}
+    members = [item for base in kind.__mro__ for item in vars(base).items()]
+    slots = [name for name, member in members if isinstance(member, types.MemberDescriptorType)]
+    found = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    found |= getattr(value, "__dict__", {})
+    cached = {name for name, member in members if isinstance(member, functools.cached_property)}
     return {name: found[name] for name in sorted(found) if name not in cached}
-
-
-def _slots(cls: type) -> tuple[str, ...]:
-    slots = cls.__dict__.get("__slots__", ())
-    slots = (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(name for name in slots if name not in ("__dict__", "__weakref__"))
 
 
 def network(module: Any) -> dict[str, Any]:

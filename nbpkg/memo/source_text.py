@@ -4,36 +4,28 @@ Python's own lookup goes through linecache too, but it finds neither every lambd
 after it was imported.
 """
 
-import __future__
-
 import ast
 import copy
 import dis
-import importlib
-import importlib.util
 import linecache
 import sys
 import types
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from nbpkg.errors import NbpkgError
 
-_FUTURES = 0
-for _name in __future__.all_feature_names:
-    _FUTURES |= getattr(__future__, _name).compiler_flag
-
-_JUMPS = frozenset(dis.hasjrel + dis.hasjabs)
-
 _LOOKUPS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
-
-_texts: dict[
-    str, str
-] = {}  # what a file said when it was first seen, which is near the time when it was imported
+# What a file said when it was first seen, which is near the time when it was imported.
+_texts: dict[str, str] = {}
+# By the id of a code object, which is kept alive with it; equal code may stand elsewhere.
+_nodes: dict[int, tuple[types.CodeType, FunctionNode]] = {}
 
 
 def remember(filename: str, module_globals: dict | None = None, afresh: bool = False) -> str:
@@ -55,10 +47,6 @@ def remember_package() -> None:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "nbpkg" and getattr(module, "__file__", None):
             remember(module.__file__, vars(module))
-
-
-# By the id of a code object, which is kept alive with it; equal code may stand elsewhere.
-_nodes: dict[int, tuple[types.CodeType, "FunctionNode"]] = {}
 
 
 @lru_cache(maxsize=512)
@@ -88,118 +76,78 @@ def function_node(function: types.FunctionType) -> FunctionNode:
     code = function.__code__
     if id(code) in _nodes:
         return _nodes[id(code)][1]
-    tree = None
+    name = "a lambda" if code.co_name == "<lambda>" else function.__qualname__
     for afresh in (False, True):  # a second look, for a module that was reloaded
         tree = file_tree(code.co_filename, function.__globals__, afresh)
-        node = tree and _find(tree, function)
-        if node is not None:
-            _nodes[id(code)] = code, node
-            return node
-    name = "a lambda" if code.co_name == "<lambda>" else function.__qualname__
-    if tree is None:
-        raise NbpkgError(
-            f"the source of {name} cannot be found: define it in a notebook cell, a chapter or a file"
-        )
+        if tree is None:
+            raise NbpkgError(
+                f"the source of {name} cannot be found: define it in a notebook cell, a chapter or a file"
+            )
+        found = _functions(tree).get((code.co_name, code.co_firstlineno), [])
+        if found and not _edited(function):
+            _nodes[id(code)] = code, _only(found, code)
+            return _nodes[id(code)][1]
     file = code.co_filename.replace("\\", "/").rpartition("/")[2]
     raise NbpkgError(
         f"the source of {name} is not what {file} says now: it was edited since it was loaded, so start again"
     )
 
 
-def _find(tree: ast.Module, function: types.FunctionType) -> FunctionNode | None:
-    code = function.__code__
+@lru_cache(maxsize=512)
+def _functions(tree: ast.Module) -> dict[tuple[str, int], list[FunctionNode]]:
+    """The functions and lambdas of a tree by the name and first line that their code objects have."""
+    found = defaultdict(list)
+    for node in ast.walk(tree):
+        if isinstance(node, FunctionNode):
+            lines = [node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))]
+            found[getattr(node, "name", "<lambda>"), min(lines)].append(node)
+    return dict(found)
+
+
+def _edited(function: types.FunctionType) -> bool:
+    """Is the remembered text of the function's file another than the one that it was compiled from?"""
+    filename = function.__code__.co_filename
+    entry = linecache.cache.get(filename)
+    # What has no time of change is no file: a cell or a loaded chapter, which keeps its text.
+    if entry is not None and entry[1] is None:
+        return False
     # pytest rewrites the assert statements of test modules, so their code differs from their text by design.
-    rewritten = "@pytest_ar" in function.__globals__
-    for top in tree.body:
-        if top.lineno - _decorator_lines(top) <= code.co_firstlineno <= top.end_lineno:
-            for node in ast.walk(top):
-                if _starts(node, code) and (rewritten or _compiles_to(top, node, code)):
-                    return node
-    return None
+    return "@pytest_ar" not in function.__globals__ and function.__code__ not in _compiled(_texts[filename])
 
 
-def _decorator_lines(node: ast.AST) -> int:
-    lines = [decorator.lineno for decorator in getattr(node, "decorator_list", ())]
-    return node.lineno - min(lines) if lines else 0
+@lru_cache(maxsize=512)
+def _compiled(text: str) -> frozenset[types.CodeType]:
+    return frozenset(_with_inner(compile(text, "", "exec", dont_inherit=True)))
 
 
-def _starts(node: ast.AST, code: types.CodeType) -> bool:
-    if code.co_name == "<lambda>":
-        return isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno
-    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or node.name != code.co_name:
-        return False
-    return node.lineno - _decorator_lines(node) == code.co_firstlineno
+def _with_inner(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            yield from _with_inner(const)
 
 
-def _compiles_to(top: ast.stmt, node: ast.AST, code: types.CodeType) -> bool:
-    """Does `node`, a part of the statement `top`, compile to `code`? Lambdas on one line are told apart by
-    this as well.
-    """
-    flags = code.co_flags & _FUTURES
-    whole = compile(ast.Module([top], []), code.co_filename, "exec", flags, dont_inherit=True)
-    pending = [whole]
-    while pending:
-        candidate = pending.pop()
-        if (candidate.co_name, candidate.co_firstlineno) == (code.co_name, code.co_firstlineno) and _same(
-            candidate, code
-        ):
-            return not isinstance(node, ast.Lambda) or _covers(node, candidate)
-        pending += [const for const in candidate.co_consts if isinstance(const, types.CodeType)]
-    return False
-
-
-def _covers(node: ast.Lambda, code: types.CodeType) -> bool:
-    """Do the columns of `code` lie in the body of this lambda? True when the interpreter keeps no columns."""
-    body = node.body
-    for line, end_line, column, end_column in code.co_positions():
-        if None in (line, end_line, column, end_column) or end_column == 0:
-            continue
-        if not (
-            (body.lineno, body.col_offset) <= (line, column)
-            and (end_line, end_column) <= (body.end_lineno, body.end_col_offset)
-        ):
-            return False
-    return True
-
-
-def _same(a: types.CodeType, b: types.CodeType) -> bool:
-    names = ("co_names", "co_varnames", "co_freevars", "co_cellvars", "co_argcount", "co_kwonlyargcount")
-    if any(getattr(a, name) != getattr(b, name) for name in names) or len(a.co_consts) != len(b.co_consts):
-        return False
-    if not all(
-        _same(x, y)
-        if isinstance(x, types.CodeType) and isinstance(y, types.CodeType)
-        else type(x) is type(y) and x == y
-        for x, y in zip(a.co_consts, b.co_consts, strict=True)
-    ):
-        return False
-    return _instructions(a) == _instructions(b)
-
-
-def _instructions(code: types.CodeType) -> list[tuple]:
-    """What `code` does. How a method call is spelt depends on the import statements that were compiled along
-    with it (a cell, a file), so that is evened out; jump distances go with it.
-    """
-    out = []
-    for instruction in dis.get_instructions(code):
-        name, value = instruction.opname, instruction.argval
-        if name in ("PUSH_NULL", "CACHE", "PRECALL", "EXTENDED_ARG", "NOP", "RESUME"):
-            continue
-        if instruction.opcode in _JUMPS or isinstance(value, types.CodeType):
-            value = None
-        out.append(("LOAD_ATTR" if name == "LOAD_METHOD" else name, value))
-    return out
+def _only(found: list[FunctionNode], code: types.CodeType) -> FunctionNode:
+    """Of several lambdas that begin on one line, the innermost whose body holds the columns of `code`."""
+    if len(found) == 1:
+        return found[0]
+    spans = [span for span in code.co_positions() if None not in span and span[3] > 0]  # may have no columns
+    if not spans:
+        raise NbpkgError(f"line {code.co_firstlineno} holds several lambdas: put one lambda on a line")
+    first = min((line, column) for line, _, column, _ in spans)
+    last = max((line, column) for _, line, _, column in spans)
+    around = []
+    for node in found:  # outer lambdas come before those in them
+        body = node.body
+        if (body.lineno, body.col_offset) <= first and last <= (body.end_lineno, body.end_col_offset):
+            around.append(node)
+    return around[-1]
 
 
 class _StripDocstrings(ast.NodeTransformer):
     def _strip(self, node):
         self.generic_visit(node)
-        first = node.body[0] if node.body else None
-        if (
-            isinstance(first, ast.Expr)
-            and isinstance(first.value, ast.Constant)
-            and isinstance(first.value.value, str)
-        ):
+        if ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
         return node
 
@@ -212,49 +160,34 @@ def normalised(node: ast.AST) -> str:
     return ast.unparse(ast.fix_missing_locations(_StripDocstrings().visit(copy.deepcopy(node))))
 
 
-class Uses(ast.NodeVisitor):
-    """What a function's text mentions: `chains`, {(name, attribute, ...)}; `imports`, the import statements
-    inside it.
-    """
-
-    def __init__(self, node: ast.AST):
-        self.chains: set[tuple[str, ...]] = set()
-        self.imports: list[ast.Import | ast.ImportFrom] = []
-        self.visit(node)
-
-    def visit_Name(self, node):
-        self.chains.add((node.id,))
-
-    def visit_Attribute(self, node):
-        attributes, base = [], node
-        while isinstance(base, ast.Attribute):
-            attributes.append(base.attr)
-            base = base.value
-        if isinstance(base, ast.Name):
-            self.chains.add((base.id, *reversed(attributes)))
-        else:
-            self.visit(base)
-
-    def visit_Import(self, node):
-        self.imports.append(node)
-
-    visit_ImportFrom = visit_Import
+def _dotted(node: ast.AST) -> tuple[str, ...]:
+    """("a", "b", "c") of the expression a.b.c, () of one of another kind."""
+    if isinstance(node, ast.Name):
+        return (node.id,)
+    base = _dotted(node.value) if isinstance(node, ast.Attribute) else ()
+    return (*base, node.attr) if base else ()
 
 
 @lru_cache(maxsize=4096)
-def uses(node: ast.AST) -> Uses:
-    """What the text of a function mentions."""
-    return Uses(node)
+def uses(node: ast.AST) -> tuple[set[tuple[str, ...]], list[ast.Import | ast.ImportFrom]]:
+    """What the text of a function mentions: {(name, attribute, ...)} and the import statements inside it."""
+    chains, imports, pending = set(), [], [node]
+    while pending:
+        part = pending.pop()
+        if chain := _dotted(part):
+            chains.add(chain)
+            continue
+        if isinstance(part, (ast.Import, ast.ImportFrom)):
+            imports.append(part)
+        pending += ast.iter_child_nodes(part)
+    return chains, imports
 
 
 @lru_cache(maxsize=4096)
 def global_names(code: types.CodeType) -> frozenset[str]:
     """Every name that `code` or a function inside it looks up in its globals."""
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in _LOOKUPS}
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names |= global_names(const)
-    return frozenset(names)
+    instructions = (i for inner in _with_inner(code) for i in dis.get_instructions(inner))
+    return frozenset(i.argval for i in instructions if i.opname in _LOOKUPS)
 
 
 @lru_cache(maxsize=512)
@@ -265,26 +198,15 @@ def rebound_globals(tree: ast.Module) -> frozenset[str]:
 
 def bound_by_imports(statements: list[ast.Import | ast.ImportFrom], scope: dict) -> dict[str, Any]:
     """What import statements in a function with the globals `scope` bind, as far as it belongs to nbpkg."""
-    bound = {}
+    names = {"__name__": scope.get("__name__"), "__package__": scope.get("__package__")}
     for statement in statements:
         for alias in statement.names:
+            module = getattr(statement, "module", alias.name) or ""
+            if module.partition(".")[0] != "nbpkg" and not getattr(statement, "level", 0):
+                continue
+            one = copy.copy(statement)
+            one.names = [alias]
             # An optional package may be absent; the code that needs it could not have run then.
             with suppress(ImportError):
-                bound |= _bound(statement, alias, scope)
-    return bound
-
-
-def _bound(statement: ast.Import | ast.ImportFrom, alias: ast.alias, scope: dict) -> dict[str, Any]:
-    if isinstance(statement, ast.Import):
-        if alias.name.partition(".")[0] != "nbpkg":
-            return {}
-        module = importlib.import_module(alias.name)
-        return {alias.asname: module} if alias.asname else {"nbpkg": sys.modules["nbpkg"]}
-    name = "." * statement.level + (statement.module or "")
-    name = importlib.util.resolve_name(name, scope.get("__package__") or "")
-    if name.partition(".")[0] != "nbpkg":
-        return {}
-    module = importlib.import_module(name)
-    if not hasattr(module, alias.name):
-        importlib.import_module(f"{name}.{alias.name}")
-    return {alias.asname or alias.name: getattr(module, alias.name)}
+                exec(compile(ast.Module([one], []), "<import>", "exec"), names)
+    return {name: value for name, value in names.items() if not name.startswith("__")}

@@ -33,8 +33,6 @@ def leaf(value: Any) -> Parts | None:
     """
     kind = type(value)
     top = str(kind.__module__).partition(".")[0]
-    if isinstance(value, (range, slice)):
-        return [repr(value)]
     if isinstance(value, PurePath):
         # Where the package is installed is not part of what it does.
         home = paths.package()
@@ -45,7 +43,7 @@ def leaf(value: Any) -> Parts | None:
         return _numpy(value)
     if top == "re" and kind.__name__ == "Pattern":
         return ["pattern", repr(value.pattern), str(value.flags)]
-    if top in ("fractions", "decimal", "datetime", "uuid"):
+    if isinstance(value, (range, slice)) or top in ("fractions", "decimal", "datetime", "uuid"):
         return [kind.__name__, repr(value)]
     torch = sys.modules.get("torch")
     return None if torch is None else _torch(value, torch)
@@ -64,12 +62,17 @@ def _numpy(value: Any) -> Parts | None:
 
 
 def _torch(value: Any, torch: Any) -> Parts | None:
-    if isinstance(value, (torch.device, torch.dtype, torch.Size)):
+    if isinstance(value, (torch.device, torch.dtype)):
         return ["torch", repr(value)]
     if not isinstance(value, torch.Tensor):
         return None
-    dense = value.detach().cpu()
-    dense = dense if dense.layout is torch.strided else dense.to_dense()
-    dense = dense.resolve_conj().resolve_neg().contiguous().reshape(-1)
-    raw = dense.view(torch.uint8).numpy().tobytes() if dense.numel() else b""
-    return ["tensor", str(value.dtype), repr(tuple(value.shape)), raw]
+    dense = value if value.layout is torch.strided else value.detach().to_dense()
+    return ["tensor", str(value.dtype), repr(tuple(value.shape)), tensor_bytes(dense).tobytes()]
+
+
+def tensor_bytes(value: Any) -> Any:
+    """The bytes of a dense tensor on any device in the order of its indices, numpy uint8 (bytes,)."""
+    import torch
+
+    flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy()

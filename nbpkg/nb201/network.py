@@ -12,12 +12,12 @@ benchmark too counts such cells as equal to the cell without the edge.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201.costs import as_rows
 from nbpkg.nb201.space import EDGES, N_NODES, OPS, live_edges
+from nbpkg.seeding import seeded
 
 OUTPUT_NODE = N_NODES - 1
 
@@ -127,6 +127,5 @@ def network(
     ops, C: int = 16, N: int = 5, num_classes: int = 10, seed: int = 0, keep_dead: bool = False
 ) -> Network:
     """A `Network` with weights drawn from `seed`; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return Network(ops, C, N, num_classes, keep_dead)

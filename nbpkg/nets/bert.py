@@ -1,9 +1,9 @@
 """A compact encoder of the BERT kind for masked-language modelling.
 
-Devlin et al. (2019) at the sizes of this book: bidirectional self-attention, learned places, a head with the
-token embedding's weights (tied), logits only where a token must be predicted. Layer norms after each sum, as
-published (norm="post"), or before each block and at the end (norm="pre"). Left out: segments and the pooled
-output, which serve next-sentence prediction.
+Devlin et al. (2019) at the sizes of this book: bidirectional self-attention, learned position embeddings, a
+head with the token embedding's weights (tied), logits only where a token must be predicted. Layer norms after
+each sum, as published (norm="post"), or before each block and at the end (norm="pre"). Left out: dropout, and
+segments and the pooled output, which serve next-sentence prediction.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbpkg.errors import NbpkgError
-from nbpkg.nets import seeded
+from nbpkg.seeding import seeded
 
 _EPS = 1e-12  # of the layer norms, as published
 
@@ -26,10 +26,9 @@ class BertConfig:
     """Sizes of a `Bert`.
 
     vocabulary: tokens; layers; width: of the hidden states; heads: of attention, which share the width;
-    length: the longest sequence, in tokens; inner: width inside the feed-forward blocks (0: four times the
-    width); norm: "post" or "pre"; dropout: probability, on embeddings, attention and block outputs; std: of
-    the normal distribution of weights before training (0.02 is published for a width of 768; small widths
-    learn faster from more, about 1 / sqrt(width)).
+    length: the longest sequence, in tokens; norm: "post" or "pre"; std: of the normal distribution of weights
+    before training (0.02 is published for a width of 768; small widths learn faster from more, about
+    1 / sqrt(width)). The feed-forward blocks are four times as wide inside.
 
     Raises NbpkgError for sizes that make no network.
     """
@@ -39,34 +38,24 @@ class BertConfig:
     width: int = 128
     heads: int = 4
     length: int = 64
-    inner: int = 0
     norm: str = "post"
-    dropout: float = 0.0
     std: float = 0.02
 
     def __post_init__(self):
-        if min(self.vocabulary, self.layers, self.width, self.heads, self.length) < 1 or self.inner < 0:
+        if min(self.vocabulary, self.layers, self.width, self.heads, self.length) < 1:
             raise NbpkgError(f"these sizes make no encoder: {self}")
         if self.width % self.heads:
             raise NbpkgError(f"a width of {self.width} cannot be shared by {self.heads} heads")
-        if self.norm not in ("post", "pre") or not 0 <= self.dropout < 1 or not self.std > 0:
-            raise NbpkgError(f"no encoder has norm {self.norm!r} and dropout {self.dropout}")
-
-    @property
-    def feed_forward(self) -> int:
-        """Width inside the feed-forward blocks."""
-        return self.inner or 4 * self.width
-
-    def encoder_parameters(self) -> int:
-        """Number of parameters without the head, in closed form."""
-        d, f = self.width, self.feed_forward
-        layer = 4 * d * d + 4 * d + 2 * d * f + f + d + 4 * d
-        return (self.vocabulary + self.length) * d + self.layers * layer + 2 * d
+        if self.norm not in ("post", "pre") or not self.std > 0:
+            raise NbpkgError(f"no encoder has norm {self.norm!r} and weights of deviation {self.std}")
 
     def parameters(self) -> int:
         """Number of all parameters, in closed form; the tied embedding counts once."""
         d = self.width
-        return self.encoder_parameters() + d * d + d + 2 * d + self.vocabulary
+        embeddings = (self.vocabulary + self.length) * d + 2 * d
+        layer = 12 * d * d + 13 * d
+        head = d * d + 3 * d + self.vocabulary
+        return embeddings + self.layers * layer + head
 
     def flops(self, batch: int, predicted: int, length: int | None = None) -> int:
         """Floating-point operations of the matrix products of one forward pass, a multiplication and its
@@ -74,7 +63,7 @@ class BertConfig:
         times as many (forward, and twice as much backward).
         """
         d, length = self.width, length or self.length
-        layer = 2 * batch * length * (4 * d * d + 2 * d * self.feed_forward + 2 * length * d)
+        layer = 2 * batch * length * (12 * d * d + 2 * length * d)
         return self.layers * layer + 2 * predicted * (d * d + d * self.vocabulary)
 
 
@@ -83,31 +72,31 @@ class Layer(nn.Module):
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        width, inner = config.width, config.feed_forward
-        self.heads, self.pre, self.dropout = config.heads, config.norm == "pre", config.dropout
+        width = config.width
+        self.heads, self.pre = config.heads, config.norm == "pre"
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.norm1, self.norm2 = (nn.LayerNorm(width, eps=_EPS) for _ in range(2))
 
-    def attend(self, x: Tensor, there: Tensor | None) -> Tensor:
-        """softmax(q k^T / sqrt(width / heads)) v for each head; there: bool (batch, 1, 1, length)."""
+    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """softmax(q k^T / sqrt(width / heads)) v for each head: (batch, length, width) to the same shape.
+
+        mask: bool (batch, 1, 1, length), False where a sequence is padded.
+        """
         # (batch, length, 3 width) -> three of (batch, heads, length, width / heads)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        rate = self.dropout if self.training else 0.0
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=there, dropout_p=rate)
-        return self._drop(self.out(seen.transpose(1, 2).flatten(-2)))
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(seen.transpose(1, 2).flatten(-2))
 
     def feed(self, x: Tensor) -> Tensor:
-        return self._drop(self.down(F.gelu(self.up(x))))
+        """The feed-forward block: (batch, length, width) to the same shape."""
+        return self.down(F.gelu(self.up(x)))
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
-
-    def forward(self, x: Tensor, there: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.pre:
-            x = x + self.attend(self.norm1(x), there)
+            x = x + self.attend(self.norm1(x), mask)
             return x + self.feed(self.norm2(x))
-        x = self.norm1(x + self.attend(x, there))
+        x = self.norm1(x + self.attend(x, mask))
         return self.norm2(x + self.feed(x))
 
 
@@ -121,7 +110,8 @@ class Bert(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.tokens, self.places = nn.Embedding(config.vocabulary, width), nn.Embedding(config.length, width)
+        self.tokens = nn.Embedding(config.vocabulary, width)
+        self.position_embedding = nn.Embedding(config.length, width)
         self.norm = nn.LayerNorm(width, eps=_EPS)  # of the embeddings (post) or of the last states (pre)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.transform, self.head_norm = nn.Linear(width, width), nn.LayerNorm(width, eps=_EPS)
@@ -132,20 +122,19 @@ class Bert(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def hidden(self, ids: Tensor, there: Tensor | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """States after the last layer: (batch, length) -> (batch, length, width).
 
-        there: bool (batch, length), False where a sequence is padded. Padding changes no other state.
+        mask: bool (batch, length), False where a sequence is padded. Padding changes no other state.
         Raises NbpkgError for ids of another shape and sequences that are too long.
         """
         if ids.dim() != 2 or ids.shape[1] > self.config.length:
             raise NbpkgError(
                 f"ids must be (batch, up to {self.config.length} tokens), not {tuple(ids.shape)}"
             )
-        x = self.tokens(ids) + self.places.weight[: ids.shape[1]]
+        x = self.tokens(ids) + self.position_embedding.weight[: ids.shape[1]]
         x = x if self.config.norm == "pre" else self.norm(x)
-        x = F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
-        attended = None if there is None else there[:, None, None, :]
+        attended = None if mask is None else mask[:, None, None, :]
         for layer in self.layers:
             x = layer(x, attended)
         return self.norm(x) if self.config.norm == "pre" else x
@@ -155,9 +144,9 @@ class Bert(nn.Module):
         states = self.head_norm(F.gelu(self.transform(states)))
         return F.linear(states, self.tokens.weight, self.bias)
 
-    def forward(self, ids: Tensor, positions: Tensor, there: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
         """positions: int64 (n,), places in the flattened ids; only these go through the head."""
-        return self.logits(self.hidden(ids, there).flatten(0, 1)[positions])
+        return self.logits(self.hidden(ids).flatten(0, 1)[positions])
 
 
 def bert(config: BertConfig, seed: int = 0) -> Bert:

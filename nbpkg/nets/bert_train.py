@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -16,18 +17,18 @@ from nbpkg.nets.bert import Bert, precision
 _EVALUATION_BATCH = 128
 
 
-def optimiser(model: nn.Module, lr: float = 5e-4, weight_decay: float = 0.01) -> torch.optim.AdamW:
-    """AdamW with (0.9, 0.999); matrices and embeddings decay, biases and layer norms do not.
+def optimiser(model: nn.Module, lr: float = 5e-4) -> torch.optim.AdamW:
+    """AdamW with (0.9, 0.999); matrices and embeddings decay by 0.01, biases and layer norms do not.
 
     For two models, make two: neither then depends on the other.
     """
     decayed = [p for p in model.parameters() if p.dim() > 1]
     free = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr, fused=True)
 
 
-def warm_up(step: int, steps: int, share: float = 0.05) -> float:
+def linear_warmup_decay(step: int, steps: int, share: float = 0.05) -> float:
     """Factor of the learning rate at a step: up linearly over `share` of the steps, then linearly to 0.
 
     step: from 0 to steps - 1; the factor is positive at each. Raises NbpkgError for other steps and shares.
@@ -59,11 +60,13 @@ def ramp(*points: tuple[float, float]) -> Callable[[float], float]:
     return value
 
 
-def update(model: nn.Module, optimiser: torch.optim.Optimizer, factor: float, clip: float = 1.0) -> Tensor:
-    """One step along the gradients that are there, clipped to norm `clip` over this model alone.
+def clip_and_step(
+    model: nn.Module, optimiser: torch.optim.Optimizer, factor: float, clip: float = 1.0
+) -> Tensor:
+    """Clip the model's gradients to norm `clip`, take a step and clear them; the norm before clipping, ().
 
-    factor: of the optimiser's first learning rate, from `warm_up`. Clears the gradients. Returns the norm
-    before clipping, a tensor (). Clipping two models together would couple them.
+    factor: of the optimiser's first learning rate, from `linear_warmup_decay`. The norm is over this model
+    alone: clipping two models together would couple them.
     """
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
     for group in optimiser.param_groups:
@@ -73,19 +76,25 @@ def update(model: nn.Module, optimiser: torch.optim.Optimizer, factor: float, cl
     return norm
 
 
-@torch.no_grad()
-def held_out_loss(model: Bert, masked: Masked, device: str | torch.device = "cpu") -> Tensor:
-    """Hard loss at each predicted place in nats, float64 (n,) on the CPU; the mean is the held-out loss.
-
-    The model is in evaluation mode meanwhile, and then as before.
-    """
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode and no gradients are kept; afterwards its mode is as before."""
     training = model.training
     model.eval()
-    found = []
-    for low in range(0, len(masked), _EVALUATION_BATCH):
-        part = masked.rows(low, low + _EVALUATION_BATCH).to(device)
-        with precision(device):
-            logits = model(part.inputs, part.positions)
-        found.append(F.cross_entropy(logits.float(), part.targets, reduction="none").double().cpu())
-    model.train(training)
-    return torch.cat(found)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def held_out_loss(model: Bert, masked: Masked, device: str | torch.device = "cpu") -> Tensor:
+    """Hard loss at each predicted place in nats, float64 (n,) on the CPU; the mean is the held-out loss."""
+    losses = []
+    with evaluating(model):
+        for low in range(0, len(masked), _EVALUATION_BATCH):
+            part = masked.rows(low, low + _EVALUATION_BATCH).to(device)
+            with precision(device):
+                logits = model(part.inputs, part.positions)
+            losses.append(F.cross_entropy(logits.float(), part.targets, reduction="none").double().cpu())
+    return torch.cat(losses)

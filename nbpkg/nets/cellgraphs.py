@@ -1,15 +1,15 @@
 """The cells of NAS-Bench-201 as graphs whose vertices are operations, as MetaD2A's networks read them.
 
 Eight vertices: 0 is the cell's input, 1 to 6 are its edges in the order of ``nbpkg.nb201.space.EDGES``, 7
-is its output. ``types[..., v]`` is the position in ``TYPES`` of what vertex v does; ``adjacency[..., u, v]``
-says that what leaves u enters v. All cells have the same adjacency and differ in the types of six vertices.
+is its output. ``types[..., v]`` says what vertex v does: START and END are input and output, the operations
+of ``space.OPS`` follow from 2 on; ``adjacency[..., u, v]`` says that what leaves u enters v. All cells have
+the same adjacency and differ in the types of six vertices.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from nbpkg.nb201 import space
 from nbpkg.nets.dag import END, START
 from nbpkg.nets.dag_decoder import GraphDecoder
 
-TYPES = ("input", "output", *space.OPS)
 N_VERTICES = space.N_EDGES + 2
 _FIRST_OP = 2
 
@@ -91,22 +90,15 @@ class Drawn:
     distinct: int
 
 
-def draw(
-    decoder: GraphDecoder,
-    latents: Callable[[int], Tensor],
-    n: int,
-    generator: torch.Generator | None = None,
-    limit: int | None = None,
-) -> Drawn:
+def draw(decoder: GraphDecoder, codes: Tensor, n: int, generator: torch.Generator | None = None) -> Drawn:
     """Draw graphs until n distinct cells are among them (MetaD2A's search, steps 1 and 2).
 
-    latents: a function count -> (count, latent), the codes that the next `count` graphs are drawn from; n is
-    at least 1. limit: how many graphs to draw at most, by default 50 n + 1000. Raises NbpkgError when the
-    limit does not yield n.
+    codes: (m, latent); the graphs of a round go round them. n: 1 or more. Raises NbpkgError when
+    50 n + 1000 graphs do not hold n cells.
     """
     if not 1 <= n <= space.N_CELLS:
         raise NbpkgError(f"cannot draw {n} distinct cells; the space has {space.N_CELLS}")
-    limit = 50 * n + 1000 if limit is None else limit
+    limit = 50 * n + 1000
     found, counted, good = np.zeros(0, np.int64), 0, 0
     while len(found) < n:
         # As many as the share of useful draws so far demands, and some: a round costs more than a graph.
@@ -114,7 +106,7 @@ def draw(
         count = min(math.ceil(1.1 * (n - len(found)) / share) + 8, limit - counted)
         if count < 1:
             raise NbpkgError(f"{counted} graphs hold {good} cells, {len(found)} of them distinct; not {n}")
-        types, adjacency = decoder.sample(latents(count), generator)
+        types, adjacency = decoder.sample(codes.repeat(count // len(codes) + 1, 1)[:count], generator)
         types = types[valid(types, adjacency)]
         good, counted = good + len(types), counted + count
         cells = np.concatenate([found, space.index(ops_of(types))])

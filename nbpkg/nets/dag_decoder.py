@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbpkg.errors import NbpkgError
-from nbpkg.nets.dag import END, PADDING, START, Messages, TypeGRU, check_graphs, check_sizes, message
+from nbpkg.nets.dag import END, PADDING, START, Messages, TypeGRU, check_graphs, message
 
 
 class Latent(nn.Module):
@@ -32,8 +32,7 @@ class Latent(nn.Module):
         mean, log_variance = self.mean(x), self.log_variance(x)
         if not self.training:
             return mean, mean, log_variance
-        where = generator.device if generator is not None else mean.device
-        e = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=where).to(mean.device)
+        e = _random(torch.randn, mean.shape, mean, generator)
         return mean + self.noise * e * (log_variance / 2).exp(), mean, log_variance
 
 
@@ -55,7 +54,8 @@ class GraphDecoder(nn.Module):
 
     def __init__(self, types: int = 7, vertices: int = 8, latent: int = 56, hidden: int = 56):
         super().__init__()
-        check_sizes(types=types - 1, vertices=vertices - 1, latent=latent, hidden=hidden)
+        if min(types - 1, vertices - 1, latent, hidden) < 1:
+            raise NbpkgError(f"sizes too small for graphs: {types=}, {vertices=}, {latent=}, {hidden=}")
         self.types, self.vertices, self.latent, self.hidden = types, vertices, latent, hidden
         self.enter = nn.Linear(latent, hidden)
         self.cell = TypeGRU(types, hidden)
@@ -68,61 +68,58 @@ class GraphDecoder(nn.Module):
             raise NbpkgError(f"codes must be (batch, {self.latent}), not {tuple(z.shape)}")
 
     def log_likelihood(self, z: Tensor, types: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithms, in nats, of the probabilities of the graphs' types and of their edges, (batch,) each.
+        """Log-probabilities, in nats, of the graphs' types and of their edges, (batch,) each.
 
+        z: (batch, latent). types, adjacency: (batch, n) and (n, n), see ``nbpkg.nets.dag``.
         Teacher forcing: every decision is given the true ones before it. All types after the first count,
         that of the last vertex too, and all pairs of vertices, although `sample` decides by rules what the
         last vertex is and what enters an output: so does the published loss. Between two decisions of a
         vertex its state changes by the sum of the messages accepted so far, which is a cumulative sum, so
         that one step of the GRU gives all its states.
         """
-        there, edges = check_graphs(types, adjacency, self.types, self.vertices)
+        check_graphs(types, adjacency, self.types, self.vertices)
         self._check_codes(z)
         if len(z) != len(types) or (types[:, 0] != START).any():
             raise NbpkgError(f"{len(z)} codes need as many graphs, whose first vertex has type {START}")
-        known = types.clamp(min=0)
-        inputs = F.embedding(known, self.cell.table())
+        inputs = F.embedding(types, self.cell.table())
         weight, biases = self.messages.joined()
         states = [self.cell.step(inputs[:, 0], self.enter(z).tanh())]
         messages: list[Tensor] = []
         between = []
         for v in range(1, types.shape[1]):
             messages.insert(0, message(states[-1], weight, biases[v - 1]))
-            sums = (torch.stack(messages, 1) * edges[:, :v, v].flip(1)[..., None]).cumsum(1)
+            sums = (torch.stack(messages, 1) * adjacency[:v, v].flip(0)[:, None]).cumsum(1)
             steps = self.cell.step(inputs[:, v, None], F.pad(sums, (0, 0, 1, 0)))  # (batch, v + 1, hidden)
             between.append(steps[:, :-1])
             states.append(steps[:, -1])
         if not between:
             return z.new_zeros(len(z)), z.new_zeros(len(z))
         before = torch.stack(states[:-1], 1)
-        scores = self.type_head(before).log_softmax(-1).gather(-1, known[:, 1:, None]).squeeze(-1)
+        scores = self.type_head(before).log_softmax(-1).gather(-1, types[:, 1:, None]).squeeze(-1)
         pairs = [(u, v) for v in range(1, types.shape[1]) for u in range(v - 1, -1, -1)]
         u, v = torch.tensor(pairs, device=types.device).T
         first, _, second = self.edge_head
         left, right = first.weight.split(self.hidden, 1)
         hidden = F.linear(before, left)[:, u] + F.linear(torch.cat(between, 1), right, first.bias)
         logits = second(hidden.relu()).squeeze(-1)
-        chosen = F.logsigmoid(torch.where(edges[:, u, v], logits, -logits))
-        return (scores * there[:, 1:]).sum(1), (chosen * there[:, v]).sum(1)
+        chosen = F.logsigmoid(torch.where(adjacency[u, v], logits, -logits))
+        return scores.sum(1), chosen.sum(1)
 
     @torch.no_grad()
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """One graph for each code, (batch, latent): types (batch, n), adjacency (batch, n, n), n = vertices.
 
         A vertex of type END takes an edge from every vertex that has no other; the last that there is room
-        for is of this type. generator: of any device; the same one gives the same graphs everywhere, up to
-        rounding.
+        for is of this type. A graph that ends earlier has `PADDING` as the types of the vertices after it.
+        generator: of any device; the same one gives the same graphs everywhere, up to rounding.
         """
         self._check_codes(z)
         batch, size = len(z), self.vertices
-        where = generator.device if generator is not None else z.device
-        uniform = torch.rand(batch, size, 1 + size, generator=generator, dtype=z.dtype, device=where)
-        uniform = uniform.to(z.device)
+        uniform = _random(torch.rand, (batch, size, 1 + size), z, generator)
         types = torch.full((batch, size), PADDING, device=z.device)
         edges = torch.zeros(batch, size, size, dtype=torch.bool, device=z.device)
         types[:, 0] = START
-        first, _, second = self.edge_head
-        left, right = first.weight.split(self.hidden, 1)
+        first = self.edge_head[0]
         weight, biases = self.messages.joined()
         table = self.cell.table()
         state = self.cell.step(table[types[:, 0]], self.enter(z).tanh())
@@ -130,7 +127,7 @@ class GraphDecoder(nn.Module):
         growing = torch.ones(batch, dtype=torch.bool, device=z.device)
         for v in range(1, size):
             sent.append(message(state, weight, biases[v - 1]))
-            halves.append(F.linear(state, left, first.bias))
+            halves.append(F.linear(state, first.weight[:, : self.hidden], first.bias))
             if v == size - 1:
                 kind = torch.full_like(types[:, 0], END)
             else:
@@ -142,16 +139,36 @@ class GraphDecoder(nn.Module):
             edges[:, :v, v] = ends[:, None] & ~edges[:, :v].any(2)
             if not growing.any():
                 break
-            inputs = table[kind]
-            state, total = self.cell.step(inputs, None), torch.zeros_like(state)
-            half = F.linear(state, right)
-            for u in range(v - 1, -1, -1):
-                share = second((halves[u] + half).relu()).squeeze(-1).sigmoid()
-                taken = growing & (uniform[:, v, 1 + u] < share)
-                edges[:, u, v] |= taken
-                rows = taken.nonzero().squeeze(1)
-                if len(rows):  # the others' states have not changed
-                    total[rows] += sent[u][rows]
-                    state[rows] = self.cell.step(inputs[rows], total[rows])
-                    half[rows] = F.linear(state[rows], right)
+            state = self._connect(table[kind], sent, halves, uniform[:, v, 1:], growing, edges[:, :v, v])
         return types, edges
+
+    def _connect(
+        self, inputs: Tensor, sent: list[Tensor], halves: list[Tensor], uniform: Tensor, growing: Tensor,
+        edges: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Decide the edges into one vertex of each growing graph, the latest sender first; its state after.
+
+        inputs: (batch, 3 hidden), of the vertex's type. sent, halves: of each sender its message (batch,
+        hidden) and its share of the edge head's first layer. uniform: (batch, n) random numbers in [0, 1).
+        growing: bool (batch,). edges: bool (batch, senders), set where an edge is taken. -> (batch, hidden).
+        """
+        first, _, second = self.edge_head
+        right = first.weight[:, self.hidden :]
+        state = self.cell.step(inputs, None)
+        total, half = torch.zeros_like(state), F.linear(state, right)
+        for u in range(len(sent) - 1, -1, -1):
+            share = second((halves[u] + half).relu()).squeeze(-1).sigmoid()
+            taken = growing & (uniform[:, u] < share)
+            edges[:, u] |= taken
+            rows = taken.nonzero().squeeze(1)
+            if len(rows):  # the others' states have not changed
+                total[rows] += sent[u][rows]
+                state[rows] = self.cell.step(inputs[rows], total[rows])
+                half[rows] = F.linear(state[rows], right)
+        return state
+
+
+def _random(draw, shape, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Numbers by draw (`torch.rand`, `torch.randn`) on the generator's device; type and device of `like`."""
+    where = generator.device if generator is not None else like.device
+    return draw(shape, generator=generator, dtype=like.dtype, device=where).to(like.device)

@@ -137,9 +137,8 @@ def layer_map(old: int, new: int, rule: str = "last") -> list[int | None]:
     """Which of `old` layers each of `new` layers starts from; None: from none.
 
     rule: "last": layer by layer, and those beyond the end from the old model's last (Fang et al., 2020), as
-    in the study of weak teachers; "first": layer by layer, those beyond the end from none; "even": spread
-    evenly, first from first and last from last (a large model's layers in a small one). Raises NbpkgError for
-    other rules and fewer than one layer.
+    in the study of weak teachers; "first": layer by layer, those beyond the end from none. Raises NbpkgError
+    for other rules and fewer than one layer.
     """
     if min(old, new) < 1:
         raise NbpkgError(f"no layers can be mapped from {old} to {new}")
@@ -147,61 +146,51 @@ def layer_map(old: int, new: int, rule: str = "last") -> list[int | None]:
         return [min(i, old - 1) for i in range(new)]
     if rule == "first":
         return [i if i < old else None for i in range(new)]
-    if rule == "even":
-        return [round(i * (old - 1) / (new - 1)) for i in range(new)] if new > 1 else [old - 1]
-    raise NbpkgError(f"no rule is called {rule!r}; take 'last', 'first' or 'even'")
+    raise NbpkgError(f"no rule is called {rule!r}; take 'last' or 'first'")
 
 
-def remapped(
-    source: Bert,
-    config: BertConfig,
-    seed: int = 0,
-    layers: str | None = "last",
-    embeddings: bool = True,
-    head: bool = True,
-    extra: str = "random",
+def init_from(
+    source: Bert, config: BertConfig, seed: int = 0, layers: str | None = "last", extra: str = "random"
 ) -> Bert:
     """A new model of `config` that starts from the weights of another one; the source is left as it is.
 
-    layers: the rule of `layer_map`, or None for no layers. embeddings: tokens, places and their norm; head:
-    the head's layers and bias. What is not copied is drawn from `seed` as in `bert(config, seed)`, save that
-    extra="zero" makes the outputs of layers without a source zero: with norm "pre", the model then computes
-    what the source does. Where widths differ, the first hidden features and heads are copied, and the rest
-    stays as drawn.
+    Embeddings and head are copied. layers: the rule of `layer_map`, or None for no layers. What is not copied
+    is drawn from `seed` as in `bert(config, seed)`, save that extra="zero" makes the outputs of layers
+    without a source zero: with norm "pre", the model then computes what the source does. Where widths differ,
+    the first hidden features and heads are copied, and the rest stays as drawn.
 
     Raises NbpkgError for other vocabularies, norms or widths of a head, and for an unknown `extra`.
     """
-    old = source.config
-    if old.vocabulary != config.vocabulary or old.norm != config.norm:
-        raise NbpkgError("weights go only between models of one vocabulary and one kind of norm")
-    if old.width * config.heads != config.width * old.heads:
-        raise NbpkgError(
-            f"heads of {old.width // old.heads} and {config.width // config.heads} features cannot be mapped"
-        )
+    _check_sizes(source.config, config)
     if extra not in ("random", "zero"):
         raise NbpkgError(f"layers without a source can be 'random' or 'zero', not {extra!r}")
     model = bert(config, seed)
-    given, taken = source.state_dict(), model.state_dict()
+    given = source.state_dict()
+    mapped = [] if layers is None else layer_map(source.config.layers, config.layers, layers)
     with torch.no_grad():
-        for name, there in taken.items():
-            if name.startswith("layers."):
-                continue
-            shared = name.startswith(("tokens.", "places.", "norm."))
-            if embeddings if shared else head:
-                _copy(there, given[name])
-        if layers is None:
-            return model
-        for i, j in enumerate(layer_map(old.layers, config.layers, layers)):
-            for name, there in model.layers[i].state_dict().items():
+        for name, weight in model.state_dict().items():
+            if not name.startswith("layers."):
+                _copy(weight, given[name])
+        for i, j in enumerate(mapped):
+            for name, weight in model.layers[i].state_dict().items():
                 if j is not None:
-                    _copy(there, given[f"layers.{j}.{name}"], 3 if name.startswith("qkv") else 1)
+                    _copy(weight, given[f"layers.{j}.{name}"], 3 if name.startswith("qkv") else 1)
                 elif extra == "zero" and name.startswith(("out.", "down.")):
-                    there.zero_()
+                    weight.zero_()
     return model
 
 
-def _copy(there: Tensor, given: Tensor, blocks: int = 1) -> None:
-    """Copies the corner that both have; blocks: parts of the first dimension that are copied one by one."""
-    for to, of in zip(there.chunk(blocks), given.chunk(blocks), strict=True):
+def _check_sizes(old: BertConfig, new: BertConfig) -> None:
+    if old.vocabulary != new.vocabulary or old.norm != new.norm:
+        raise NbpkgError("weights go only between models of one vocabulary and one kind of norm")
+    if old.width * new.heads != new.width * old.heads:
+        raise NbpkgError(
+            f"heads of {old.width // old.heads} and {new.width // new.heads} features cannot be mapped"
+        )
+
+
+def _copy(weight: Tensor, given: Tensor, blocks: int = 1) -> None:
+    """Copies into `weight` the corner that both have, for each of `blocks` parts of the first dimension."""
+    for to, of in zip(weight.chunk(blocks), given.chunk(blocks), strict=True):
         corner = tuple(slice(0, min(a, b)) for a, b in zip(to.shape, of.shape, strict=True))
         to[corner] = of[corner]

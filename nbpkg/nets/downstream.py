@@ -14,27 +14,26 @@ from nbpkg.data import glue
 from nbpkg.data.masking import generator
 from nbpkg.data.tokens import PAD, Tokenizer, padded
 from nbpkg.errors import NbpkgError
-from nbpkg.nets import seeded
 from nbpkg.nets.bert import Bert, precision
-from nbpkg.nets.bert_train import optimiser, update, warm_up
+from nbpkg.nets.bert_train import clip_and_step, evaluating, linear_warmup_decay, optimiser
+from nbpkg.seeding import seeded
 
 _EVALUATION_BATCH = 256
 
 
 def pooled(model: Bert, ids: Tensor) -> Tensor:
     """Mean of the last states over the tokens that are no padding: (batch, length) -> (batch, width)."""
-    there = ids != PAD
-    states = model.hidden(ids, there)
-    weights = there[..., None].to(states.dtype)
+    mask = ids != PAD
+    states = model.hidden(ids, mask)
+    weights = mask[..., None].to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
 
 
 def _trimmed(ids: Tensor) -> Tensor:
-    """The rows without the columns in which all are padded."""
+    """Ids (batch, length) without the columns in which all rows are padded."""
     return ids[:, : int((ids != PAD).sum(1).max())]
 
 
-@torch.no_grad()
 def features(
     model: Bert, ids: np.ndarray, places: np.ndarray | None = None, device: str | torch.device = "cpu"
 ) -> np.ndarray:
@@ -42,19 +41,17 @@ def features(
 
     ids: int64 (n, length) from `tokens.padded`. places: column of each row's token in ids, (n,).
     """
-    training = model.training
-    model.eval()
     found = []
-    for low in range(0, len(ids), _EVALUATION_BATCH):
-        rows = _trimmed(torch.as_tensor(ids[low : low + _EVALUATION_BATCH])).to(device)
-        with precision(device):
-            if places is None:
-                states = pooled(model, rows)
-            else:
-                at = torch.as_tensor(places[low : low + _EVALUATION_BATCH]).to(device)
-                states = model.hidden(rows, rows != PAD)[torch.arange(len(rows), device=device), at]
-        found.append(states.float().cpu().numpy())
-    model.train(training)
+    with evaluating(model):
+        for low in range(0, len(ids), _EVALUATION_BATCH):
+            rows = _trimmed(torch.as_tensor(ids[low : low + _EVALUATION_BATCH])).to(device)
+            with precision(device):
+                if places is None:
+                    states = pooled(model, rows)
+                else:
+                    at = torch.as_tensor(places[low : low + _EVALUATION_BATCH]).to(device)
+                    states = model.hidden(rows, rows != PAD)[torch.arange(len(rows), device=device), at]
+            found.append(states.float().cpu().numpy())
     return np.concatenate(found)
 
 
@@ -86,24 +83,16 @@ class FineTuning:
     lr: float = 3e-4
     length: int = 64
     limit: int = 0
-    weight_decay: float = 0.01
-    warm_up: float = 0.1
-    clip: float = 1.0
 
     def __post_init__(self):
-        if min(self.epochs, self.batch) < 1 or self.limit < 0 or self.lr <= 0 or self.clip <= 0:
+        if min(self.epochs, self.batch) < 1 or self.limit < 0 or self.lr <= 0:
             raise NbpkgError(f"this recipe trains nothing: {self}")
 
 
 def fine_tune(
-    model: Bert,
-    ids: np.ndarray,
-    labels: np.ndarray,
-    ids_test: np.ndarray,
-    recipe: FineTuning = FineTuning(),
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-) -> np.ndarray:
+    model: Bert, ids: np.ndarray, labels: np.ndarray, ids_test: np.ndarray,
+    recipe: FineTuning = FineTuning(), seed: int = 0, device: str | torch.device = "cpu",
+) -> np.ndarray:  # fmt: skip
     """Predictions (n_test,) of a copy of the model, trained with a linear layer on its pooled states.
 
     ids, ids_test: int64 (n, length). labels: integers, classes 0, 1, ... (predictions are classes), or floats
@@ -120,28 +109,31 @@ def fine_tune(
     with seeded(seed):
         top = nn.Linear(model.config.width, 1 if numbers else int(labels.max()) + 1)
     top = top.to(device)
+    y = torch.as_tensor((labels - centre) / scale).float() if numbers else torch.as_tensor(labels).long()
+    _fit(net, top, torch.as_tensor(ids), y, recipe, generator(seed, "fine-tuning"), device)
+    states = torch.from_numpy(features(net, ids_test, device=device)).to(device)
+    with torch.no_grad():
+        out = top(states).cpu()
+    return (out[:, 0].double() * scale + centre).numpy() if numbers else out.argmax(1).numpy()
+
+
+def _fit(
+    net: Bert, top: nn.Linear, x: Tensor, y: Tensor, recipe: FineTuning, rng: torch.Generator, device
+) -> None:
+    """Train net and top in place on ids x (n, length): classes y int64 (n,), or numbers y float32 (n,)."""
     whole = nn.ModuleList([net, top])
-    rng = generator(seed, "fine-tuning")
-    x = torch.as_tensor(ids)
-    y = torch.as_tensor((labels - centre) / scale if numbers else labels)
-    y = y.float() if numbers else y.long()
     kept = torch.randperm(len(x), generator=rng)[: recipe.limit or len(x)]
-    per_epoch = -(-len(kept) // recipe.batch)
-    steps, step = recipe.epochs * per_epoch, 0
-    adam = optimiser(whole, recipe.lr, recipe.weight_decay)
+    steps, step = recipe.epochs * -(-len(kept) // recipe.batch), 0
+    adam = optimiser(whole, recipe.lr)
     for _ in range(recipe.epochs):
         for rows in kept[torch.randperm(len(kept), generator=rng)].split(recipe.batch):
             with precision(device):
                 out = top(pooled(net, _trimmed(x[rows]).to(device))).float()
             target = y[rows].to(device)
-            loss = F.mse_loss(out[:, 0], target) if numbers else F.cross_entropy(out, target)
+            loss = F.mse_loss(out[:, 0], target) if y.is_floating_point() else F.cross_entropy(out, target)
             loss.backward()
-            update(whole, adam, warm_up(step, steps, recipe.warm_up), recipe.clip)
+            clip_and_step(whole, adam, linear_warmup_decay(step, steps, 0.1))
             step += 1
-    found = torch.from_numpy(features(net, ids_test, device=device)).to(device)
-    with torch.no_grad():
-        out = top(found).cpu()
-    return (out[:, 0].double() * scale + centre).numpy() if numbers else out.argmax(1).numpy()
 
 
 def sentences(split: glue.Split, tokenizer: Tokenizer, length: int = 64) -> np.ndarray:
@@ -152,13 +144,9 @@ def sentences(split: glue.Split, tokenizer: Tokenizer, length: int = 64) -> np.n
 
 
 def glue_scores(
-    model: Bert,
-    tokenizer: Tokenizer,
-    task: str,
-    recipe: FineTuning = FineTuning(),
-    seed: int = 0,
+    model: Bert, tokenizer: Tokenizer, task: str, recipe: FineTuning = FineTuning(), seed: int = 0,
     device: str | torch.device = "cpu",
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """Official metrics in percent on the task's development set, of a copy fine-tuned on its training set."""
     train, dev = glue.read(task, "train"), glue.read(task, "dev")
     ids, ids_dev = (sentences(split, tokenizer, recipe.length) for split in (train, dev))

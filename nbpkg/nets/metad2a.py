@@ -22,17 +22,13 @@ class Generator(nn.Module):
     """Data sets to cells: `DatasetEncoder`, `Latent`, `GraphDecoder`.
 
     inputs: features of an image. width: of the codes of data sets and graphs. hidden: of the decoder's
-    states. pool: how sets are pooled, see `DatasetEncoder`. standardise: scale the codes of data sets, which
-    the published networks do not; without it they hardly differ at first, and much training passes before
-    the data set plays a part.
+    states. standardise: scale the codes of data sets, which the published networks do not; without it they
+    hardly differ at first, and much training passes before the data set plays a part.
     """
 
-    def __init__(
-        self, inputs: int = 512, width: int = 56, hidden: int = 56, pool: str = "attention",
-        standardise: bool = False,
-    ):  # fmt: skip
+    def __init__(self, inputs: int = 512, width: int = 56, hidden: int = 56, standardise: bool = False):
         super().__init__()
-        self.sets = DatasetEncoder(inputs, width, pool=pool)
+        self.sets = DatasetEncoder(inputs, width)
         if standardise:  # to mean 0 and variance 1 over a batch, over training at test
             self.sets = nn.Sequential(self.sets, nn.BatchNorm1d(width, eps=1e-8, affine=False))
         self.latent, self.graphs = Latent(width, width), GraphDecoder(latent=width, hidden=hidden)
@@ -51,28 +47,21 @@ class Generator(nn.Module):
         return (weight * kl(mean, log_variance) - of_types - of_edges).sum()
 
     @torch.no_grad()
-    def draw(
-        self, sets: Tensor, n: int, draws: torch.Generator | None = None, limit: int | None = None
-    ) -> cellgraphs.Drawn:
+    def draw(self, sets: Tensor, n: int, draws: torch.Generator | None = None) -> cellgraphs.Drawn:
         """n distinct cells for a target, of which several sets are drawn: (sets, classes, images, inputs).
 
-        Each set is encoded once, and the graphs go round the sets. limit and errors: see `cellgraphs.draw`.
+        Each set is encoded once, and the graphs go round the sets. Errors: see `cellgraphs.draw`.
         """
-        codes = self.latent(self.sets(sets))[1]
-
-        def latents(count: int) -> Tensor:
-            return codes.repeat(count // len(codes) + 1, 1)[:count]
-
-        return cellgraphs.draw(self.graphs, latents, n, draws, limit)
+        return cellgraphs.draw(self.graphs, self.latent(self.sets(sets))[1], n, draws)
 
 
 class Predictor(nn.Module):
-    """A score for a cell on a data set: W tanh(W [v; g]), v of the `DatasetEncoder`, g of the `GraphEncoder`.
+    """A cell's score on a data set: w tanh(W [v; g] + b), v of the `DatasetEncoder`, g of the `GraphEncoder`.
 
-    reads: what the score depends on, of "sets" and "graphs", both unless an ablation asks for one.
-    standardise: scale v and g, see `Generator`; a batch must then hold two data sets or more. The first
-    layer of the head is linear in [v; g], so that it is applied to sets and to graphs apart: scoring many
-    graphs on many sets costs one pass over the sets and one over the graphs.
+    pool: how sets are pooled, see `DatasetEncoder`. reads: what the score depends on, of "sets" and "graphs",
+    both unless an ablation asks for one. standardise: scale v and g, see `Generator`; a batch must then hold
+    two data sets or more. The first layer of the head is linear in [v; g], so that it is applied to sets and
+    to graphs apart: scoring many graphs on many sets costs one pass over the sets and one over the graphs.
 
     Raises NbpkgError when nothing is read.
     """
@@ -95,7 +84,7 @@ class Predictor(nn.Module):
         return self.scales[part](codes) if part in self.scales else codes
 
     def _halves(self, sets: Tensor, types: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        """The first layer's shares of sets (sets, head) and graphs (graphs, head); zeros where not read."""
+        """W [v; g] + b split in W_v v + b, (sets, head), and W_g g, (graphs, head); v or g not read: 0."""
         of_sets, of_graphs = self.hidden.weight.split(self.hidden.in_features // 2, 1)
         left = self.hidden.bias.expand(len(sets), -1)
         right = left.new_zeros(len(types), left.shape[1])
@@ -108,6 +97,7 @@ class Predictor(nn.Module):
     def paired(self, sets: Tensor, types: Tensor, adjacency: Tensor) -> Tensor:
         """The score of each graph on the set of its row: types (batch, 8) -> (batch,).
 
+        sets: (batch, classes, images, inputs). adjacency: (8, 8).
         Several graphs to a set, (batch, graphs, 8) -> (batch, graphs), share its encoding.
         """
         left, right = self._halves(sets, types.flatten(0, -2), adjacency)
@@ -115,6 +105,9 @@ class Predictor(nn.Module):
         return self.out((left.view(len(left), *[1] * (types.dim() - 2), -1) + right).tanh()).squeeze(-1)
 
     def forward(self, sets: Tensor, types: Tensor, adjacency: Tensor) -> Tensor:
-        """The score of every graph, averaged over sets of one target: types (graphs, 8) -> (graphs,)."""
+        """The score of every graph, averaged over sets of one target: types (graphs, 8) -> (graphs,).
+
+        sets: (sets, classes, images, inputs). adjacency: (8, 8).
+        """
         left, right = self._halves(sets, types, adjacency)
         return self.out(sum((right + row).tanh() for row in left) / len(left)).squeeze(-1)

@@ -7,14 +7,14 @@ with max pooling and a mean over the picture at its end, and some five points be
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from nbpkg.errors import NbpkgError
+from nbpkg.seeding import seeded
 
 
 class TinyCNN(nn.Module):
-    """Images (batch, channels, resolution, resolution) -> logits (batch, num_classes).
+    """Images (batch, 3, resolution, resolution) -> logits (batch, num_classes).
 
     widths: channels of the three 3x3 convolutions, each of stride 2; what they leave is brought to 2x2 places
     by a mean (16 pixels a side leave just these). hidden: units of the first linear layer.
@@ -22,15 +22,12 @@ class TinyCNN(nn.Module):
     Raises NbpkgError for sizes below 1.
     """
 
-    def __init__(
-        self, num_classes: int = 10, channels: int = 3, widths: tuple[int, int, int] = (8, 10, 10),
-        hidden: int = 20,
-    ):  # fmt: skip
+    def __init__(self, num_classes: int, widths: tuple[int, int, int], hidden: int):
         super().__init__()
-        if len(widths) != 3 or min(num_classes, channels, *widths, hidden) < 1:
+        if len(widths) != 3 or min(num_classes, *widths, hidden) < 1:
             raise NbpkgError(f"widths {widths}, hidden {hidden} and {num_classes} classes make no network")
         layers: list[nn.Module] = []
-        before = channels
+        before = 3
         for width in widths:
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.ReLU()]
             before = width
@@ -42,19 +39,15 @@ class TinyCNN(nn.Module):
 
 
 def tinycnn(
-    num_classes: int = 10, channels: int = 3, widths: tuple[int, int, int] = (8, 10, 10), hidden: int = 20,
-    seed: int = 0,
-) -> TinyCNN:  # fmt: skip
+    num_classes: int = 10, widths: tuple[int, int, int] = (8, 10, 10), hidden: int = 20, seed: int = 0
+) -> TinyCNN:
     """A `TinyCNN` with weights drawn from `seed`; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return TinyCNN(num_classes, channels, widths, hidden)
+    with seeded(seed):
+        return TinyCNN(num_classes, widths, hidden)
 
 
-def params(
-    num_classes: int = 10, channels: int = 3, widths: tuple[int, int, int] = (8, 10, 10), hidden: int = 20
-) -> int:
+def params(num_classes: int = 10, widths: tuple[int, int, int] = (8, 10, 10), hidden: int = 20) -> int:
     """Number of parameters in closed form."""
-    inputs = (channels, *widths[:2])
+    inputs = (3, *widths[:2])
     convs = sum((9 * c_in + 1) * c_out for c_in, c_out in zip(inputs, widths, strict=True))
     return convs + (4 * widths[2] + 1) * hidden + (hidden + 1) * num_classes

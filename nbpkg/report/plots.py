@@ -8,24 +8,24 @@ page and on a dark one at once; the site frames them in dark mode. Importing thi
 from __future__ import annotations
 
 import io
+import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-GROUND = "#ffffff"
-INK = "#222222"
-MUTED = "#5f5f5f"
-RULE = "#d9d9d9"
-DPI = 144
-
-# Every colour has a contrast of at least 3:1 with the ground, and every two differ by at least 0.1 in OKLab,
-# for full colour vision and for simulated protanopia, deuteranopia and tritanopia (tested).
-PALETTE = ("#0072B2", "#D55E00", "#0AA1BF", "#99456F", "#4C4C22", "#730673")
+# Every colour of the cycle has a contrast of at least 3:1 with the ground, and every two differ by at least
+# 0.1 in OKLab, for full colour vision and simulated protanopia, deuteranopia and tritanopia (tested).
+_RC = mpl.rc_params_from_file(Path(__file__).with_name("book.mplstyle"), use_default_template=False)
+PALETTE = tuple(_RC["axes.prop_cycle"].by_key()["color"])
+GROUND, INK = _RC["figure.facecolor"], _RC["text.color"]
+MUTED, RULE = _RC["axes.edgecolor"], _RC["grid.color"]
+DPI = _RC["figure.dpi"]
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 LINES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)))
 
@@ -43,27 +43,14 @@ class Style:
         return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
 
 
-_OWN = Style(PALETTE[1], "*", "-")
-_ORACLE = Style(INK, "_", (0, (1, 1.2)))
-_TRIVIAL = Style(MUTED, "x", "--")
-
-# The methods of the papers, and the baselines that come back in several chapters. Grey: it ignores the task.
+# The baselines that come back in several chapters. Grey: it ignores the task.
 _FIXED = {
-    "ours": _OWN,
-    "oracle": _ORACLE,
-    "random": _TRIVIAL,
+    "ours": Style(PALETTE[1], "*", "-"),
+    "oracle": Style(INK, "_", (0, (1, 1.2))),
+    "random": Style(MUTED, "x", "--"),
     "flops": Style(MUTED, "d", (0, (1, 1.2))),
     "params": Style(MUTED, "p", "-."),
     "paper": Style(INK, "|", "-"),
-    "help": Style(PALETTE[0], "o", "-"),
-    "metad2a": Style(PALETTE[0], "s", "-"),
-    "diffusionnag": Style(PALETTE[0], "D", "-"),
-    "tans": Style(PALETTE[0], "^", "-"),
-    "d2nwg": Style(PALETTE[0], "v", "-"),
-    "hyperdistill": Style(PALETTE[0], "P", "-"),
-    "dass": Style(PALETTE[0], "h", "-"),
-    "dwt": Style(PALETTE[0], "<", "-"),
-    "ctcd": Style(PALETTE[0], ">", "-"),
     "maml": Style(PALETTE[2], "^", "--"),
     "meta-sgd": Style(PALETTE[4], "v", "-."),
     "gcn": Style(PALETTE[3], "s", "--"),
@@ -71,6 +58,9 @@ _FIXED = {
     "nearest": Style(PALETTE[4], "P", (0, (1, 1.2))),
     "mix": Style(PALETTE[2], "X", "-"),
 }
+# The methods of the papers: one colour, a marker each.
+_PAPERS = ("help", "metad2a", "diffusionnag", "tans", "d2nwg", "hyperdistill", "dass", "dwt", "ctcd")
+_FIXED |= {name: Style(PALETTE[0], mark, "-") for name, mark in zip(_PAPERS, "osD^vPh<>", strict=True)}
 
 
 def _key(name: str) -> str:
@@ -121,43 +111,6 @@ def theme() -> None:
     mpl.rcParams.update(_RC)
 
 
-_RC = {
-    "figure.facecolor": GROUND,
-    "figure.dpi": DPI,
-    "savefig.facecolor": GROUND,
-    "axes.facecolor": GROUND,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": mpl.cycler(color=PALETTE),
-    "grid.color": RULE,
-    "grid.linewidth": 0.7,
-    "text.color": INK,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5,
-    "image.cmap": "viridis",
-}
-
-
 def figure(
     rows: int = 1, cols: int = 1, *, width: float = 7.2, height: float = 3.2, **subplots: object
 ) -> tuple[Figure, Axes | np.ndarray]:
@@ -173,15 +126,9 @@ def figure(
 
 
 def curve(
-    ax: Axes,
-    x: Sequence[float],
-    mean: Sequence[float],
-    low: Sequence[float] | None = None,
-    high: Sequence[float] | None = None,
-    *,
-    name: str,
-    label: str | None = None,
-) -> None:
+    ax: Axes, x: Sequence[float], mean: Sequence[float], low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None, *, name: str, label: str | None = None,
+) -> None:  # fmt: skip
     """A line for method `name` with its interval as a band; all sequences are of shape (points,)."""
     how = style(name)
     ax.plot(x, mean, label=label or name, **how.line_kwargs())
@@ -191,30 +138,22 @@ def curve(
 
 
 def intervals(
-    ax: Axes,
-    names: Sequence[str],
-    means: Sequence[float],
-    lows: Sequence[float] | None = None,
-    highs: Sequence[float] | None = None,
-    *,
-    paper: Mapping[str, float] | None = None,
+    ax: Axes, names: Sequence[str], means: Sequence[float], lows: Sequence[float] | None = None,
+    highs: Sequence[float] | None = None, *, paper: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """One row a method, the first on top: a point at the mean, a bar from low to high, a tick for the paper.
 
     `means`, `lows` and `highs` are of shape (methods,); a missing interval is NaN or None. Set the x label
     yourself.
     """
-    look = styles(names)
-    paper, labels = dict(paper or {}), dict(labels or {})
+    look, paper, labels = styles(names), paper or {}, labels or {}
     none = [None] * len(names)
-    for row, (name, mean, low, high) in enumerate(
-        zip(names, means, none if lows is None else lows, none if highs is None else highs, strict=True)
-    ):
+    lows, highs = none if lows is None else lows, none if highs is None else highs
+    for row, (name, mean, low, high) in enumerate(zip(names, means, lows, highs, strict=True)):
         known = low is not None and high is not None and np.isfinite([low, high]).all()
         error = [[mean - low], [high - mean]] if known else None
-        how = look[name]
-        dot = {"color": how.colour, "marker": how.marker, "markersize": 7, "linestyle": "none"}
+        dot = {**look[name].line_kwargs(), "markersize": 7, "linestyle": "none"}
         ax.errorbar([mean], [row], xerr=error, capsize=3, **dot)
         if name in paper:
             tick = {"color": INK, "marker": "|", "markersize": 13, "markeredgewidth": 2, "linestyle": "none"}
@@ -293,14 +232,8 @@ def finish(fig: Figure) -> None:
     missing = unlabelled(fig)
     if missing:
         raise ValueError("axes without a label: " + "; ".join(missing))
-    shell = None
-    try:
-        from IPython import get_ipython
-
-        shell = get_ipython()
-    except ImportError:
-        pass
-    if shell is not None:
+    ipython = sys.modules.get("IPython")  # a shell has imported it
+    if ipython is not None and ipython.get_ipython() is not None:
         from IPython.display import Image, display
 
         # More pixels than the shown width keep it sharp on dense screens; the width is output metadata.

@@ -12,13 +12,8 @@ from nbpkg.paths import write_text
 from nbpkg.report.stats import t_interval
 
 SCHEMA = 1
-REPRODUCED, PARTLY, NOT_REPRODUCED, CONTRADICTED, NOT_TESTED = VERDICTS = (
-    "reproduced",
-    "partly",
-    "not reproduced",
-    "contradicted",
-    "not tested",
-)
+VERDICTS = ("reproduced", "partly", "not reproduced", "contradicted", "not tested")
+REPRODUCED, PARTLY, NOT_REPRODUCED, CONTRADICTED, NOT_TESTED = VERDICTS
 
 
 def number(value: float) -> str:
@@ -59,21 +54,14 @@ class Metric:
             raise ValueError("n must be at least 1")
 
     @classmethod
-    def over_seeds(
-        cls, values: Mapping[int, float], *, paper: float | None = None, unit: str = ""
-    ) -> "Metric":
-        """Mean over seeds with the 95 % t-interval; n is the number of seeds, the interval None for a single
-        one.
-        """
+    def over_seeds(cls, values: Mapping[int, float], paper: float | None = None, unit: str = "") -> "Metric":
+        """Mean over n seeds with its 95 % t-interval, which is None for a single seed."""
         if not values:
             raise ValueError("a metric over seeds needs at least one value")
         values = {int(seed): float(values[seed]) for seed in sorted(values)}
-        if len(values) == 1 or not all(map(math.isfinite, values.values())):
-            return cls(
-                sum(values.values()) / len(values), n=len(values), paper=paper, unit=unit, per_seed=values
-            )
-        mean, low, high = t_interval(list(values.values()))
-        return cls(float(mean), float(low), float(high), len(values), paper, unit, values)
+        mean, low, high = map(float, t_interval(list(values.values())))
+        low, high = (None, None) if len(values) == 1 else (low, high)
+        return cls(mean, low, high, len(values), paper, unit, values)
 
     def to_json(self) -> dict:
         """Plain JSON types; what is None or empty is left out."""
@@ -169,11 +157,9 @@ class Record:
 
         Raises NbpkgError.
         """
-        path = Path(path)
-        raw = self.to_json()
+        path, raw = Path(path), self.to_json()
         validate(raw, path.name)
-        text = json.dumps(raw, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_text(path, text)
+        write_text(path, json.dumps(raw, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         return path
 
     @classmethod
@@ -211,9 +197,8 @@ def validate(raw: object, where: str = "record") -> None:
     Raises NbpkgError in one line naming the field.
     """
     if isinstance(raw, Mapping) and raw.get("schema") != SCHEMA:
-        raise NbpkgError(
-            f"{where}: record schema {raw.get('schema')!r}, this nbpkg reads {SCHEMA}: run the chapter again"
-        )
+        reads = f"this nbpkg reads {SCHEMA}: run the chapter again"
+        raise NbpkgError(f"{where}: record schema {raw.get('schema')!r}, {reads}")
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator().iter_errors(raw))
@@ -227,9 +212,7 @@ def validate(raw: object, where: str = "record") -> None:
             raise NbpkgError(f"{where}: metrics/{name}: low lies above high")
         stray = set(metric.get("per_seed", {})) - {str(seed) for seed in raw["seeds"]}
         if stray:
-            raise NbpkgError(
-                f"{where}: metrics/{name}/per_seed: seed {min(stray)} is none of the record's seeds"
-            )
+            raise NbpkgError(f"{where}: metrics/{name}/per_seed: the record has no seed {min(stray)}")
     ids = [claim["id"] for claim in raw["claims"]]
     for claim in raw["claims"]:
         if ids.count(claim["id"]) > 1:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+LEVEL = 0.95  # of every interval
+
 
 class Interval(NamedTuple):
     """A mean with the ends of its confidence interval: floats, or arrays of the batch's shape."""
@@ -31,27 +33,12 @@ def rankdata(values) -> np.ndarray:
 
     A row that holds nan is nan throughout.
     """
+    from scipy.stats import rankdata as scipy_rankdata
+
     values = np.asarray(values)
     if values.ndim == 0:
         raise ValueError("rankdata needs at least one axis")
-    if values.shape[-1] == 0:
-        return np.zeros(values.shape)
-    order = np.argsort(values, axis=-1, kind="stable")
-    ordered = np.take_along_axis(values, order, axis=-1)
-    n = values.shape[-1]
-    starts = np.ones(values.shape, dtype=bool)
-    starts[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-    ends = np.ones(values.shape, dtype=bool)
-    ends[..., :-1] = starts[..., 1:]
-    position = np.arange(n)
-    # Each run of equal values spans first..last; its members share (first + last) / 2, counted from 1.
-    first = np.maximum.accumulate(np.where(starts, position, 0), axis=-1)
-    last = np.minimum.accumulate(np.where(ends, position, n - 1)[..., ::-1], axis=-1)[..., ::-1]
-    ranks = np.empty(values.shape)
-    np.put_along_axis(ranks, order, (first + last) / 2 + 1, axis=-1)
-    if values.dtype.kind in "fc":
-        ranks[np.isnan(values).any(axis=-1)] = np.nan
-    return ranks
+    return scipy_rankdata(values, axis=-1)
 
 
 def pearson(a, b) -> np.ndarray | float:
@@ -102,8 +89,8 @@ def kendall_tau_b(a, b) -> np.ndarray | float:
     return result[()]
 
 
-def t_interval(values, axis: int = -1, level: float = 0.95) -> Interval:
-    """Mean and Student's t confidence interval over `axis`, for independent repetitions such as training
+def t_interval(values, axis: int = -1) -> Interval:
+    """Mean and Student's 95 % t confidence interval over `axis`, for independent repetitions such as training
     seeds.
 
     With a single value the ends are nan: one run says nothing about spread. Equal values give an interval of
@@ -117,8 +104,9 @@ def t_interval(values, axis: int = -1, level: float = 0.95) -> Interval:
         raise ValueError("no values")
     mean = values.mean(axis=axis)
     if n == 1:
-        return Interval(mean[()], np.full_like(mean, np.nan)[()], np.full_like(mean, np.nan)[()])
-    half = stdtrit(n - 1, 0.5 + level / 2) * values.std(axis=axis, ddof=1) / np.sqrt(n)
+        half = np.full_like(mean, np.nan)
+    else:
+        half = stdtrit(n - 1, 0.5 + LEVEL / 2) * values.std(axis=axis, ddof=1) / np.sqrt(n)
     return Interval(mean[()], (mean - half)[()], (mean + half)[()])
 
 
@@ -154,33 +142,37 @@ def _groups(values: np.ndarray, clusters) -> list[np.ndarray]:
     return [values[clusters == label] for label in np.unique(clusters)]
 
 
-def _flat(values) -> np.ndarray:
+def _floats(values) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:
         raise ValueError("no values")
     return values
 
 
-def bootstrap_interval(values, seed: int, n: int = 10_000, clusters=None, level: float = 0.95) -> Interval:
-    """Mean of `values` (any shape, taken flat) with a percentile bootstrap interval from `n` resamples.
+def _bootstrap(values: np.ndarray, clusters, seed: int, n: int) -> tuple[Interval, float]:
+    """The mean of `values` with its percentile interval, and the two-sided p-value of a mean of zero."""
+    values = values.reshape(-1)
+    mean = float(values.mean())
+    if values.size == 1:
+        return Interval(mean, float("nan"), float("nan")), float("nan")
+    clusters = None if clusters is None else np.asarray(clusters).reshape(-1)
+    means = _resampled_means(_groups(values, clusters), seed, n)
+    low, high = np.quantile(means, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    tail = min(np.sum(means <= 0), np.sum(means >= 0))
+    return Interval(mean, float(low), float(high)), float(min(1.0, 2 * (tail + 1) / (n + 1)))
+
+
+def bootstrap_interval(values, seed: int, n: int = 10_000, clusters=None) -> Interval:
+    """Mean of `values` (any shape, taken flat) with a 95 % percentile bootstrap interval from `n` resamples.
 
     clusters: labels of the same shape (for example the training seed of each value); they are resampled
     first, then the members inside. A single value gives nan ends. With fewer than about five clusters the
     interval is too narrow; report n of clusters with it.
     """
-    values = _flat(values)
-    mean = float(values.mean())
-    if values.size == 1:
-        return Interval(mean, float("nan"), float("nan"))
-    clusters = None if clusters is None else np.asarray(clusters).reshape(-1)
-    means = _resampled_means(_groups(values.reshape(-1), clusters), seed, n)
-    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(mean, float(low), float(high))
+    return _bootstrap(_floats(values), clusters, seed, n)[0]
 
 
-def paired_bootstrap(
-    a, b, clusters=None, seed: int = 0, n: int = 10_000, level: float = 0.95
-) -> PairedResult:
+def paired_bootstrap(a, b, clusters=None, seed: int = 0, n: int = 10_000) -> PairedResult:
     """Is the mean of a - b different from zero? Bootstrap over pairs (any equal shapes, taken flat).
 
     clusters: labels of the same shape, for example seeds: resampled first, then the pairs inside
@@ -188,27 +180,16 @@ def paired_bootstrap(
     smaller share of resampled means on either side of zero (the resamples exactly at zero count on both
     sides), so it agrees with the interval; its smallest value is 2 / (n + 1).
     """
-    a, b = _flat(a), _flat(b)
+    a, b = _floats(a), _floats(b)
     if a.shape != b.shape:
         raise ValueError(f"pairs differ in shape: {a.shape} and {b.shape}")
-    difference = (a - b).reshape(-1)
-    mean = float(difference.mean())
-    if difference.size == 1:
-        return PairedResult(mean, float("nan"), float("nan"), float("nan"), 1)
-    clusters = None if clusters is None else np.asarray(clusters).reshape(-1)
-    means = _resampled_means(_groups(difference, clusters), seed, n)
-    low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-    tail = min(np.sum(means <= 0), np.sum(means >= 0))
-    return PairedResult(
-        mean, float(low), float(high), float(min(1.0, 2 * (tail + 1) / (n + 1))), difference.size
-    )
+    interval, p = _bootstrap(a - b, clusters, seed, n)
+    return PairedResult(*interval, p, a.size)
 
 
 def wilcoxon(a, b) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test on the pairs; 1.0 when no pair differs."""
-    difference = (_flat(a) - _flat(b)).reshape(-1)
-    if not np.any(difference):
-        return 1.0
     from scipy.stats import wilcoxon as scipy_wilcoxon
 
-    return float(scipy_wilcoxon(difference).pvalue)
+    difference = (_floats(a) - _floats(b)).reshape(-1)
+    return float(scipy_wilcoxon(difference).pvalue) if np.any(difference) else 1.0

@@ -1,34 +1,32 @@
 """A record as Markdown tables: claims, deviations, metrics and the run card."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from nbpkg.report.record import Metric, Record, number
+from nbpkg.progress import duration
+from nbpkg.report.record import Claim, Metric, Record, number
 
 
 def cell(text: object) -> str:
     """`text` fit for a cell of a Markdown table: pipes escaped, line ends as breaks."""
-    return (
-        str(text).replace("\\|", "|").replace("|", "\\|").strip().replace("\r\n", "\n").replace("\n", "<br>")
-    )
+    text = str(text).replace("\\|", "|").replace("|", "\\|").strip()
+    return text.replace("\r\n", "\n").replace("\n", "<br>")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; cells are escaped here."""
-    lines = ["| " + " | ".join(map(cell, header)) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
-    return "\n".join(lines)
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[int] = ()) -> str:
+    """A Markdown table; cells are escaped here. right: positions of the columns that are aligned right."""
+    rule = "".join("--:|" if column in right else "---|" for column in range(len(header)))
+    lines = ["| " + " | ".join(map(cell, row)) + " |" for row in (header, *rows)]
+    return "\n".join((lines[0], "|" + rule, *lines[1:]))
 
 
 def measured(metric: Metric) -> str:
     """A metric in words: value with unit, interval, number of repetitions."""
-    text = number(metric.value) + (f" {metric.unit}" if metric.unit else "")
-    if metric.low is not None:
-        text += f" [{number(metric.low)}, {number(metric.high)}]"
-    return f"{text}, n = {metric.n}"
+    interval = "" if metric.low is None else f" [{number(metric.low)}, {number(metric.high)}]"
+    return f"{_with_unit(metric.value, metric)}{interval}, n = {metric.n}"
 
 
-def _paper(metric: Metric) -> str:
-    return "–" if metric.paper is None else number(metric.paper) + (f" {metric.unit}" if metric.unit else "")
+def _with_unit(value: float | None, metric: Metric) -> str:
+    return "–" if value is None else number(value) + (f" {metric.unit}" if metric.unit else "")
 
 
 def claims(record: Record) -> str:
@@ -36,42 +34,37 @@ def claims(record: Record) -> str:
 
     The verdict comes second, so that it is seen where a narrow screen cuts the table.
     """
-    rows = []
-    for claim in record.claims:
-        metrics = [(name, record.metrics[name]) for name in claim.metrics]
-        several = len(metrics) > 1
-        ours = "\n".join((f"`{name}` " if several else "") + measured(metric) for name, metric in metrics)
-        given = [(name, metric) for name, metric in metrics if metric.paper is not None]
-        paper = "\n".join((f"`{name}` " if several else "") + _paper(metric) for name, metric in given)
-        test = claim.test + (f"\n{claim.note}" if claim.note else "")
-        rows.append((claim.statement, f"**{claim.verdict}**", ours or "–", paper or "–", test))
-    return table(("claim", "verdict", "ours", "paper", "test"), rows)
+    header = ("claim", "verdict", "ours", "paper", "test")
+    return table(header, [_claim_row(claim, record) for claim in record.claims])
+
+
+def _claim_row(claim: Claim, record: Record) -> tuple[str, ...]:
+    ours, paper = [], []
+    for name in claim.metrics:
+        metric, label = record.metrics[name], f"`{name}` " if len(claim.metrics) > 1 else ""
+        ours.append(label + measured(metric))
+        if metric.paper is not None:
+            paper.append(label + _with_unit(metric.paper, metric))
+    test = claim.test + (f"\n{claim.note}" if claim.note else "")
+    return claim.statement, f"**{claim.verdict}**", "\n".join(ours) or "–", "\n".join(paper) or "–", test
 
 
 def deviations(record: Record) -> str:
     """The numbered deviations and their expected effects."""
-    return table(
-        ("no.", "deviation", "expected effect"), [(d.number, d.text, d.effect) for d in record.deviations]
-    )
+    header = ("no.", "deviation", "expected effect")
+    return table(header, [(d.number, d.text, d.effect) for d in record.deviations])
 
 
 def metrics(record: Record, names: Iterable[str]) -> str:
     """The named metrics beside the paper's numbers."""
-    rows = [(f"`{name}`", measured(record.metrics[name]), _paper(record.metrics[name])) for name in names]
+    found = [(name, record.metrics[name]) for name in names]
+    rows = [(f"`{name}`", measured(metric), _with_unit(metric.paper, metric)) for name, metric in found]
     return table(("metric", "ours", "paper"), rows)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for reading: seconds below ten minutes, then minutes, then hours."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 600:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.1f} h"
 
 
 def run_card(record: Record) -> str:
     """What ran, on what, for how long."""
+    data = [f"{name} `{digest[:19]}…`" for name, digest in record.data.items()]
     rows = [
         ("chapter", record.chapter),
         ("profile", record.profile),
@@ -79,32 +72,16 @@ def run_card(record: Record) -> str:
         ("device", record.device),
         ("threads", record.threads),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
-        (
-            "data",
-            "\n".join(f"{name} `{digest[:19]}…`" for name, digest in record.data.items())
-            or "embedded or none",
-        ),
-        (
-            "time in all",
-            f"{duration(record.seconds['total'])}, {duration(record.cpu_seconds['total'])} of CPU",
-        ),
+        ("data", "\n".join(data) or "embedded or none"),
     ]
-    rows += [
-        (f"time: {name}", f"{duration(seconds)}, {duration(record.cpu_seconds.get(name, 0.0))} of CPU")
-        for name, seconds in record.seconds.items()
-        if name != "total"
-    ]
+    for name in sorted(record.seconds, key=lambda name: name != "total"):
+        wall, cpu = (duration(part.get(name, 0.0), True) for part in (record.seconds, record.cpu_seconds))
+        rows.append(("time in all" if name == "total" else f"time: {name}", f"{wall}, {cpu} of CPU"))
     rows.append(("peak memory", f"{record.peak_memory_mb:.0f} MB"))
     if record.peak_gpu_memory_mb is not None:
         rows.append(("peak GPU memory", f"{record.peak_gpu_memory_mb:.0f} MB"))
-    cached = [piece for piece in record.memo if piece["from_cache"]]
+    cached = [piece["seconds"] for piece in record.memo if piece["from_cache"]]
     if record.memo:
-        spent = duration(sum(piece["seconds"] for piece in cached))
-        text = f"{len(cached)} of {len(record.memo)}"
-        rows.append(
-            (
-                "pieces from the cache",
-                text + (f"; they took {spent} when made, counted above" if cached else ""),
-            )
-        )
+        spent = f"; they took {duration(sum(cached), True)} when made, counted above" if cached else ""
+        rows.append(("pieces from the cache", f"{len(cached)} of {len(record.memo)}{spent}"))
     return table(("run card", ""), rows)

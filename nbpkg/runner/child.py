@@ -21,103 +21,75 @@ from nbpkg.book.notebook import headline
 from nbpkg.paths import write_text
 
 
-class Progress:
+class CellProgress:
     """Keeps one small file up to date with the cells done and the chapter's own last line."""
 
     def __init__(self, path: str, total: int):
         self.path, self.total = Path(path), total
-        self.done, self.line, self.cell_seconds = 0, "", []
+        self.source, self.line, self.cell_seconds = "", "", []
         self.started = self.mark = time.monotonic()
         self.written = 0.0
-        self.write(force=True)
+        self._write(force=True)
+
+    def cell_started(self, cell, cell_index: int) -> None:
+        """nbclient's hook `on_cell_start`, which cells of text reach too: the cell before is done."""
+        if cell_index:
+            self.cell_done()
+        self.source = cell.source
 
     def cell_done(self) -> None:
         now = time.monotonic()
         self.cell_seconds.append(round(now - self.mark, 3))
-        self.mark = now
-        self.done += 1
-        self.line = ""
-        self.write()
+        self.mark, self.line = now, ""
+        self._write()
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
+        """Take a printed text, as a file does: its last line is shown."""
         lines = [line for line in text.splitlines() if line.strip()]
         if lines:
             self.line = lines[-1].strip()[:100]
-            self.write()
-
-    def write(self, force: bool = False) -> None:
-        now = time.monotonic()
-        if not force and now - self.written < 0.2 and self.done < self.total:
-            return
-        self.written = now
-        state = {
-            "done": self.done,
-            "total": self.total,
-            "line": self.line,
-            "cell_seconds": self.cell_seconds,
-            "elapsed": round(now - self.started, 3),
-        }
-        write_text(self.path, json.dumps(state))
-
-
-class _Stream:
-    """What papermill takes for a file: passes the chapter's printed lines on to the progress."""
-
-    def __init__(self, progress: Progress):
-        self.write = progress.say
+            self._write()
 
     def flush(self) -> None:
         """Nothing is held back."""
+
+    def _write(self, force: bool = False) -> None:
+        now, done = time.monotonic(), len(self.cell_seconds)
+        if not force and now - self.written < 0.2 and done < self.total:
+            return
+        self.written = now
+        state = {"done": done, "total": self.total, "line": self.line, "cell_seconds": self.cell_seconds}
+        write_text(self.path, json.dumps({**state, "elapsed": round(now - self.started, 3)}))
 
 
 def execute_notebook(job: dict) -> dict:
     """Execute the notebook of `job` through papermill; returns the result without its seconds."""
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.engines import NBClientEngine, papermill_engines
     from papermill.exceptions import PapermillExecutionError
 
-    total = len(notebook.read(Path(job["input"])).cells) + 1  # papermill puts one cell in
-    progress = Progress(job["progress"], total)
-    current = {"source": ""}
-
-    class Engine(NBClientEngine):
-        @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
-            start, complete = nb_man.cell_start, nb_man.cell_complete
-
-            def cell_start(cell, *rest, **more):
-                current["source"] = cell.source
-                start(cell, *rest, **more)
-
-            def cell_complete(*rest, **more):
-                complete(*rest, **more)
-                progress.cell_done()
-
-            nb_man.cell_start, nb_man.cell_complete = cell_start, cell_complete
-            return super().execute_managed_notebook(nb_man, kernel_name, **options)
-
-    papermill_engines.register("nbpkg", Engine)
+    # papermill puts one cell in.
+    progress = CellProgress(job["progress"], len(notebook.read(Path(job["input"])).cells) + 1)
     try:
         executed = papermill.execute_notebook(
             job["input"],
             job["output"],
             parameters=job["parameters"],
-            engine_name="nbpkg",
             kernel_name="python3",
             progress_bar=False,
             autosave_cell_every=0,
             cwd=job["cwd"],
             start_timeout=180,
             execution_timeout=job.get("cell_timeout"),
-            stdout_file=_Stream(progress),
+            stdout_file=progress,
+            on_cell_start=progress.cell_started,
         )
     except PapermillExecutionError as error:
         return _failure(error.source, f"{error.ename}: {headline(error.evalue, 200)}")
     except CellTimeoutError:
-        return _failure(current["source"], f"took longer than {job['cell_timeout']} s")
+        return _failure(progress.source, f"took longer than {job['cell_timeout']} s")
     except DeadKernelError:
-        return _failure(current["source"], "the kernel died; was there enough memory?")
+        return _failure(progress.source, "the kernel died; was there enough memory?")
     # papermill takes a cell that leaves by sys.exit() for a success and never looks at the cells after it.
     for cell in executed.cells:
         if cell.cell_type == "code" and cell.source.strip():
@@ -125,13 +97,14 @@ def execute_notebook(job: dict) -> dict:
                 return _failure(cell.source, "the cell left the program")
             if cell.execution_count is None:
                 return _failure(cell.source, "the cell was never executed")
+    progress.cell_done()
     return {"status": "done", "cell_seconds": progress.cell_seconds}
 
 
 def execute_script(job: dict) -> dict:
     """Execute the twin of `job` cell by cell in a fresh `__main__`, without Jupyter."""
     code = [cell for cell in chapters.cells(job["chapter"]) if cell.kind == "code"]
-    progress = Progress(job["progress"], len(code))
+    progress = CellProgress(job["progress"], len(code))
     module = types.ModuleType("__main__")
     digest = chapters.hash_sources([cell.source for cell in code])
     module.__file__ = chapters.register(job["chapter"], code, digest)
@@ -174,11 +147,7 @@ def main(path: str) -> int:
         result = execute_script(job) if job["mode"] == "script" else execute_notebook(job)
     except Exception as error:
         traceback.print_exc()
-        result = {
-            "status": "failed",
-            "cell": "",
-            "error": f"{type(error).__name__}: {headline(str(error), 200)}",
-        }
+        result = _failure("", f"{type(error).__name__}: {headline(str(error), 200)}")
     result["seconds"] = round(time.monotonic() - started, 2)
     write_text(Path(job["result"]), json.dumps(result))
     return 0

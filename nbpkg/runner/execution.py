@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,15 +50,14 @@ class Execution:
 
     def start(self) -> None:
         """Write the job's files and start its process, out of reach of the terminal's Ctrl-C."""
+        self.remove()
         self.scratch.mkdir(parents=True)
-        parameters = {"PROFILE": self.profile, "SEEDS": self.seeds, "DEVICE": self.device}
         if not self.script:
-            text = notebook.text_of(notebook.from_twin(self.chapter))
-            write_text(self.scratch / "input.ipynb", text)
+            write_text(self.scratch / "input.ipynb", notebook.text_of(notebook.from_twin(self.chapter)))
         job = {
             "mode": "script" if self.script else "notebook",
             "chapter": self.chapter.name,
-            "parameters": parameters,
+            "parameters": {"PROFILE": self.profile, "SEEDS": self.seeds, "DEVICE": self.device},
             "cwd": str(root()),
             "cell_timeout": self.cell_timeout,
             "input": str(self.scratch / "input.ipynb"),
@@ -67,6 +67,7 @@ class Execution:
         }
         write_text(self.scratch / "job.json", json.dumps(job))
         self.started = time.monotonic()
+        own = {"NBPKG_RECORD": str(self.record), MARK: self.mark}
         with open(self.scratch / "log.txt", "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "nbpkg.runner.child", str(self.scratch / "job.json")],
@@ -74,11 +75,7 @@ class Execution:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=root(),
-                env={
-                    **environment(self.scratch, self.script),
-                    "NBPKG_RECORD": str(self.record),
-                    MARK: self.mark,
-                },
+                env=environment(self.scratch, self.script) | own,
                 start_new_session=True,
             )
 
@@ -93,19 +90,16 @@ class Execution:
             tail = notebook.headline("\n".join(reversed(self.log().splitlines())), 160)
             code = self.process.returncode
             why = f"ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
-            result = {
-                "status": "failed",
-                "cell": "",
-                "error": f"the process was {why}" + (f": {tail}" if tail else ""),
-            }
+            error = f"the process was {why}" + (f": {tail}" if tail else "")
+            result = {"status": "failed", "cell": "", "error": error}
         elif result["status"] == "done" and not self.record.is_file():
-            result = {
-                **result,
-                "status": "failed",
-                "cell": "",
-                "error": "no record was written: the last cell calls s.finish()",
-            }
+            error = "no record was written: the last cell calls s.finish()"
+            result |= {"status": "failed", "cell": "", "error": error}
         return {"seconds": round(time.monotonic() - self.started, 2), **result}
+
+    def remove(self) -> None:
+        """Remove the execution's files."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def log(self) -> str:
         path = self.scratch / "log.txt"
@@ -116,15 +110,8 @@ def environment(scratch: Path, script: bool = False) -> dict[str, str]:
     """An execution's environment: one thread, this interpreter's kernel, nothing of the user's Jupyter."""
     kernel = scratch / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "ipykernel_launcher",
-        "-f",
-        "{connection_file}",
-        "--HistoryManager.enabled=False",
-    ]
-    spec = {"argv": command, "display_name": notebook.KERNELSPEC["display_name"], "language": "python"}
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = notebook.KERNELSPEC | {"argv": [*command, "--HistoryManager.enabled=False"]}
     (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
     return {
         **os.environ,

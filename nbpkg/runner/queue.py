@@ -9,8 +9,8 @@ import shutil
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from nbpkg.chapters import Chapter, check_parameters, runs_dir, state
 from nbpkg.chapters.runs import check_options
 from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
-from nbpkg.paths import root, write_text
+from nbpkg.paths import relative, write_text
+from nbpkg.progress import duration
 from nbpkg.runner import execution
 from nbpkg.runner.execution import Execution
-from nbpkg.runner.status import Reporter, clock
+from nbpkg.runner.status import Reporter
 
 
 @dataclass
@@ -39,23 +40,14 @@ class Outcome:
     @property
     def verdicts(self) -> dict[str, int]:
         """How many claims of the record got each verdict."""
-        counts: dict[str, int] = {}
-        for claim in self.record.get("claims", []):
-            counts[claim["verdict"]] = counts.get(claim["verdict"], 0) + 1
-        return counts
+        return Counter(claim["verdict"] for claim in self.record.get("claims", []))
 
 
 def run(
-    names: Sequence[str] = (),
-    profile: str = "smoke",
-    seeds: Sequence[int] = (0,),
-    device: str = "auto",
-    jobs: int | None = None,
-    script: bool = False,
-    force: bool = False,
-    cell_timeout: float | None = None,
+    names: Sequence[str] = (), profile: str = "smoke", seeds: Sequence[int] = (0,), device: str = "auto",
+    jobs: int | None = None, script: bool = False, force: bool = False, cell_timeout: float | None = None,
     echo: Callable[[str], None] = print,
-) -> list[Outcome]:
+) -> list[Outcome]:  # fmt: skip
     """Run the chapters called `names` (all that are written when empty) and leave their results under runs/.
 
     `jobs` executions go on at once (None: as many as the usable cores carry with `$NBPKG_THREADS` each).
@@ -66,11 +58,7 @@ def run(
     KeyboardInterrupt (also on SIGTERM) ends every process first and leaves no half-written file.
     """
     seeds = check_options(profile, seeds, device)
-    wanted = [chapters.get(name) for name in dict.fromkeys(names)] or chapters.existing()
-    if not wanted:
-        raise NbpkgError("no chapter is written yet: notebooks/src/ holds no twin")
-    for chapter in wanted:
-        check_parameters(chapter)
+    wanted = _wanted(names)
     if problem := needs.lacking([chapter.name for chapter in wanted], profile):
         raise NbpkgError(problem)
     if jobs is None:
@@ -79,21 +67,30 @@ def run(
         raise NbpkgError(f"--jobs must be at least 1, not {jobs}")
     _remove_abandoned(profile)
     outcomes: dict[str, Outcome] = {}
-    work: deque[_Work] = deque()
+    work = []
     for chapter in wanted:
-        key = chapters.keys(chapter, profile, seeds, device)["key"]
-        if not force and (done := _finished(chapter, profile, key, script)):
-            echo(f"{chapter.name}: up to date (run earlier in {clock(done.seconds)}; --force runs it again)")
+        item = _ChapterRun(chapter, profile, seeds, device, script, cell_timeout, jobs > 1, echo)
+        if not force and (done := item.finished()):
             outcomes[chapter.name] = done
         else:
-            work.append(_Work(chapter, profile, seeds, device, script, cell_timeout, jobs > 1))
-    with _interruptible():
-        _loop(work, jobs, outcomes, echo)
+            work.append(item)
+    with _handling(_STOPS, _interrupt):
+        _loop(work, jobs, outcomes)
     return [outcomes[chapter.name] for chapter in wanted]
 
 
+def _wanted(names: Sequence[str]) -> list[Chapter]:
+    """The chapters called `names`, or all that are written; their parameters cells are as they must be."""
+    wanted = [chapters.get(name) for name in dict.fromkeys(names)] or chapters.existing()
+    if not wanted:
+        raise NbpkgError("no chapter is written yet: notebooks/src/ holds no twin")
+    for chapter in wanted:
+        check_parameters(chapter)
+    return wanted
+
+
 @dataclass
-class _Work:
+class _ChapterRun:
     """A chapter on its way: its warm runs, then the one execution that is kept."""
 
     chapter: Chapter
@@ -103,153 +100,152 @@ class _Work:
     script: bool
     cell_timeout: float | None
     parallel: bool
-    keys: dict = field(default_factory=dict)
+    echo: Callable[[str], None]
     waiting: deque[Execution] = field(default_factory=deque)
-    left: int = 0  # warm runs that have not finished
+    warm_left: int = 0  # warm runs that have not finished
     started: float | None = None  # when its first job began, not when it was planned
-    earlier: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.earlier = state(self.chapter, self.profile)
+        self.keys = chapters.keys(self.chapter, self.profile, self.seeds, self.device)
         if self.parallel and len(self.seeds) > 1:
             self.waiting.extend(self._job([seed], warm=True) for seed in self.seeds)
-            self.left = len(self.seeds)
+            self.warm_left = len(self.seeds)
         else:
             self.waiting.append(self._job(self.seeds))
 
     def _job(self, seeds: list[int], warm: bool = False) -> Execution:
         kind = f"seed{seeds[0]}" if warm else "all"
         scratch = runs_dir(self.profile) / ".work" / f"{self.chapter.name}-{kind}-{os.getpid()}"
-        shutil.rmtree(scratch, ignore_errors=True)
-        return Execution(
-            self.chapter, self.profile, seeds, self.device, self.script, scratch, warm, self.cell_timeout
-        )
+        options = (self.chapter, self.profile, seeds, self.device, self.script, scratch, warm)
+        return Execution(*options, self.cell_timeout)
 
-    def warm_done(self) -> None:
-        self.left -= 1
-        if self.left == 0:
+    def path(self, end: str) -> Path:
+        """Where a result of the chapter lies, by what its name ends in."""
+        return runs_dir(self.profile) / f"{self.chapter.name}.{end}"
+
+    def finished(self) -> Outcome | None:
+        """The outcome of the run before, where it is of the same key and its files are still those."""
+        earlier, record = self.earlier, self.path("json")
+        if earlier.get("status") != "done" or earlier.get("key") != self.keys["key"]:
+            return None
+        if not self.script and (earlier["mode"] == "script" or not self.path("ipynb").is_file()):
+            return None
+        # A chapter run by hand in Jupyter writes its record to the same place.
+        if not record.is_file() or chapters.file_sha256(record) != earlier["record_sha256"]:
+            return None
+        name, seconds = self.chapter.name, earlier["seconds"]
+        self.echo(f"{name}: up to date (run earlier in {duration(seconds)}; --force runs it again)")
+        content = json.loads(record.read_text(encoding="utf-8"))
+        return Outcome(name, self.profile, "up to date", seconds, content)
+
+    def start(self, job: Execution) -> None:
+        """Start a job; the keys are taken now, since a chapter may be edited while it waits."""
+        self.keys = chapters.keys(self.chapter, self.profile, self.seeds, self.device)
+        job.start()
+        self.started = self.started or job.started
+
+    def warm_done(self, job: Execution, result: dict) -> None:
+        self.echo(f"{job.label}: pieces ready after {duration(result['seconds'])}")
+        self.warm_left -= 1
+        if self.warm_left == 0:
             self.waiting.append(self._job(self.seeds))
 
+    def adopt(self, job: Execution, result: dict) -> Outcome:
+        """Put a finished job's files in place; the state comes last, so it speaks only of what is there."""
+        name = self.chapter.name
+        record = json.loads(job.record.read_text(encoding="utf-8"))
+        for key, value in {"chapter": name, "profile": self.profile, "seeds": self.seeds}.items():
+            if record.get(key) != value:
+                error = f"the record says {key} {record.get(key)!r} where the run had {value!r}"
+                return self.fail(job, {**result, "cell": "", "error": error})
+        self._clear()
+        if not self.script:
+            os.replace(job.output, self.path("ipynb"))
+        os.replace(job.record, self.path("json"))
+        digest = chapters.file_sha256(self.path("json"))
+        seconds = self._write_state("done", cell_seconds=result["cell_seconds"], record_sha256=digest)
+        self.echo(f"{name}: done in {duration(seconds)}")
+        return Outcome(name, self.profile, "done", seconds, record)
 
-def _loop(work: deque[_Work], jobs: int, outcomes: dict[str, Outcome], echo) -> None:
-    running: list[tuple[_Work, Execution, Reporter]] = []
+    def fail(self, job: Execution, result: dict) -> Outcome:
+        """Keep the notebook of a failed job, or what it printed, in place of the run before."""
+        self._clear()
+        if job.output.is_file():
+            kept = self.path("failed.ipynb")
+            os.replace(job.output, kept)
+        else:
+            kept = self.path("failed.log")
+            write_text(kept, job.log())
+        error, cell = result["error"], result["cell"]
+        seconds = self._write_state("failed", error=error, cell=cell)
+        where = f" in cell {cell!r}" if cell else ""
+        self.echo(f"{job.label}: failed{where}: {error} (see {relative(kept)})")
+        return Outcome(self.chapter.name, self.profile, "failed", seconds, error=error)
+
+    def _clear(self) -> None:
+        for end in ("ipynb", "json", "state.json", "failed.ipynb", "failed.log"):
+            self.path(end).unlink(missing_ok=True)
+
+    def _write_state(self, status: str, **words: object) -> float:
+        """Write the state file; returns the seconds since the chapter's first job began."""
+        seconds = round(time.monotonic() - self.started, 2)
+        mode = "script" if self.script else "notebook"
+        common = {"mode": mode, "profile": self.profile, "seeds": self.seeds, "device": self.device}
+        words = {"status": status, "seconds": seconds, **words, **common, **self.keys}
+        write_text(self.path("state.json"), json.dumps(words, indent=1) + "\n")
+        return seconds
+
+
+_Running = tuple[_ChapterRun, Execution, Reporter]
+
+
+def _loop(work: list[_ChapterRun], jobs: int, outcomes: dict[str, Outcome]) -> None:
+    """Work all that waits, `jobs` executions at once, and put down what became of each chapter."""
+    running: list[_Running] = []
     try:
-        while any(item.waiting for item in work) or running:
+        while running or any(item.waiting for item in work):
             for item in work:
                 while item.waiting and len(running) < jobs:
                     job = item.waiting.popleft()
-                    running.append((item, job, Reporter(job, item.earlier, echo)))
-                    # Taken now, not when the run was planned: a chapter may be edited while it waits.
-                    item.keys = chapters.keys(item.chapter, item.profile, item.seeds, item.device)
-                    job.start()
-                    item.started = item.started or job.started
+                    running.append((item, job, Reporter(job, item.earlier, item.echo)))
+                    item.start(job)
             time.sleep(0.1)
             for entry in list(running):
-                item, job, reporter = entry
-                if entry not in running:
-                    continue  # ended with a sibling that failed
-                if job.process.poll() is None:
-                    reporter.report()
-                    continue
-                running.remove(entry)
-                result = job.result()
-                if result["status"] == "failed":
-                    siblings = [other for other in running if other[0] is item]
-                    execution.end([job, *(other[1] for other in siblings)])
-                    for other in siblings:
-                        running.remove(other)
-                        shutil.rmtree(other[1].scratch, ignore_errors=True)
-                    item.waiting.clear()
-                    outcomes[item.chapter.name] = _failed(item, job, result, echo)
-                elif job.warm:
-                    echo(f"{job.label}: pieces ready after {clock(result['seconds'])}")
-                    item.warm_done()
-                else:
-                    outcomes[item.chapter.name] = _adopt(item, job, result, echo)
-                shutil.rmtree(job.scratch, ignore_errors=True)
+                if entry in running:  # else it ended with a sibling that failed
+                    _look_after(entry, running, outcomes)
     finally:
-        with _deaf():
+        # A second Ctrl-C while processes are being ended would leave some of them behind.
+        with _handling([signal.SIGINT], signal.SIG_IGN):
             execution.end([job for _, job, _ in running])
             for _, job, _ in running:
-                shutil.rmtree(job.scratch, ignore_errors=True)
+                job.remove()
             with contextlib.suppress(OSError):
                 for profile in {item.profile for item in work}:
                     (runs_dir(profile) / ".work").rmdir()
 
 
-def _files(work: _Work) -> dict[str, Path]:
-    stem = runs_dir(work.profile) / work.chapter.name
-    return {
-        end: Path(f"{stem}.{end}") for end in ("ipynb", "json", "state.json", "failed.ipynb", "failed.log")
-    }
-
-
-def _adopt(work: _Work, job: Execution, result: dict, echo) -> Outcome:
-    """Put a finished execution's files in place; the state comes last, so it speaks only of what is there."""
-    record = json.loads(job.record.read_text(encoding="utf-8"))
-    wanted = {"chapter": work.chapter.name, "profile": work.profile, "seeds": work.seeds}
-    for name, value in wanted.items():
-        if record.get(name) != value:
-            error = f"the record says {name} {record.get(name)!r} where the run had {value!r}"
-            return _failed(work, job, {**result, "cell": "", "error": error}, echo)
-    files = _files(work)
-    for path in files.values():
-        path.unlink(missing_ok=True)
-    if not work.script:
-        os.replace(job.output, files["ipynb"])
-    os.replace(job.record, files["json"])
-    seconds = round(time.monotonic() - work.started, 2)
-    words = {"status": "done", "seconds": seconds, "cell_seconds": result["cell_seconds"]}
-    _write_state(work, {**words, "record_sha256": chapters.file_sha256(files["json"])})
-    echo(f"{work.chapter.name}: done in {clock(seconds)}")
-    return Outcome(work.chapter.name, work.profile, "done", seconds, record)
-
-
-def _failed(work: _Work, job: Execution, result: dict, echo) -> Outcome:
-    files = _files(work)
-    for path in files.values():
-        path.unlink(missing_ok=True)
-    kept = files["failed.log"]
-    if job.output.is_file():
-        kept = files["failed.ipynb"]
-        os.replace(job.output, kept)
+def _look_after(entry: _Running, running: list[_Running], outcomes: dict[str, Outcome]) -> None:
+    """Report on an execution that goes on; take one that has ended out of `running`, with its outcome."""
+    item, job, reporter = entry
+    if job.process.poll() is None:
+        reporter.report()
+        return
+    running.remove(entry)
+    result = job.result()
+    if result["status"] == "failed":
+        siblings = [other for other in running if other[0] is item]
+        execution.end([job, *(other for _, other, _ in siblings)])
+        for sibling in siblings:
+            running.remove(sibling)
+            sibling[1].remove()
+        item.waiting.clear()
+        outcomes[item.chapter.name] = item.fail(job, result)
+    elif job.warm:
+        item.warm_done(job, result)
     else:
-        write_text(kept, job.log())
-    seconds = round(time.monotonic() - work.started, 2)
-    _write_state(
-        work, {"status": "failed", "seconds": seconds, "error": result["error"], "cell": result["cell"]}
-    )
-    where = f" in cell {result['cell']!r}" if result["cell"] else ""
-    echo(f"{job.label}: failed{where}: {result['error']} (see {kept.relative_to(root()).as_posix()})")
-    return Outcome(work.chapter.name, work.profile, "failed", seconds, error=result["error"])
-
-
-def _write_state(work: _Work, words: dict) -> None:
-    common = {
-        "key": work.keys["key"],
-        "mode": "script" if work.script else "notebook",
-        "profile": work.profile,
-        "seeds": work.seeds,
-        "device": work.device,
-        "source_sha256": work.keys["source_sha256"],
-        "package_sha256": work.keys["package_sha256"],
-    }
-    write_text(_files(work)["state.json"], json.dumps({**words, **common}, indent=1) + "\n")
-
-
-def _finished(chapter: Chapter, profile: str, key: str, script: bool) -> Outcome | None:
-    earlier = state(chapter, profile)
-    stem = runs_dir(profile) / chapter.name
-    if earlier.get("status") != "done" or earlier.get("key") != key:
-        return None
-    if not script and (earlier["mode"] == "script" or not Path(f"{stem}.ipynb").is_file()):
-        return None
-    path = Path(f"{stem}.json")
-    # A chapter run by hand in Jupyter writes its record to the same place.
-    if not path.is_file() or chapters.file_sha256(path) != earlier["record_sha256"]:
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return Outcome(chapter.name, profile, "up to date", earlier["seconds"], record)
+        outcomes[item.chapter.name] = item.adopt(job, result)
+    job.remove()
 
 
 def _remove_abandoned(profile: str) -> None:
@@ -262,33 +258,23 @@ def _remove_abandoned(profile: str) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _interruptible():
-    """Let SIGTERM and SIGHUP end a run in the same orderly way as Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+#: The signals that end a run in the same orderly way as Ctrl-C; Windows has no SIGHUP.
+_STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
 
-    wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, interrupt) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def _deaf():
-    """Hold back a second Ctrl-C while processes are being ended: it would leave some of them behind."""
+def _handling(numbers: Iterable[int], handler: object):
+    """Give signals another handler within a block; outside the main thread, where that cannot be, nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)

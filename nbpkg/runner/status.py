@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Callable, Sequence
 
-from nbpkg.paths import root
+from nbpkg.paths import read_json, root
+from nbpkg.progress import duration
 from nbpkg.runner.execution import Execution
 
 LINE_EVERY = 10.0  # seconds between two lines of one execution
@@ -32,24 +31,21 @@ class Reporter:
         if now - self.last < LINE_EVERY:
             return
         self.last = now
-        told = self.job.progress()
-        if not told:
+        status = self.job.progress()
+        if not status:
             return
         elapsed = now - self.job.started
-        left = time_left(told["done"], told["total"], told["cell_seconds"], elapsed, self.cells, self.total)
-        line = f"{self.job.label}: {told['done']}/{told['total']} cells in {clock(elapsed)}"
-        line += f", about {clock(left)} left" if left is not None else ""
-        self.echo(line + (f" | {told['line']}" if told["line"] else ""))
+        done, total = status["done"], status["total"]
+        left = time_left(done, total, status["cell_seconds"], elapsed, self.cells, self.total)
+        line = f"{self.job.label}: {done}/{total} cells in {duration(elapsed)}"
+        line += f", about {duration(left)} left" if left is not None else ""
+        self.echo(line + (f" | {status['line']}" if status["line"] else ""))
 
 
 def time_left(
-    done: int,
-    total: int,
-    seconds: Sequence[float],
-    elapsed: float,
-    earlier: Sequence[float] = (),
+    done: int, total: int, seconds: Sequence[float], elapsed: float, earlier: Sequence[float] = (),
     earlier_total: float | None = None,
-) -> float | None:
+) -> float | None:  # fmt: skip
     """Seconds until an execution ends, or None while nothing is known.
 
     `seconds` are those of the `done` cells now, `earlier` those of all cells in a run before; where that run
@@ -73,14 +69,4 @@ def time_left(
 def published_seconds(job: Execution) -> float | None:
     """The seconds that the chapter's published run took at the job's profile, or None."""
     path = root() / "results" / job.profile / f"{job.chapter.name}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return json.loads(path.read_text(encoding="utf-8"))["seconds"]["total"]
-    return None
-
-
-def clock(seconds: float) -> str:
-    """Seconds as minutes:seconds, or hours:minutes:seconds from one hour on."""
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d}"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+    return read_json(path).get("seconds", {}).get("total")

@@ -1,24 +1,22 @@
-"""Stored pieces of a session: trainings that are computed once, alone or many at a time, and kept."""
+"""Stored results of a session: trainings that are computed once, alone or many at a time, and kept."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from nbpkg import machine, paths
-from nbpkg.memo import store
+from nbpkg import machine
+from nbpkg.memo import Computed, Entry, key_of, measured
 from nbpkg.memo.fingerprint import content_hash, fingerprint
 from nbpkg.parallel import unordered
 from nbpkg.progress import progress
 
 
 @dataclass(eq=False)
-class Account:
-    """Wall and CPU seconds: spent, or the difference that pieces from the cache make."""
+class Timing:
+    """Wall and CPU seconds: spent, or the difference that results from the cache make."""
 
     wall: float = 0.0
     cpu: float = 0.0
@@ -28,79 +26,55 @@ class Account:
         self.cpu += cpu
 
 
-@dataclass(frozen=True, eq=False)
-class _Made:
-    """A result with what it took: wall and CPU seconds, peak memory in MB."""
+class ResultCache:
+    """What a session keeps in the user's cache, and the seconds that it took.
 
-    value: Any
-    seconds: float
-    cpu_seconds: float
-    peak_memory_mb: float
+    within: the cache of the chapter that this one's results are made for; they are in its time, its memory
+    and its record.
+    """
 
+    __memo_name__ = "session"  # no part of a memo key, as the session is none
 
-@dataclass(frozen=True, eq=False)
-class _Found(_Made):
-    """A result from the cache; read: wall and CPU seconds of reading it."""
-
-    read: tuple[float, float]
-
-
-def _measured(function: Callable, call: Mapping[str, Any]) -> _Made:
-    """`function(**call)` in a worker process, timed there."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    value = function(**call)
-    spent = time.perf_counter() - wall, time.process_time() - cpu
-    return _Made(value, *spent, machine.peak_memory_mb())
-
-
-class Pieces:
-    """What `Session` keeps in the user's cache, and the seconds that it took."""
-
-    chapter: str
-    profile: str
-    device: Any
-    _accounts: list[Account]
-    _pieces: list[dict]
-    _peak: float
-    _prefix: str
-
-    def progress(self, iterable: Iterable, label: str, total: int | None = None) -> Iterator:
-        """Yields from `iterable`, printing at most about ten lines with the time left, and a last one."""
-        return progress(iterable, label, total)
+    def __init__(self, chapter: str, profile: str, device: Any, within: "ResultCache | None" = None):
+        self.chapter, self.profile, self.device = chapter, profile, device
+        self.prefix = f"{within.prefix}{chapter}/" if within else ""
+        # Every open timing is credited with the seconds that a cached result took when it was made.
+        self.timings: list[Timing] = within.timings if within else [Timing()]
+        self.used: list[dict] = within.used if within else []  # for the record's memo
+        self.peaks_mb: list[float] = within.peaks_mb if within else []
 
     @contextmanager
-    def _timed(self) -> Iterator[Account]:
-        """The block's seconds, complete when it ends, pieces from the cache as when they were made."""
-        account = Account()
+    def timed(self) -> Iterator[Timing]:
+        """The block's seconds, complete when it ends, results from the cache as when they were made."""
+        timing = Timing()
         wall, cpu = time.perf_counter(), time.process_time()
-        self._accounts.append(account)
+        self.timings.append(timing)
         try:
-            yield account
+            yield timing
         finally:
-            self._accounts.remove(account)
-            account.add(time.perf_counter() - wall, time.process_time() - cpu)
+            self.timings.remove(timing)
+            timing.add(time.perf_counter() - wall, time.process_time() - cpu)
 
     def memo(self, name: str, function: Callable, *, seed: int | None, **config: Any) -> Any:
         """`function(seed=seed, **config)`, computed once and kept in the user's cache.
 
-        The key is made of chapter, name, profile, seed, kind of device, the content of config and the
-        fingerprint of the function, so changed code or another configuration never meets an old result. Files
-        that the function reads are not part of it: pass what it reads, or its digest, in config. The result
-        may hold nested dict, list and tuple of numbers, str, bool, None, numpy arrays and torch tensors.
-        Tensors come back on the CPU, on the first call as on later ones.
+        The key is made of chapter, name, profile, seed, device, the content of config and the fingerprint of
+        the function, so changed code or another configuration never meets an old result. Files that the
+        function reads are not part of it: pass what it reads, or its digest, in config. The result may hold
+        nested dict, list and tuple of numbers, str, bool, None, numpy arrays and torch tensors. Tensors come
+        back on the CPU, on the first call as on later ones.
 
         Raises NbpkgError for a result or configuration of another type, and when the function's source cannot
         be found.
         """
-        entry = self._entry(name, function, seed, config)
-        found = self._stored(name, entry)
+        entry = self._entry(name, fingerprint(function), seed, config)
+        found = self._stored(name, seed, entry)
         if found is not None:
-            self._credit(name, seed, found, spent=found.read)
             return found.value
-        with self._timed() as account:
+        with self.timed() as timing:
             value = function(seed=seed, **config)
-        made = _Made(value, account.wall, account.cpu, machine.peak_memory_mb())
-        return self._keep(name, seed, entry, made)
+        computed = Computed(value, timing.wall, timing.cpu, machine.peak_memory_mb())
+        return self._keep(name, seed, entry, computed)
 
     def memo_each(
         self, name: str, function: Callable, calls: Iterable[Mapping[str, Any]], workers: int = 1,
@@ -113,71 +87,51 @@ class Pieces:
         stopped. CPU seconds include those of the processes; where results come from the cache, wall
         seconds are their sum divided by `workers`. Raises NbpkgError as `memo` does, and when workers die.
         """
-        calls = [dict(call) for call in calls]
+        calls, code = [dict(call) for call in calls], fingerprint(function)
         configs = [{k: v for k, v in call.items() if k != "seed"} for call in calls]
-        code = fingerprint(function)
-        entries = [
-            self._entry(name, code, call["seed"], config) for call, config in zip(calls, configs, strict=True)
+        seeds = [call["seed"] for call in calls]
+        entries = [self._entry(name, code, seed, config) for seed, config in zip(seeds, configs, strict=True)]
+        stored = [
+            self._stored(name, seed, entry, workers) for seed, entry in zip(seeds, entries, strict=True)
         ]
-        results, missing = {}, []
-        for number, (call, entry) in enumerate(zip(calls, entries, strict=True)):
-            found = self._stored(name, entry)
-            if found is None:
-                missing.append(number)
-            else:
-                found = replace(found, seconds=found.seconds / max(1, workers))
-                self._credit(name, call["seed"], found, spent=found.read)
-                results[number] = found.value
-        work = unordered(_measured, [(function, calls[number]) for number in missing], workers)
-        for at, made in self.progress(work, label or name, total=len(missing)) if missing else ():
+        results = [None if found is None else found.value for found in stored]
+        missing = [number for number, found in enumerate(stored) if found is None]
+        work = unordered(measured, [(partial(function, **calls[number]),) for number in missing], workers)
+        for at, computed in progress(work, label or name, total=len(missing)) if missing else ():
             number = missing[at]
-            results[number] = self._keep(name, calls[number]["seed"], entries[number], made)
+            results[number] = self._keep(name, seeds[number], entries[number], computed)
             if workers > 1 and len(missing) > 1:  # this process only waited
-                for account in self._accounts:
-                    account.add(0.0, made.cpu_seconds)
-        return [results[number] for number in range(len(calls))]
+                for timing in self.timings:
+                    timing.add(0.0, computed.cpu_seconds)
+        return results
 
-    def _entry(self, name: str, function: Callable | str, seed: int | None, config: dict) -> tuple[Path, str]:
-        """Where a piece is kept, and under which key; function: itself or its fingerprint."""
-        code = function if isinstance(function, str) else fingerprint(function)
-        parts = [self.chapter, name, self.profile, seed, self.device.type]
-        parts += [content_hash(sorted(config.items())), code]
-        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        return store.entry_path(paths.cache_dir() / "memo", self.chapter, name, key), key
+    def _entry(self, name: str, code: str, seed: int | None, config: dict) -> Entry:
+        """Where a result is kept; code: the fingerprint of its function."""
+        device = machine.device_key(self.device)
+        config_hash = content_hash(sorted(config.items()))
+        key = key_of(self.chapter, name, self.profile, seed, device, config_hash, code)
+        return Entry(f"memo/{self.chapter}", name, key, f"memo {name}")
 
-    def _stored(self, name: str, entry: tuple[Path, str]) -> "_Found | None":
+    def _stored(self, name: str, seed: int | None, entry: Entry, workers: int = 1) -> Computed | None:
+        """A result from the cache, counted with the seconds that it took when `workers` made it."""
         wall, cpu = time.perf_counter(), time.process_time()
-        try:
-            piece = store.read(*entry)
-        except store.CorruptEntry as error:
-            print(f"memo {name}: the stored piece is damaged ({error}); computed again", flush=True)
+        found = entry.read()
+        if found is None:
             return None
-        if piece is None:
-            return None
-        read = time.perf_counter() - wall, time.process_time() - cpu
-        return _Found(piece.value, piece.seconds, piece.cpu_seconds, piece.peak_memory_mb, read)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        seconds = found.seconds / max(1, workers)
+        for timing in self.timings:
+            timing.add(seconds - wall, found.cpu_seconds - cpu)
+        self._note(name, seed, seconds, found, from_cache=True)
+        return found
 
-    def _credit(self, name: str, seed: int | None, found: "_Found", spent: tuple[float, float]) -> None:
-        """Counts a piece from the cache with the seconds that it took when it was made."""
-        for account in self._accounts:
-            account.add(found.seconds - spent[0], found.cpu_seconds - spent[1])
-        self._peak = max(self._peak, found.peak_memory_mb)
-        self._note(name, seed, found.seconds, from_cache=True)
+    def _keep(self, name: str, seed: int | None, entry: Entry, computed: Computed) -> Any:
+        """Stores what was just computed, and gives it back as a later reader will get it."""
+        value = entry.write(computed)
+        self._note(name, seed, computed.seconds, computed, from_cache=False)
+        return value
 
-    def _keep(self, name: str, seed: int | None, entry: tuple[Path, str], made: "_Made") -> Any:
-        """Stores what was just made, and gives it back as a later reader will get it."""
-        arrays: dict = {}
-        tree = store.freeze(made.value, arrays, f"memo {name}: result")
-        self._peak = max(self._peak, made.peak_memory_mb)
-        try:
-            piece = store.Piece(tree, made.seconds, made.cpu_seconds, made.peak_memory_mb)
-            store.write(*entry, piece, arrays)
-        except OSError as error:
-            why = error.strerror or error
-            print(f"memo {name}: could not be stored ({why}); going on without", flush=True)
-        self._note(name, seed, made.seconds, from_cache=False)
-        return store.thaw(tree, arrays)
-
-    def _note(self, name: str, seed: int | None, seconds: float, *, from_cache: bool) -> None:
-        piece = {"name": self._prefix + name, "seed": seed, "seconds": round(seconds, 3)}
-        self._pieces.append({**piece, "from_cache": from_cache})
+    def _note(self, name: str, seed: int | None, seconds: float, of: Computed, *, from_cache: bool) -> None:
+        self.peaks_mb.append(of.peak_memory_mb)
+        used = {"name": self.prefix + name, "seed": seed, "seconds": round(seconds, 3)}
+        self.used.append({**used, "from_cache": from_cache})

@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace as replaced
 from typing import Any
@@ -10,44 +9,59 @@ from typing import Any
 from nbpkg import data
 from nbpkg.errors import NbpkgError
 from nbpkg.report import tables
-from nbpkg.report.record import Claim, Deviation, Metric, Record
+from nbpkg.report.record import Claim, Deviation, Metric
 
 Rule = Callable[[dict[str, Metric]], str | tuple[str, str]]
 
 
-class Notes(ABC):
-    """The recording half of `nbpkg.session.Session`."""
+def say(markdown: str) -> None:
+    """Shows Markdown in a notebook, prints it in a script."""
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and ipython.get_ipython() is not None:
+        from IPython.display import Markdown, display
 
-    seeds: list[int]
+        display(Markdown(markdown))
+    else:
+        print(markdown)
 
-    def _clear_notes(self) -> None:
-        self._data: dict[str, str] = {}
-        self._metrics: dict[str, Metric] = {}
-        self._claims: list[tuple[Claim, Rule, str]] = []
-        self._deviations: list[Deviation] = []
 
-    @abstractmethod
-    def record(self) -> Record:
-        """The record as it stands now, not validated."""
+def show(*things: Any) -> None:
+    """Shows the source of classes, functions and methods of `nbpkg`, as the reader's own code is shown.
 
-    # ---------------------------------------------------------------- what goes into the record
+    Raises NbpkgError for what has no source.
+    """
+    for thing in things:
+        try:
+            text = inspect.cleandoc("\n" + inspect.getsource(thing))
+        except (TypeError, OSError):
+            raise NbpkgError(f"{thing!r} has no source that could be shown") from None
+        say(f"`{thing.__qualname__}`, in `{thing.__module__}`:\n\n```python\n{text}\n```")
+
+
+class RunLog:
+    """What goes into the record of a run: metrics by name, claims, numbered deviations, digests of data.
+
+    seeds: the session's; within: the log of a session that this one's data is used for.
+    """
+
+    __memo_name__ = "session"  # no part of a memo key, as the session is none
+
+    def __init__(self, seeds: list[int], within: "RunLog | None" = None):
+        self.seeds = seeds
+        self.metrics: dict[str, Metric] = {}
+        self.claims: list[Claim] = []
+        self.deviations: list[Deviation] = []
+        self.data: dict[str, str] = within.data if within else {}
+        self._rules: list[tuple[Rule, str]] = []  # of each claim, with the note that was given
 
     def data_used(self, name: str) -> None:
         """Notes the digest of a registered data set. Raises NbpkgError when there is no such set."""
-        self._data[name] = data.digest(name)
+        self.data[name] = data.digest(name)
 
     def metric(
-        self,
-        name: str,
-        value: Any,
-        *,
-        paper: float | None = None,
-        unit: str = "",
-        low: float | None = None,
-        high: float | None = None,
-        n: int | None = None,
-        replace: bool = False,
-    ) -> Metric:
+        self, name: str, value: Any, *, paper: float | None = None, unit: str = "", low: float | None = None,
+        high: float | None = None, n: int | None = None, replace: bool = False,
+    ) -> Metric:  # fmt: skip
         """Records a metric under a name such as "spearman/nb201/help/mean".
 
         value: a number; or {seed: number} or a sequence in the order of the session's seeds, of which mean
@@ -57,19 +71,15 @@ class Notes(ABC):
         """
         if not isinstance(name, str) or not name.strip():
             raise ValueError("a metric needs a name")
-        if name in self._metrics and not replace:
+        if name in self.metrics and not replace:
             raise ValueError(f"metric {name!r} is recorded already; pass replace=True to overwrite it")
         per_seed = self._per_seed(name, value)
-        if per_seed is None:
-            metric = Metric(float(value), paper=_float(paper), unit=unit)
-        else:
-            metric = Metric.over_seeds(per_seed, paper=_float(paper), unit=unit)
-        if low is not None or high is not None or n is not None:
-            keep = metric if low is None and high is None else None
-            ends = (metric.low, metric.high) if keep else (_float(low), _float(high))
-            metric = replaced(metric, low=ends[0], high=ends[1], n=metric.n if n is None else int(n))
-        self._metrics[name] = metric
-        return metric
+        given = {"paper": _float(paper), "unit": unit}
+        metric = Metric(float(value), **given) if per_seed is None else Metric.over_seeds(per_seed, **given)
+        ends = {} if low is None and high is None else {"low": _float(low), "high": _float(high)}
+        repetitions = {} if n is None else {"n": int(n)}
+        self.metrics[name] = replaced(metric, **ends, **repetitions)
+        return self.metrics[name]
 
     def _per_seed(self, name: str, value: Any) -> dict[int, float] | None:
         if isinstance(value, Mapping):
@@ -95,81 +105,60 @@ class Notes(ABC):
         verdict that is none.
         """
         names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-        if any(claim.id == id for claim, _, _ in self._claims):
+        if any(claim.id == id for claim in self.claims):
             raise ValueError(f"claim {id!r} is recorded already")
         claim = self._judged(Claim(id, statement, names, test, "not tested"), rule, note)
-        self._claims.append((claim, rule, note))
+        self.claims.append(claim)
+        self._rules.append((rule, note))
         return claim
 
+    def judge_again(self) -> None:
+        """Judges every claim by the metrics as they are now."""
+        given = zip(self.claims, self._rules, strict=True)
+        self.claims = [self._judged(claim, rule, note) for claim, (rule, note) in given]
+
     def _judged(self, claim: Claim, rule: Rule, note: str) -> Claim:
-        missing = [name for name in claim.metrics if name not in self._metrics]
+        missing = [name for name in claim.metrics if name not in self.metrics]
         if missing:
             raise ValueError(f"claim {claim.id!r}: there is no metric {missing[0]!r}")
-        result = rule({name: self._metrics[name] for name in claim.metrics})
+        result = rule({name: self.metrics[name] for name in claim.metrics})
         verdict, computed = result if isinstance(result, tuple) else (result, "")
         return replaced(claim, verdict=verdict, note="; ".join(part for part in (note, computed) if part))
 
     def deviation(self, text: str, effect: str) -> None:
         """Records a departure from the paper's set-up with its expected effect; numbered in order."""
-        self._deviations.append(Deviation(len(self._deviations) + 1, text, effect))
+        self.deviations.append(Deviation(len(self.deviations) + 1, text, effect))
 
-    # ---------------------------------------------------------------- what is shown
-
-    def say(self, markdown: str) -> None:
-        """Shows Markdown in a notebook, prints it in a script."""
-        ipython = sys.modules.get("IPython")
-        if ipython is not None and ipython.get_ipython() is not None:
-            from IPython.display import Markdown, display
-
-            display(Markdown(markdown))
-        else:
-            print(markdown)
-
-    def show(self, *things: Any) -> None:
-        """Shows the source of classes, functions and methods of `nbpkg`, as the reader's own code is shown.
-
-        Raises NbpkgError for what has no source.
-        """
-        for thing in things:
-            try:
-                text = inspect.cleandoc("\n" + inspect.getsource(thing))
-            except (TypeError, OSError):
-                raise NbpkgError(f"{thing!r} has no source that could be shown") from None
-            self.say(f"`{thing.__qualname__}`, in `{thing.__module__}`:\n\n```python\n{text}\n```")
+    # The tables read metrics, claims and deviations, which a log has as a record has them.
 
     def claims_table(self) -> None:
         """Shows the claims with our numbers, the paper's, the test and the verdict."""
-        self.say(tables.claims(self.record()))
+        say(tables.claims(self))
 
     def claims_by_verdict(self) -> None:
         """Shows the statements of the claims as a list with an entry a verdict."""
         found: dict[str, list[str]] = {}
-        for claim in self.record().claims:
+        for claim in self.claims:
             found.setdefault(claim.verdict, []).append(claim.statement)
-        self.say("\n".join(f"- **{verdict}**: " + "; ".join(said) + "." for verdict, said in found.items()))
+        say("\n".join(f"- **{verdict}**: " + "; ".join(said) + "." for verdict, said in found.items()))
 
     def deviations_table(self) -> None:
         """Shows the numbered deviations."""
-        self.say(tables.deviations(self.record()))
+        say(tables.deviations(self))
 
     def metrics_table(self, *names: str | Iterable[str]) -> None:
         """Shows metrics: all, or those with the given names or under the given prefixes ("spearman/nb201").
 
         Raises ValueError for a name under which there is none.
         """
-        known = self._metrics
         wanted = [name for item in names for name in ([item] if isinstance(item, str) else item)]
-        chosen = dict.fromkeys(known if not names else ())
+        chosen = dict.fromkeys(self.metrics if not names else ())
         for name in wanted:
-            found = [key for key in known if key == name or key.startswith(name.rstrip("/") + "/")]
+            found = [key for key in self.metrics if key == name or key.startswith(name.rstrip("/") + "/")]
             if not found:
                 raise ValueError(f"there is no metric {name!r}")
             chosen |= dict.fromkeys(found)
-        self.say(tables.metrics(self.record(), chosen))
-
-    def run_card(self) -> None:
-        """Shows what ran, on what, for how long, with how much memory, and what came from the cache."""
-        self.say(tables.run_card(self.record()))
+        say(tables.metrics(self, chosen))
 
 
 def _float(value: Any) -> float | None:

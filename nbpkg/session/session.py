@@ -1,4 +1,4 @@
-"""The session of a chapter: profile, seeds, device, time, memory, stored pieces, and at last the record."""
+"""The session of a chapter: profile, seeds, device, time, memory, stored results, and at last the record."""
 
 import os
 import re
@@ -13,53 +13,55 @@ from nbpkg.chapters import PROFILES
 from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
 from nbpkg.memo import source_text
+from nbpkg.progress import progress
+from nbpkg.report import tables
 from nbpkg.report.record import Record
-from nbpkg.session.result_cache import Account, Pieces
-from nbpkg.session.run_log import Notes
+from nbpkg.session.result_cache import ResultCache, Timing
+from nbpkg.session.run_log import RunLog, say, show
 
 _UNSET: Any = object()
 
 
-class Session(Notes, Pieces):
+class Session:
     """Opened in the first code cell after the parameters; `finish` writes the record.
 
     chapter: such as "03_help"; profile: smoke, standard or paper; seeds: training seeds, a list of different
     integers >= 0; device: auto (CUDA where there is one, else CPU), cpu or cuda. Torch's threads are set to
-    `$NBPKG_THREADS`, or 1: for small tensors more threads are slower.
+    `$NBPKG_THREADS`, or 1: for small tensors more threads are slower. within: the session whose run this one
+    is part of (`artifact`).
 
     Raises NbpkgError for values outside these, for cuda where there is none, and for data that the chapter
     needs at this profile and that are not on this machine; it names the command that fetches them.
-    `check_data` is False for the session of an artefact, which may need less than its chapter.
     """
 
     __memo_name__ = "session"  # in memo keys it stands for itself: what it holds is no part of a piece
 
+    say, show, progress = staticmethod(say), staticmethod(show), staticmethod(progress)
+
     def __init__(
-        self,
-        chapter: str,
-        profile: str = "smoke",
-        seeds: Iterable[int] = (0,),
-        device: str = "auto",
-        *,
-        check_data: bool = True,
-    ):
+        self, chapter: str, profile: str = "smoke", seeds: Iterable[int] = (0,), device: str = "auto", *,
+        within: "Session | None" = None,
+    ):  # fmt: skip
         if not (isinstance(chapter, str) and re.fullmatch(r"[0-9]{2}_[a-z0-9_]+", chapter)):
             raise NbpkgError(f"chapter {chapter!r}: write it like 03_help")
         if profile not in PROFILES:
             raise NbpkgError(f"PROFILE {profile!r} is none of {', '.join(PROFILES)}")
-        if check_data and (problem := needs.lacking([chapter], profile)):
+        # An artefact may need less than its chapter.
+        if within is None and (problem := needs.lacking([chapter], profile)):
             raise NbpkgError(problem)
         self.chapter, self.profile, self.smoke = chapter, profile, profile == "smoke"
         self.seeds = _checked_seeds(seeds)
         self.device = machine.device(device)
         self.threads = machine.set_threads()
-        self._clear_notes()
-        self._pieces: list[dict] = []
-        self._peak = 0.0
-        self._prefix = ""
-        # Every open account is credited with the seconds that a cached piece took when it was made.
-        self._accounts = [Account()]
-        self._sections: dict[str, Account] = {}
+        self.log = RunLog(self.seeds, within and within.log)
+        self.cache = ResultCache(chapter, profile, self.device, within and within.cache)
+        # A chapter calls these on the session itself.
+        self.metric, self.claim, self.deviation = self.log.metric, self.log.claim, self.log.deviation
+        self.claims_table, self.claims_by_verdict = self.log.claims_table, self.log.claims_by_verdict
+        self.deviations_table, self.metrics_table = self.log.deviations_table, self.log.metrics_table
+        self.data_used = self.log.data_used
+        self.memo, self.memo_each = self.cache.memo, self.cache.memo_each
+        self._sections: dict[str, Timing] = {}
         self._open: set[str] = set()
         self._started = time.perf_counter(), time.process_time()
         source_text.remember_package()
@@ -76,7 +78,7 @@ class Session(Notes, Pieces):
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Times the block, summed by name, in wall and CPU seconds; cached pieces as when they were made."""
+        """Times the block, summed by name, in wall and CPU seconds; cached results as when they were made."""
         if name == "total":
             raise ValueError('"total" is the sum of everything; call the section something else')
         if name in self._open:  # inside itself: the outer one counts
@@ -84,11 +86,11 @@ class Session(Notes, Pieces):
             return
         self._open.add(name)
         try:
-            with self._timed() as account:
+            with self.cache.timed() as timing:
                 yield
         finally:
             self._open.discard(name)
-            self._sections.setdefault(name, Account()).add(account.wall, account.cpu)
+            self._sections.setdefault(name, Timing()).add(timing.wall, timing.cpu)
 
     def artifact(self, chapter: str, name: str) -> Any:
         """A trained piece of another chapter at this profile: stored already, or made now by its own method.
@@ -102,20 +104,15 @@ class Session(Notes, Pieces):
         if make is None:
             why = f"its method cells define no make_artifact_{name}"
             raise NbpkgError(f"chapter {chapter} makes no artefact {name}: {why}")
-        other = Session(chapter, self.profile, self.seeds, self.device.type, check_data=False)
-        # Its pieces and data are this chapter's too: they are in its time, its memory and its record.
-        other._accounts, other._pieces, other._data = self._accounts, self._pieces, self._data
-        other._prefix = f"{self._prefix}{chapter}/"
-        made = make(other)
-        self._peak = max(self._peak, other._peak)
-        return made
+        return make(Session(chapter, self.profile, self.seeds, self.device.type, within=self))
 
     # ---------------------------------------------------------------- the record
 
     def record(self) -> Record:
         """The record as it stands now, not validated."""
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
-        total = Account(wall + self._accounts[0].wall, cpu + self._accounts[0].cpu)
+        from_cache = self.cache.timings[0]
+        total = Timing(wall + from_cache.wall, cpu + from_cache.cpu)
         sums = {"total": total} | self._sections
         gpu = machine.peak_gpu_memory_mb(self.device)
         return Record(
@@ -127,23 +124,27 @@ class Session(Notes, Pieces):
             source_sha256=_source_sha256(self.chapter),
             package_sha256=chapters.package_sha256(),
             versions=machine.versions(),
-            data=dict(self._data),
-            seconds={name: round(account.wall, 3) for name, account in sums.items()},
-            cpu_seconds={name: round(account.cpu, 3) for name, account in sums.items()},
-            peak_memory_mb=round(max(self._peak, machine.peak_memory_mb()), 1),
+            data=dict(self.log.data),
+            seconds={name: round(timing.wall, 3) for name, timing in sums.items()},
+            cpu_seconds={name: round(timing.cpu, 3) for name, timing in sums.items()},
+            peak_memory_mb=round(max([machine.peak_memory_mb(), *self.cache.peaks_mb]), 1),
             peak_gpu_memory_mb=None if gpu is None else round(gpu, 1),
-            metrics=dict(self._metrics),
-            claims=[claim for claim, _, _ in self._claims],
-            deviations=list(self._deviations),
-            memo=list(self._pieces),
+            metrics=dict(self.log.metrics),
+            claims=list(self.log.claims),
+            deviations=list(self.log.deviations),
+            memo=list(self.cache.used),
         )
+
+    def run_card(self) -> None:
+        """Shows what ran, on what, for how long, with how much memory, and what came from the cache."""
+        say(tables.run_card(self.record()))
 
     def finish(self) -> None:
         """Judges the claims once more, validates the record and writes it: to `$NBPKG_RECORD`, else into the
         repository as `runs/<profile>/<chapter>.json`, else into the working directory. Raises NbpkgError for
         a record that is not valid.
         """
-        self._claims = [(self._judged(claim, rule, note), rule, note) for claim, rule, note in self._claims]
+        self.log.judge_again()
         if os.environ.get("NBPKG_RECORD"):
             path = Path(os.environ["NBPKG_RECORD"])
         else:

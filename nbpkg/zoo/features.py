@@ -19,7 +19,6 @@ import hashlib
 import importlib.util
 import io
 import itertools
-import json
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,9 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbpkg import machine, paths
+from nbpkg import machine
 from nbpkg.errors import NbpkgError
-from nbpkg.memo import store
+from nbpkg.memo import Computed, Entry, key_of
 from nbpkg.memo.fingerprint import content_hash
 from nbpkg.progress import progress
 from nbpkg.zoo.tasks import ROLES, Task
@@ -208,42 +207,47 @@ def features_of(
     Raises NbpkgError for unknown names, sizes below 1, a split without images, and as `Extractor.network`
     and `Task.data` do.
     """
-    tasks, chosen = list(tasks), get(extractor)
-    if split not in ROLES:
-        raise NbpkgError(f"split {split!r} is none of {', '.join(ROLES)}")
     if min(1 if size is None else size for size in (images, batch)) < 1:
         raise NbpkgError(f"images and batch must be 1 or more, got {images} and {batch}")
-    if not all(getattr(task, f"n_{split}") for task in tasks):
-        raise NbpkgError("a task with n_valid=0 has no images to take features of in its validation split")
-    place = machine.device(getattr(device, "type", device))
-    code = content_hash([chosen.build, Task.data, _Job.pixels, _computed])
-    jobs = []
-    for task in tasks:
-        parts = [task.key(), split, images, chosen.name, chosen.digest, place.type, code]
-        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        entry = store.entry_path(paths.cache_dir() / "features", chosen.name, f"{task.source}-{split}", key)
-        jobs.append(_Job(key, entry, task, split, images))
-    different = {job.key: job for job in jobs}
-    found = {key: value for key, job in different.items() if (value := job.stored()) is not None}
-    if rest := [job for key, job in different.items() if key not in found]:
-        made = _computed(rest, chosen.network(place), batch or _BATCH[place.type])
+    where = machine.device(getattr(device, "type", device))
+    chosen = get(extractor)
+    requests = _requests(tasks, chosen, split, where, images)
+    different = {request.entry.key: request for request in requests}
+    found = {key: kept.value for key, r in different.items() if (kept := r.entry.read()) is not None}
+    if rest := [request for key, request in different.items() if key not in found]:
+        computed = _computed(rest, chosen.network(where), batch or _BATCH[where.type])
         if label is not None:
-            made = progress(made, f"{label} ({chosen.name})", len(rest))
-        for job, value in made:
-            job.keep(value)
-            found[job.key] = value
-    return [found[job.key] for job in jobs]
+            computed = progress(computed, f"{label} ({chosen.name})", len(rest))
+        for request, value in computed:  # without seconds, since tasks share batches
+            found[request.entry.key] = request.entry.write(Computed(value))
+    return [found[request.entry.key] for request in requests]
+
+
+def _requests(
+    tasks: Iterable[Task], extractor: Extractor, split: str, device: torch.device, images: int | None
+) -> list[_FeatureRequest]:
+    if split not in ROLES:
+        raise NbpkgError(f"split {split!r} is none of {', '.join(ROLES)}")
+    code = content_hash([extractor.build, Task.data, _FeatureRequest.pixels, _computed])
+    made = (extractor.name, extractor.digest, machine.device_key(device), code)
+    requests = []
+    for task in tasks:
+        if not getattr(task, f"n_{split}"):
+            raise NbpkgError(f"task {task.name} has n_{split}=0, so no images to take features of")
+        key, label = key_of(task.key(), split, images, *made), f"features of {task.name}"
+        entry = Entry(f"features/{extractor.name}", f"{task.source}-{split}", key, label)
+        requests.append(_FeatureRequest(task, split, images, entry))
+    return requests
 
 
 @dataclass(eq=False)
-class _Job:
-    """A task whose features are to be had."""
+class _FeatureRequest:
+    """A task whose features are to be had, and where they are kept."""
 
-    key: str
-    entry: Path
     task: Task
     split: str
     images: int | None
+    entry: Entry
 
     @functools.cached_property
     def names(self) -> list[bytes]:
@@ -255,45 +259,30 @@ class _Job:
         x = getattr(self.task.data(), f"x_{self.split}")
         return x.unflatten(0, (self.task.num_classes, -1))[:, : self.images].flatten(0, 1)
 
-    def stored(self) -> Tensor | None:
-        """What an earlier call kept; None when there is nothing, or nothing sound."""
-        try:
-            piece = store.read(self.entry, self.key)
-            return None if piece is None else piece.value
-        except store.CorruptEntry as error:
-            print(f"features of {self.task.name}: what was stored is damaged ({error}); computed again")
 
-    def keep(self, value: Tensor) -> None:
-        """Stores the features, or says why not; without seconds, since tasks share batches."""
-        arrays: dict = {}
-        try:
-            piece = store.Piece(store.freeze(value, arrays), 0.0, 0.0, machine.peak_memory_mb())
-            store.write(self.entry, self.key, piece, arrays)
-        except OSError as error:
-            print(f"features of {self.task.name}: could not be stored ({error.strerror or error})")
-
-
-def _computed(jobs: list[_Job], network: Network, size: int) -> Iterator[tuple[_Job, Tensor]]:
-    """Each job with its features, as soon as the last of its images is through."""
-    jobs.sort(key=lambda job: job.task.resolution)  # a batch holds images of one size
-    needed = Counter(name for job in jobs for name in set(job.names))
-    waiting, rows = deque(jobs), {}
-    for batch in _batches(jobs, size):
+def _computed(
+    requests: list[_FeatureRequest], network: Network, size: int
+) -> Iterator[tuple[_FeatureRequest, Tensor]]:
+    """Each request with its features, as soon as the last of its images is through."""
+    requests.sort(key=lambda request: request.task.resolution)  # a batch holds images of one size
+    needed = Counter(name for request in requests for name in set(request.names))
+    waiting, rows = deque(requests), {}
+    for batch in _batches(requests, size):
         names, pixels = zip(*batch, strict=True)
         rows.update(zip(names, network(torch.stack(pixels)).cpu(), strict=True))
         while waiting and all(name in rows for name in waiting[0].names):
-            job = waiting.popleft()
-            value = torch.stack([rows[name] for name in job.names])
-            needed.subtract(set(job.names))
-            for name in [name for name in set(job.names) if not needed[name]]:
+            request = waiting.popleft()
+            value = torch.stack([rows[name] for name in request.names])
+            needed.subtract(set(request.names))
+            for name in [name for name in set(request.names) if not needed[name]]:
                 del rows[name]
-            yield job, value.unflatten(0, (job.task.num_classes, -1))
+            yield request, value.unflatten(0, (request.task.num_classes, -1))
 
 
-def _batches(jobs: list[_Job], size: int) -> Iterator[list[tuple[bytes, Tensor]]]:
-    """Every different image once, in the order of jobs, with its name: up to `size` of one resolution."""
+def _batches(requests: list[_FeatureRequest], size: int) -> Iterator[list[tuple[bytes, Tensor]]]:
+    """Every different image once, in the order of requests, with its name: up to `size` of one resolution."""
     seen: set[bytes] = set()
-    pairs = (pair for job in jobs for pair in zip(job.names, job.pixels(), strict=True))
+    pairs = (pair for request in requests for pair in zip(request.names, request.pixels(), strict=True))
     fresh = (pair for pair in pairs if pair[0] not in seen and not seen.add(pair[0]))
     for _, group in itertools.groupby(fresh, key=lambda pair: pair[1].shape):
         while batch := list(itertools.islice(group, size)):

@@ -6,7 +6,6 @@ results do not depend on its neighbours or their order, up to rounding.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from nbpkg.data.images import shifted
 from nbpkg.errors import NbpkgError
+from nbpkg.seeding import rng
 from nbpkg.zoo.stack import stack, unstack
 from nbpkg.zoo.tasks import TaskData
 
@@ -62,12 +62,6 @@ class Fit:
     curve: Tensor
 
 
-def stream(seed: int, what: str) -> torch.Generator:
-    """A random stream on the CPU for one purpose of one job: the same on every machine and device."""
-    digest = hashlib.sha256(f"{seed}/{what}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
 def _shifted(x: Tensor, dy: Tensor, dx: Tensor, mirrored: Tensor, pad: int) -> Tensor:
     """`shifted` of (G, batch, 3, h, w) by offsets (G, batch): the same shape."""
     flat = (values.flatten(0, 1) for values in (x, dy, dx, mirrored))
@@ -112,20 +106,16 @@ def _evaluate(net: nn.Module, x: Tensor, y: Tensor, which: Tensor) -> tuple[Tens
         images = _side_by_side(x[which, low : low + _EVALUATION_BATCH])
         logits = net(images).view(len(target), groups, -1)
         right += (logits.argmax(-1) == target).sum(0)
-        loss += (
-            F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view(-1, groups).sum(0)
-        )
+        losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+        loss += losses.view(-1, groups).sum(0)
     net.train()
     return 100 * right / n, loss / n
 
 
 def fit(
-    networks: Sequence[nn.Module],
-    data: Sequence[TaskData],
-    seeds: Sequence[int],
-    recipe: Recipe,
+    networks: Sequence[nn.Module], data: Sequence[TaskData], seeds: Sequence[int], recipe: Recipe,
     device: str | torch.device = "cpu",
-) -> list[Fit]:
+) -> list[Fit]:  # fmt: skip
     """Train networks side by side, network g on data[g] with the order of images that seeds[g] draws.
 
     The networks are trained in place and end on the CPU. Tasks must have equal numbers of classes and images
@@ -146,44 +136,7 @@ def fit(
     # A task that several networks share is held once.
     tasks = list({id(d): d for d in data}.values())
     which = torch.tensor([next(i for i, d in enumerate(tasks) if d is mine) for mine in data], device=device)
-    x, y = _scaled(tasks, "train", device)
-    n = y.shape[1]
-    batch = min(recipe.batch, n)
-    steps = n // batch
-    parameters = list(net.parameters())
-    optimiser = torch.optim.SGD(
-        parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0, foreach=True,
-    )  # fmt: skip
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs * steps)
-    orders = [stream(seed, "order") for seed in seeds]
-    shifts = [stream(seed, "shift") for seed in seeds]
-    rows = which[:, None]
-    curve = torch.zeros(recipe.epochs, groups, dtype=torch.float64)
-    for epoch in range(recipe.epochs):
-        order = torch.stack([torch.randperm(n, generator=g) for g in orders]).to(device)
-        total = torch.zeros(groups, device=device)
-        for step in range(steps):
-            picked = order[:, step * batch : (step + 1) * batch]
-            images = x[rows, picked]
-            if recipe.pad or recipe.flip:
-                offsets = [torch.randint(0, 2 * recipe.pad + 1, (2, batch), generator=g) for g in shifts]
-                dy, dx = torch.stack(offsets, 1).to(device)
-                coins = torch.stack([torch.rand(batch, generator=g) for g in shifts]).to(device)
-                images = _shifted(images, dy, dx, coins < (0.5 if recipe.flip else 0.0), recipe.pad)
-            logits = net(_side_by_side(images).contiguous(memory_format=layout)).view(batch, groups, -1)
-            losses = (
-                F.cross_entropy(logits.flatten(0, 1), y[rows, picked].T.flatten(), reduction="none")
-                .view(batch, groups)
-                .mean(0)
-            )
-            optimiser.zero_grad()
-            # The sum: no network's gradient depends on how many there are.
-            losses.sum().backward()
-            optimiser.step()
-            schedule.step()
-            total += losses.detach()
-        curve[epoch] = (total / steps).cpu()
+    curve = _train(net, *_scaled(tasks, "train", device), which, seeds, recipe, layout)
     results = []
     for split in ("valid", "test"):
         images, labels = _scaled(tasks, split, device)
@@ -195,3 +148,51 @@ def fit(
         unstack(net, networks)
     valid, valid_loss, test, test_loss = (values.tolist() for values in results)
     return [Fit(valid[g], test[g], valid_loss[g], test_loss[g], curve[:, g].clone()) for g in range(groups)]
+
+
+def _train(
+    net: nn.Module, x: Tensor, y: Tensor, which: Tensor, seeds: Sequence[int], recipe: Recipe,
+    layout: torch.memory_format,
+) -> Tensor:  # fmt: skip
+    """Train a stack of networks in place; mean training loss of each epoch, float64 (epochs, G), on the CPU.
+
+    x (T, n, ...), y (T, n): the tasks' images and labels. which: the position of each network's task, (G,).
+    """
+    groups, n, rows = len(which), y.shape[1], which[:, None]
+    batch = min(recipe.batch, n)
+    steps = n // batch
+    optimiser = torch.optim.SGD(
+        net.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay,
+        nesterov=recipe.momentum > 0, foreach=True,
+    )  # fmt: skip
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.epochs * steps)
+    orders, shifts = ([rng(seed, purpose) for seed in seeds] for purpose in ("order", "shift"))
+    curve = torch.zeros(recipe.epochs, groups, dtype=torch.float64)
+    for epoch in range(recipe.epochs):
+        order = torch.stack([torch.randperm(n, generator=g) for g in orders]).to(y.device)
+        total = torch.zeros(groups, device=y.device)
+        for picked in order[:, : steps * batch].split(batch, 1):
+            images = _augmented(x[rows, picked], shifts, recipe)
+            logits = net(_side_by_side(images).contiguous(memory_format=layout)).view(batch, groups, -1)
+            target = y[rows, picked].T.flatten()
+            losses = F.cross_entropy(logits.flatten(0, 1), target, reduction="none")
+            losses = losses.view(batch, groups).mean(0)
+            optimiser.zero_grad()
+            # The sum: no network's gradient depends on how many there are.
+            losses.sum().backward()
+            optimiser.step()
+            schedule.step()
+            total += losses.detach()
+        curve[epoch] = (total / steps).cpu()
+    return curve
+
+
+def _augmented(images: Tensor, shifts: list[torch.Generator], recipe: Recipe) -> Tensor:
+    """Images (G, batch, 3, h, w), each network's shifted and mirrored at random by its own stream."""
+    if not recipe.pad and not recipe.flip:
+        return images
+    batch = images.shape[1]
+    offsets = [torch.randint(0, 2 * recipe.pad + 1, (2, batch), generator=g) for g in shifts]
+    dy, dx = torch.stack(offsets, 1).to(images.device)
+    coins = torch.stack([torch.rand(batch, generator=g) for g in shifts]).to(images.device)
+    return _shifted(images, dy, dx, coins < (0.5 if recipe.flip else 0.0), recipe.pad)

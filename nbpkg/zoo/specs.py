@@ -80,7 +80,7 @@ class TinySpec:
 
     def build(self, num_classes: int, seed: int) -> nn.Module:
         start = seed if self.first < 0 else self.first
-        return tinycnn.tinycnn(num_classes, 3, self.widths, self.hidden, start)
+        return tinycnn.tinycnn(num_classes, self.widths, self.hidden, start)
 
     def stack_key(self) -> tuple:
         return ("tinycnn", self.widths, self.hidden)
@@ -92,4 +92,4 @@ class TinySpec:
         return 2 * (maps + 4 * self.widths[-1] + self.hidden)
 
     def params(self, num_classes: int) -> int:
-        return tinycnn.params(num_classes, 3, self.widths, self.hidden)
+        return tinycnn.params(num_classes, self.widths, self.hidden)

@@ -28,7 +28,8 @@ _CHANNELWISE = (
     nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d,
     nn.AdaptiveAvgPool2d,
 )  # fmt: skip
-_NORM_STATE = ("weight", "bias", "running_mean", "running_var")
+# What a stacked layer holds: its networks' tensors, joined along the first dimension.
+_STATE = ("weight", "bias", "running_mean", "running_var")
 # On a CPU and up to this many pixels, pooling is faster as a product with a dense matrix (4 times at 8x8).
 _DENSE_PIXELS = 64
 
@@ -38,18 +39,25 @@ class StackedLinear(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Linear]):
         super().__init__()
-        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
-        biases = [layer.bias for layer in layers]
-        self.bias = (
-            None if biases[0] is None else nn.Parameter(torch.stack([bias.detach() for bias in biases]))
-        )
+        self.groups, self.bias = len(layers), None
+        _join(self, layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        groups, outputs, inputs = self.weight.shape
-        y = torch.bmm(x.view(len(x), groups, inputs).transpose(0, 1), self.weight.transpose(1, 2))
+        weight = self.weight.unflatten(0, (self.groups, -1))
+        y = torch.bmm(x.view(len(x), self.groups, -1).transpose(0, 1), weight.transpose(1, 2))
         if self.bias is not None:
-            y = y + self.bias[:, None]
-        return y.transpose(0, 1).reshape(len(x), groups * outputs)
+            y = y + self.bias.view(self.groups, 1, -1)
+        return y.transpose(0, 1).flatten(1)
+
+
+def _join(stacked: nn.Module, modules: Sequence[nn.Module]) -> nn.Module:
+    """Give `stacked` the weights and statistics of `modules`, and return it."""
+    for name in _STATE:
+        parts = [getattr(module, name, None) for module in modules]
+        if parts[0] is not None:
+            joined = torch.cat([part.detach() for part in parts])
+            setattr(stacked, name, nn.Parameter(joined) if isinstance(parts[0], nn.Parameter) else joined)
+    return stacked
 
 
 def _conv(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
@@ -61,21 +69,14 @@ def _conv(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
         groups * first.in_channels, groups * first.out_channels, first.kernel_size, first.stride,
         first.padding, first.dilation, groups * first.groups, first.bias is not None, device="meta",
     )  # fmt: skip
-    stacked.weight = nn.Parameter(torch.cat([conv.weight.detach() for conv in convs]))
-    if first.bias is not None:
-        stacked.bias = nn.Parameter(torch.cat([conv.bias.detach() for conv in convs]))
-    return stacked
+    return _join(stacked, convs)
 
 
 def _norm(norms: Sequence[nn.BatchNorm2d]) -> nn.BatchNorm2d:
     first = norms[0]
     if not (first.affine and first.track_running_stats and first.momentum is not None):
         raise NbpkgError("only batch norms with weights, running statistics and a momentum can be stacked")
-    stacked = nn.BatchNorm2d(len(norms) * first.num_features, first.eps, first.momentum)
-    for name in _NORM_STATE:
-        joined = torch.cat([getattr(norm, name).detach() for norm in norms])
-        setattr(stacked, name, nn.Parameter(joined) if name in ("weight", "bias") else joined)
-    return stacked
+    return _join(nn.BatchNorm2d(len(norms) * first.num_features, first.eps, first.momentum), norms)
 
 
 @functools.cache
@@ -97,7 +98,9 @@ class MixedCell(nn.Module):
     """Cells of different operations side by side: (batch, G*channels, h, w) -> same shape.
 
     The edges that leave a node with the same operation are one grouped operation, over all the networks: at
-    most four operations a node, however many networks there are.
+    most four operations a node, however many networks there are. keys: (node, key of the operation), in the
+    order of computing. members: key -> (network, name of its edge) for each of the operation's groups.
+    targets: key -> (node that is added to, first and one past the last of the groups that are added).
     """
 
     def __init__(self, cells: Sequence[Cell]):
@@ -217,14 +220,9 @@ def unstack(stacked: nn.Module, modules: Sequence[nn.Module]) -> None:
                 edges = [modules[group].edges[name] for group, name in stacked.members[key]]
                 unstack(joint[0], [edge[1] for edge in edges])
                 unstack(joint[1], [edge[2] for edge in edges])
-    elif isinstance(stacked, StackedLinear):
-        for group, layer in enumerate(modules):
-            layer.weight.copy_(stacked.weight[group])
-            if layer.bias is not None:
-                layer.bias.copy_(stacked.bias[group])
-    elif isinstance(stacked, (nn.Conv2d, nn.BatchNorm2d)):
-        for name in ("weight", "bias") if isinstance(stacked, nn.Conv2d) else _NORM_STATE:
-            joined = getattr(stacked, name)
+    elif isinstance(stacked, (StackedLinear, nn.Conv2d, nn.BatchNorm2d)):
+        for name in _STATE:
+            joined = getattr(stacked, name, None)
             if joined is not None:
                 for piece, module in zip(joined.chunk(len(modules)), modules, strict=True):
                     getattr(module, name).copy_(piece)

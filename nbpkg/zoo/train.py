@@ -1,14 +1,15 @@
 """Training many small networks: jobs in, accuracies, curves and weights out; resumable, on any workers.
 
-    jobs = [Job(CellNet(cell), task, seed, Recipe(epochs=10)) for cell in cells for seed in (0, 1)]
+    recipe = Recipe(epochs=10)
+    jobs = [TrainingJob(CellNet(cell), task, seed, recipe) for cell in cells for seed in (0, 1)]
     trained = train(jobs, workers=2)
     trained.test.mean()
 
-Jobs are sorted and cut into *units*, networks that are trained side by side (`nbpkg.zoo.fit`). The units
+Jobs are sorted and cut into *stacks*, networks that are trained side by side (`nbpkg.zoo.fit`). The stacks
 follow from the set of jobs alone, so that every job's result has the same bits whatever the order of the list
 and whoever does the work; in another set of jobs a job has other neighbours, and agrees up to rounding.
 
-A unit's result is kept in the user's cache as soon as it is there, under a key of its jobs, their images and
+A stack's result is kept in the user's cache as soon as it is there, under a key of its jobs, their images and
 the code that trains them: what was interrupted goes on, and nothing is trained twice.
 """
 
@@ -17,10 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import hashlib
 import itertools
-import json
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
@@ -31,7 +29,7 @@ from torch import Tensor, nn
 
 from nbpkg import machine, paths
 from nbpkg.errors import NbpkgError
-from nbpkg.memo import store
+from nbpkg.memo import Computed, Entry, key_of, measured
 from nbpkg.memo.fingerprint import content_hash
 from nbpkg.parallel import unordered
 from nbpkg.progress import progress
@@ -39,17 +37,17 @@ from nbpkg.zoo.fit import Recipe, fit
 from nbpkg.zoo.specs import Spec
 from nbpkg.zoo.tasks import Task
 
-#: Networks of a unit at most, by kind of device: on a CPU more do not gain anything.
+#: Networks of a stack at most, by kind of device: on a CPU more do not gain anything.
 STACK = {"cpu": 16, "cuda": 256}
-#: Memory in MB that a unit may take by the specs' estimate; it decides the units, so it is no machine's own.
+#: Memory in MB that a stack may take by the specs' estimate; it decides the stacks, not the machine.
 MEMORY_MB = {"cpu": 512, "cuda": 8_000}
-#: From so many numbers an image on (`Spec.floats`) a unit's networks are trained one by one: on a CPU the
+#: From so many numbers an image on (`Spec.floats`) a stack's networks are trained one by one: on a CPU the
 #: arithmetic then takes longer than the calls that stacking saves.
 ONE_BY_ONE = {"cpu": 65_000, "cuda": float("inf")}
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One network to train on one task. seed: of the weights, of the order of images and of augmentation."""
 
     spec: Spec
@@ -67,25 +65,25 @@ class Trained:
     """What came of `jobs`, in their order.
 
     valid, test: accuracies in percent; valid_loss, test_loss: cross-entropies in nats; cpu_seconds: CPU
-    seconds of its unit, shared out equally; all float64 (jobs,). curve: training loss of each epoch, float64
+    seconds of its stack, shared out equally; all float64 (jobs,). curve: training loss of each epoch, float64
     (jobs, most epochs), NaN after a job's last. Validation is NaN for tasks without validation images.
     """
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[TrainingJob, ...]
     valid: np.ndarray
     test: np.ndarray
     valid_loss: np.ndarray
     test_loss: np.ndarray
     curve: np.ndarray
     cpu_seconds: np.ndarray
-    _places: tuple[tuple[_Unit, int], ...]
+    _locations: tuple[tuple[_Stack, int], ...]
 
     def weights(self, number: int) -> dict[str, Tensor]:
         """The state dict of job `number`, not to be changed. Raises NbpkgError when weights were not kept."""
-        if not self._places:
+        if not self._locations:
             raise NbpkgError("a table of results holds no weights: build the zoo to have them")
-        unit, place = self._places[number]
-        return _kept_weights(unit)[place]
+        stack, place = self._locations[number]
+        return _kept_weights(stack)[place]
 
     def network(self, number: int) -> nn.Module:
         """The trained network of job `number`, on the CPU, in evaluation mode."""
@@ -96,67 +94,48 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class _Unit:
+class _Stack:
     """Jobs that are trained side by side, and where their result is kept.
 
     content: a hash of everything that the result follows from.
     """
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[TrainingJob, ...]
     content: str
     weights: bool
 
-    @property
-    def key(self) -> str:
-        return hashlib.sha256(f"{self.content} weights={self.weights}".encode()).hexdigest()
-
-    def folder(self, home: str | None = None) -> Path:
+    def entry(self, home: Path | None = None) -> Entry:
         """Where its result is kept, in the cache `home` or this process's own."""
         name = f"{self.jobs[0].spec.stack_key()[0]}-{self.jobs[0].task.name}"
-        return store.entry_path(Path(home or paths.cache_dir()) / "zoo", "units", name, self.key)
+        return Entry("zoo/stacks", name, key_of(self.content, self.weights), "zoo: a stack of networks", home)
 
-    def read(self, home: str | None = None) -> store.Piece | None:
-        """The kept result, or None; a damaged one is as good as none, and is replaced."""
-        piece = None
-        try:
-            piece = store.read(self.folder(home), self.key)
-        except store.CorruptEntry as error:
-            print(f"zoo: a stored unit is damaged ({error}); trained again", flush=True)
-        # One that was kept with its weights serves as well.
-        return piece if piece is not None or self.weights else replace(self, weights=True).read(home)
-
-    def write(self, piece: store.Piece, home: str | None = None) -> None:
-        """Keep a result. Raises NbpkgError when that cannot be done."""
-        arrays: dict = {}
-        tree = store.freeze(piece.value, arrays, "unit")
-        try:
-            store.write(self.folder(home), self.key, replace(piece, value=tree), arrays)
-        except OSError as error:
-            why = error.strerror or error
-            raise NbpkgError(f"a trained unit could not be kept in the cache: {why}") from None
+    def read(self, home: Path | None = None) -> Computed | None:
+        """The kept result, or None; one that was kept with its weights serves as well."""
+        kept = self.entry(home).read()
+        return kept if kept is not None or self.weights else replace(self, weights=True).read(home)
 
 
 @functools.lru_cache(maxsize=4)
-def _kept_weights(unit: _Unit) -> list[dict[str, Tensor]]:
-    """State dicts of a unit's networks; kept, since whoever asks for one asks for its neighbours next."""
-    found = unit.read()
+def _kept_weights(stack: _Stack) -> list[dict[str, Tensor]]:
+    """State dicts of a stack's networks; kept, since whoever asks for one asks for its neighbours next."""
+    found = stack.read()
     if found is None or not found.value["weights"]:
         raise NbpkgError("these weights were not kept: call train again with weights=True")
     return found.value["weights"]
 
 
-def _group(job: Job) -> tuple:
+def _group(job: TrainingJob) -> tuple:
     """What jobs must have in common to be trained side by side."""
     task = job.task
     sizes = (task.num_classes, task.n_train, task.n_valid, task.n_test, task.resolution)
     return (type(job.spec).__name__, *map(str, job.spec.stack_key()), sizes, astuple(job.recipe))
 
 
-def _order(job: Job) -> tuple:
+def _order(job: TrainingJob) -> tuple:
     return (_group(job), astuple(job.task), job.seed, astuple(job.spec))
 
 
-def _stack_size(job: Job, kind: str, most: int | None, memory_mb: float | None) -> int:
+def _stack_size(job: TrainingJob, kind: str, most: int | None, memory_mb: float | None) -> int:
     task = job.task
     batch = min(job.recipe.batch, task.num_classes * task.n_train)
     numbers = batch * job.spec.floats(task.resolution)
@@ -168,39 +147,32 @@ def _stack_size(job: Job, kind: str, most: int | None, memory_mb: float | None) 
 
 
 def plan(
-    jobs: Iterable[Job], weights: bool = False, device: str = "cpu", stack: int | None = None,
+    jobs: Iterable[TrainingJob], weights: bool = False, device: str = "cpu", stack: int | None = None,
     memory_mb: float | None = None,
-) -> list[_Unit]:  # fmt: skip
-    """The units of a set of jobs, the same for every order of the list; repeated jobs are one."""
-    kind = torch.device(device).type
-    digests: dict[Task, str] = {}
-    codes: dict[type, str] = {}
-    units = []
+) -> list[_Stack]:  # fmt: skip
+    """The stacks of a set of jobs, the same for every order of the list; repeated jobs are one."""
+    kind, card = torch.device(device).type, machine.device_key(device)
+    digest = functools.cache(Task.key)
+    code = functools.cache(lambda family: content_hash([_fit, family]))
+    stacks = []
     for _, members in itertools.groupby(sorted(set(jobs), key=_order), key=_group):
         members = list(members)
         size = _stack_size(max(members, key=_numbers), kind, stack, memory_mb)
-        # Units of nearly equal size: none is left over with a single network.
+        # Stacks of nearly equal size: none is left over with a single network.
         for part in np.array_split(np.arange(len(members)), -(-len(members) // size)):
-            unit = tuple(members[i] for i in part)
-            described = []
-            for job in unit:
-                if job.task not in digests:
-                    digests[job.task] = job.task.key()
-                described.append([astuple(job.spec), digests[job.task], job.seed])
-            family = type(unit[0].spec)
-            if family not in codes:
-                codes[family] = content_hash([_fit, family])
-            what = [codes[family], asdict(unit[0].recipe), kind, described]
-            units.append(_Unit(unit, hashlib.sha256(json.dumps(what).encode()).hexdigest(), bool(weights)))
-    return units
+            chosen = tuple(members[i] for i in part)
+            described = [[astuple(job.spec), digest(job.task), job.seed] for job in chosen]
+            content = key_of(code(type(chosen[0].spec)), asdict(chosen[0].recipe), card, described)
+            stacks.append(_Stack(chosen, content, bool(weights)))
+    return stacks
 
 
-def _numbers(job: Job) -> int:
+def _numbers(job: TrainingJob) -> int:
     return job.spec.floats(job.task.resolution)
 
 
-def _fit(jobs: Sequence[Job], weights: bool, device: str) -> dict:
-    """Train one unit. The dictionary that is kept: arrays with one row a job, and state dicts if asked."""
+def _fit(jobs: Sequence[TrainingJob], weights: bool, device: str) -> dict:
+    """Train one stack. The dictionary that is kept: arrays with one row a job, and state dicts if asked."""
     networks = [job.spec.build(job.task.num_classes, job.seed) for job in jobs]
     data, seeds = [job.task.data() for job in jobs], [job.seed for job in jobs]
     recipe, kind = jobs[0].recipe, torch.device(device).type
@@ -217,21 +189,23 @@ def _fit(jobs: Sequence[Job], weights: bool, device: str) -> dict:
     }
 
 
-def _work(unit: _Unit, device: str, home: str | None) -> store.Piece | None:
-    """What a worker does: train the unit unless it is kept already, and keep it.
+def _work(stack: _Stack, device: str, home: Path | None) -> Computed:
+    """What a worker does: train the stack unless it is kept already, keep it, and return it.
 
-    home: the cache that worker and caller share; None keeps it in the worker's own and returns it too. On a
-    cluster whose workers share a cache, what a worker finished before it died is found there.
+    home: the cache that worker and caller share, where the caller finds the weights, so that they are not
+    returned; None for the worker's own. On a cluster whose workers share a cache, what a worker finished
+    before it died is found there.
     """
-    piece = unit.read(home)
-    if piece is None:
+    kept = stack.read(home)
+    if kept is None:
         _prepare()
-        wall, cpu = time.perf_counter(), time.process_time()
-        value = _fit(unit.jobs, unit.weights, device)
-        spent = time.perf_counter() - wall, time.process_time() - cpu
-        piece = store.Piece(value, *spent, machine.peak_memory_mb())
-        unit.write(piece, home)
-    return piece if home is None else None
+        kept = measured(_fit, stack.jobs, stack.weights, device)
+        stack.entry(home).write(kept)
+    return kept if home is None else _without_weights(kept)
+
+
+def _without_weights(trained: Computed) -> Computed:
+    return replace(trained, value=trained.value | {"weights": None})
 
 
 def _prepare() -> None:
@@ -249,48 +223,37 @@ def _prepare() -> None:
 
 
 def train(
-    jobs: Iterable[Job],
-    weights: bool = False,
-    workers: int = 1,
-    cluster=None,
-    device: str = "auto",
-    stack: int | None = None,
-    memory_mb: float | None = None,
-    label: str = "train",
-) -> Trained:
+    jobs: Iterable[TrainingJob], weights: bool = False, workers: int = 1, cluster=None, device: str = "auto",
+    stack: int | None = None, memory_mb: float | None = None, label: str = "train",
+) -> Trained:  # fmt: skip
     """Train every job that the cache does not have, and return all results.
 
     weights: keep the trained weights too. workers: processes on this machine, one thread each; cluster: see
     `nbpkg.parallel.unordered`. device: "auto", "cpu" or "cuda"; on a GPU one worker is enough, since the
-    networks of a unit run together. stack, memory_mb: networks of a unit at most, and their memory by the
+    networks of a stack run together. stack, memory_mb: networks of a stack at most, and their memory by the
     specs' estimate; by default `STACK` and `MEMORY_MB` of the device.
 
-    Raises NbpkgError when a task's images are absent, a unit cannot be kept, or workers keep dying.
+    A full disk costs a line and the weights. Raises NbpkgError when a task's images are absent or workers
+    keep dying.
     """
     jobs = tuple(jobs)
     where = machine.device(device).type
-    units = plan(jobs, weights, where, stack, memory_mb)
+    stacks = plan(jobs, weights, where, stack, memory_mb)
     # Only accuracies and curves are held: weights stay on disk until they are asked for.
-    found = {unit: _results(piece) for unit in units if (piece := unit.read()) is not None}
-    missing = [unit for unit in units if unit not in found]
+    found = {each: _without_weights(kept) for each in stacks if (kept := each.read()) is not None}
+    missing = [each for each in stacks if each not in found]
     if missing:
         # Local processes outlive a call, and with it the environment that they were started in.
-        home = str(paths.cache_dir()) if cluster is None else None
-        calls = [(unit, where, home) for unit in missing]
-        done = unordered(_work, calls, workers, cluster)
-        for number, piece in progress(done, f"{label}: stacks of networks", len(missing)):
-            unit = missing[number]
-            kept = unit.read()
-            if kept is None and piece is not None:
-                unit.write(piece)
-                kept = piece
-            if kept is None:
-                raise NbpkgError("a unit that was just trained is gone from the cache; is it being cleared?")
-            found[unit] = _results(kept)
-    return _gathered(jobs, units, found)
+        home = paths.cache_dir() if cluster is None else None
+        done = unordered(_work, [(each, where, home) for each in missing], workers, cluster)
+        for number, trained in progress(done, f"{label}: stacks of networks", len(missing)):
+            if home is None and missing[number].read() is None:  # the workers' cache is another
+                missing[number].entry().write(trained)
+            found[missing[number]] = _without_weights(trained)
+    return _gathered(jobs, stacks, found)
 
 
-def joined(parts: Sequence[Trained]) -> Trained:
+def concatenate(parts: Sequence[Trained]) -> Trained:
     """The results of several calls as one, in their order."""
     epochs = max((part.curve.shape[1] for part in parts), default=0)
     curves = [np.full((len(part.jobs), epochs), np.nan) for part in parts]
@@ -299,24 +262,18 @@ def joined(parts: Sequence[Trained]) -> Trained:
     columns = ("valid", "test", "valid_loss", "test_loss")
     numbers = [np.concatenate([getattr(part, name) for part in parts]) for name in columns]
     seconds = np.concatenate([part.cpu_seconds for part in parts])
-    jobs, places = (sum((getattr(part, name) for part in parts), ()) for name in ("jobs", "_places"))
-    return Trained(jobs, *numbers, np.concatenate(curves), seconds, places)
+    jobs, locations = (sum((getattr(part, name) for part in parts), ()) for name in ("jobs", "_locations"))
+    return Trained(jobs, *numbers, np.concatenate(curves), seconds, locations)
 
 
-def _results(piece: store.Piece) -> tuple[np.ndarray, np.ndarray, float]:
-    """Of a kept unit: accuracies and losses (jobs, 4), curves (jobs, epochs), CPU seconds."""
-    return piece.value["numbers"], piece.value["curve"], piece.cpu_seconds
-
-
-def _gathered(jobs: tuple[Job, ...], units: list[_Unit], found: dict[_Unit, tuple]) -> Trained:
-    places = {job: (unit, place) for unit in units for place, job in enumerate(unit.jobs)}
+def _gathered(jobs: tuple[TrainingJob, ...], stacks: list[_Stack], found: dict[_Stack, Computed]) -> Trained:
+    locations = {job: (stack, place) for stack in stacks for place, job in enumerate(stack.jobs)}
     epochs = max((job.recipe.epochs for job in jobs), default=0)
     numbers, curve = np.full((len(jobs), 4), np.nan), np.full((len(jobs), epochs), np.nan)
     seconds = np.zeros(len(jobs))
     for row, job in enumerate(jobs):
-        unit, place = places[job]
-        results, curves, spent = found[unit]
-        numbers[row] = results[place]
-        curve[row, : job.recipe.epochs] = curves[place]
-        seconds[row] = spent / len(unit.jobs)
-    return Trained(jobs, *numbers.T, curve, seconds, tuple(places[job] for job in jobs))
+        stack, place = locations[job]
+        numbers[row] = found[stack].value["numbers"][place]
+        curve[row, : job.recipe.epochs] = found[stack].value["curve"][place]
+        seconds[row] = found[stack].cpu_seconds / len(stack.jobs)
+    return Trained(jobs, *numbers.T, curve, seconds, tuple(locations[job] for job in jobs))

@@ -66,7 +66,7 @@ from nbpkg.report.stats import kendall_tau_b
 from nbpkg.zoo import features, tasks
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet
-from nbpkg.zoo.train import Job, train
+from nbpkg.zoo.train import TrainingJob, train
 
 # %%
 s = Session("00_foundations", profile=PROFILE, seeds=SEEDS, device=DEVICE)
@@ -1114,7 +1114,7 @@ RECIPE = s.choose(smoke=Recipe(epochs=6, batch=32, pad=1), standard=Recipe(epoch
 
 def train_zoo(seed, cells, zoo_tasks, digests, recipe, width, workers):
     """Accuracies in percent of every cell on every task: valid and test, (tasks, cells)."""
-    jobs = [Job(CellNet(int(c), width, 1), t, seed, recipe) for t in zoo_tasks for c in cells]
+    jobs = [TrainingJob(CellNet(int(c), width, 1), t, seed, recipe) for t in zoo_tasks for c in cells]
     trained = train(jobs, workers=workers, label="zoo")
     shape = len(zoo_tasks), len(cells)
     return {"valid": trained.valid.reshape(shape), "test": trained.test.reshape(shape)}

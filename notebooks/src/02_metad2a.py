@@ -62,14 +62,15 @@ from nbpkg.data import latency
 from nbpkg.data import nb201
 from nbpkg.data.read import read_metad2a
 from nbpkg.nb201 import costs, digits, space
-from nbpkg.nets import cellgraphs, seeded
+from nbpkg.nets import cellgraphs
 from nbpkg.nets.dag import GraphEncoder
 from nbpkg.nets.dag_decoder import GraphDecoder, Latent
 from nbpkg.nets.metad2a import Generator, Predictor
 from nbpkg.nets.settransformer import MAB, DatasetEncoder, SetPool
+from nbpkg.seeding import seeded
 from nbpkg.session import Session
 from nbpkg.report.stats import pearson, spearman
-from nbpkg.zoo import features, recipes, train
+from nbpkg.zoo import features, loader, train
 from nbpkg.zoo.tasks import Task
 
 # %%
@@ -488,7 +489,7 @@ def scores_of(predictor, sets, cells):
 # %% tags=["method"]
 def meta_database(session):
     """Tasks, zoo, and for each role cells, accuracies in percent and qualities (below), (tasks, k) each."""
-    tasks, zoo = recipes.get("cells", session.profile)
+    tasks, zoo = loader.load("cells", session.profile)
     number = np.array([job.spec.cell for job in zoo.jobs])
     place = {}
     for row, job in enumerate(zoo.jobs):
@@ -590,7 +591,7 @@ def train_cells(seed, tasks, cells, kind, workers=1):
     """Accuracies in percent and qualities of cells (tasks, k) trained as in the meta-database: (2, tasks, k)."""
     example = kind[0]
     jobs = [
-        train.Job(replace(example.spec, cell=int(cell)), task, seed, example.recipe)
+        train.TrainingJob(replace(example.spec, cell=int(cell)), task, seed, example.recipe)
         for task, row in zip(tasks, cells, strict=True) for cell in row
     ]  # fmt: skip
     done = train.train(jobs, workers=workers, label="cells of the test tasks")

@@ -65,12 +65,13 @@ from nbpkg.data import latency
 from nbpkg.data import nb201
 from nbpkg.nb201 import digits
 from nbpkg.nb201 import space as cells
-from nbpkg.nets import cellgraphs, seeded
+from nbpkg.nets import cellgraphs
 from nbpkg.nets.dag import END, START
 from nbpkg.nets.dag_decoder import GraphDecoder, Latent, kl
 from nbpkg.nets.settransformer import DatasetEncoder
+from nbpkg.seeding import seeded
 from nbpkg.session import Session
-from nbpkg.zoo import features, recipes, train
+from nbpkg.zoo import features, loader, recipes, train
 from nbpkg.zoo.tasks import Task, split_classes
 
 # %%
@@ -1116,7 +1117,7 @@ def optimise(seed, kind, valid, budget, start=10, batch=5, n=64):
 # ImageNet16 is shown by twenty classes of Tiny-ImageNet that no task of training uses, since its own images are not at hand.
 
 # %%
-collection, trained = recipes.get("cells", s.profile)
+collection, trained = loader.load("cells", s.profile)
 sizes = dict(role="test", n_train=40, n_valid=20, n_test=20, resolution=16)
 
 
@@ -2555,7 +2556,7 @@ KIND = trained.jobs[0]
 def trained_cells(seed, tasks, chosen, kind, workers=1):
     """Accuracies (%) of cells (tasks, k) in networks trained like `kind`'s, equal cells of a task once: (tasks, k)."""
     jobs = {
-        (task.name, int(cell)): train.Job(replace(kind.spec, cell=int(cell)), task, seed, kind.recipe)
+        (task.name, int(cell)): train.TrainingJob(replace(kind.spec, cell=int(cell)), task, seed, kind.recipe)
         for task, row in zip(tasks, chosen, strict=True)
         for cell in row
     }

@@ -58,9 +58,10 @@ from torch.nn import functional as F
 from nbpkg.report import plots, ranking, stats, verdicts
 from nbpkg.data import images
 from nbpkg.nb201 import space as cells
-from nbpkg.nets import cellgraphs, seeded
+from nbpkg.nets import cellgraphs
 from nbpkg.nets.metad2a import Generator, Predictor
 from nbpkg.apps.retrieve import retrieve as retrieve_for
+from nbpkg.seeding import seeded
 from nbpkg.session import Session
 from nbpkg.zoo import features, recipes
 from nbpkg.zoo.fit import Recipe, fit
@@ -584,7 +585,7 @@ def unseen_tasks(collection, most):
 
 def zoo_of(session, workers=1):
     """Tasks and trained networks at the session's profile; what the cache lacks is trained."""
-    tasks, parts = recipes.find("networks").parts(session.profile)
+    tasks, parts = recipes.definition("networks").parts(session.profile)
     tasks = Collection(tasks.train, tasks.valid, unseen_tasks(tasks, session.choose(smoke=2, standard=3, paper=8)))
     jobs = [job for part in parts for job in part]
     return tasks, train(jobs, weights=True, workers=workers, label="zoo of networks")

@@ -59,11 +59,11 @@ from torch.nn import functional as F
 
 from nbpkg.report import plots, stats, verdicts
 from nbpkg.data import images
-from nbpkg.nets import seeded
 from nbpkg.nets.settransformer import DatasetEncoder
 from nbpkg.nets.tinycnn import tinycnn
+from nbpkg.seeding import seeded
 from nbpkg.session import Session
-from nbpkg.zoo import features, recipes
+from nbpkg.zoo import features, loader
 
 # %%
 s = Session("06_weight_generation", profile=PROFILE, seeds=SEEDS, device=DEVICE)
@@ -210,7 +210,7 @@ assert torch.allclose(run_many(toy_rows, pictures, shapes_of(3)), one_by_one, at
 
 # %%
 with s.section("zoo"):
-    collection, trained = recipes.get("tiny", PROFILE)
+    collection, trained = loader.load("tiny", PROFILE)
 EXTRACTOR = s.choose(smoke="random-conv", standard="efficientnet-lite0")
 TASKS, CLASSES = collection.tasks, collection.train[0].num_classes
 N_TRAIN, N_VALID = len(collection.train), len(collection.valid)

@@ -59,8 +59,8 @@ from torch.nn import functional as F
 
 from nbpkg.report import plots, stats, verdicts
 from nbpkg.data import images
-from nbpkg.nets import seeded
 from nbpkg.nets.settransformer import DatasetEncoder
+from nbpkg.seeding import seeded
 from nbpkg.session import Session
 from nbpkg.zoo import features, recipes
 from nbpkg.zoo.tasks import Collection, Task

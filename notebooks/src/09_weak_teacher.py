@@ -63,8 +63,8 @@ from nbpkg.data.synthetic.language import Language
 from nbpkg.data.masking import Batches, generator, held_out
 from nbpkg.data.synthetic.posterior import Posterior
 from nbpkg.nets.bert import BertConfig, bert
-from nbpkg.nets.bert_train import held_out_loss, optimiser, ramp, update, warm_up
-from nbpkg.nets.distil import layer_map, losses, remapped
+from nbpkg.nets.bert_train import clip_and_step, held_out_loss, linear_warmup_decay, optimiser, ramp
+from nbpkg.nets.distil import init_from, layer_map, losses
 from nbpkg.nets.downstream import FineTuning, features, fine_tune, glue_scores, probe
 from nbpkg.session import Session
 
@@ -472,7 +472,7 @@ def begin(bed, lesson, seed, teacher):
         "embeddings": (None, "random"),
         "grown": ("first", "zero"),
     }[lesson.start]
-    student = remapped(trained(bed, teacher), fresh.config, seed, rule, extra=extra)
+    student = init_from(trained(bed, teacher), fresh.config, seed, rule, extra=extra)
     if lesson.start == "grown":
         # The last norm's scale and shift go to the end: norms of what is normalised already change nothing.
         old, new = student.layers[teacher["layers"] - 1].norm2, student.layers[-1].norm2
@@ -546,7 +546,7 @@ def train(seed, bed, lessons, teacher=None, keep=False):
                 soft = told[trade(batch.targets, generator(seed, f"trade/{step}"))]
             logits = students[name](batch.inputs, batch.positions)
             lesson_loss(lesson, weights[name], logits, batch.targets, soft).backward()
-            update(students[name], optimisers[name], warm_up(step, bed.steps))
+            clip_and_step(students[name], optimisers[name], linear_warmup_decay(step, bed.steps))
     return {
         name: {
             "curve": np.array(curves[name]), "hard": held_out_loss(student, held).mean().item(),
@@ -1840,7 +1840,7 @@ def step_times(teacher, repeats):
             lesson_loss(
                 Lesson(weight), weight, student(batch.inputs, batch.positions), batch.targets, told
             ).backward()
-            update(student, opt, 0.1)
+            clip_and_step(student, opt, 0.1)
             pair.append((weight, time.perf_counter() - begun))
         out.append([seconds for _, seconds in sorted(pair)])
     return np.array(out)[3:].T

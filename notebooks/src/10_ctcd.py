@@ -66,10 +66,11 @@ from nbpkg.data import glue, text, tokens
 from nbpkg.data.synthetic.language import Language
 from nbpkg.data.masking import Batches, Masked, generator, held_out
 from nbpkg.data.synthetic.posterior import Posterior
-from nbpkg.nets import distil, seeded
+from nbpkg.nets import distil
 from nbpkg.nets.bert import Bert, BertConfig, bert, precision
-from nbpkg.nets.bert_train import optimiser, ramp, update, warm_up
+from nbpkg.nets.bert_train import clip_and_step, linear_warmup_decay, optimiser, ramp
 from nbpkg.nets.downstream import FineTuning, features, fine_tune, probe, sentences
+from nbpkg.seeding import seeded
 from nbpkg.session import Session
 
 # %%
@@ -277,7 +278,7 @@ def joint_step(models, adams, x, weights, tau=1.0, factor=1.0, told=(None, None)
     sum(loss for loss, adam in zip(losses, adams, strict=True) if adam is not None).backward()
     for model, adam in zip(models, adams, strict=True):
         if adam is not None:
-            update(model, adam, factor)
+            clip_and_step(model, adam, factor)
     return z
 
 
@@ -438,7 +439,7 @@ def co_train(
     for step in range(steps):
         x = batches(step)
         x = (word_noise(x, noise, size.vocabulary, rng) if noise else x).to(device)
-        weights, factor = [value(step / steps) for value in schedule], warm_up(step, steps)
+        weights, factor = [value(step / steps) for value in schedule], linear_warmup_decay(step, steps)
         labels = None
         if told == "smoothed":
             entropy = np.interp(step / steps, np.linspace(0, 1, len(entropies)), entropies)
@@ -566,7 +567,7 @@ def digits(seed, labelled, widths, steps, weight, tau=1.0, batch=32, lr=2e-3):
         rows = train[torch.randint(labelled, (batch,), generator=rng)]
         sum(pair_losses([model(x[rows]) for model in models], y[rows], (weight, weight), tau)).backward()
         for model, adam in zip(models, adams, strict=True):
-            update(model, adam, warm_up(step, steps))
+            clip_and_step(model, adam, linear_warmup_decay(step, steps))
     with torch.no_grad():
         return [100 * (model(x[test]).argmax(-1) == y[test]).double().mean().item() for model in models]
 

@@ -8,7 +8,8 @@ import torch
 
 from nbpkg import chapters
 from nbpkg.nb201 import space
-from nbpkg.nets import cellgraphs, seeded
+from nbpkg.nets import cellgraphs
+from nbpkg.seeding import seeded
 
 
 @pytest.fixture(scope="module")

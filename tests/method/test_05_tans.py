@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from nbpkg import chapters
 from nbpkg.apps.retrieve import prepare, read_weights, retrieve, write_weights
 from nbpkg.nb201 import space as cells
-from nbpkg.nets import seeded
+from nbpkg.seeding import seeded
 from nbpkg.zoo.specs import CellNet
 from nbpkg.zoo.tasks import Collection, Task
 

@@ -218,7 +218,7 @@ def test_the_loop_is_the_plain_one(ch, bed, teachers):
         told = teacher(batch.inputs, batch.positions).detach()
         hard, soft = ch.hard_and_soft(model(batch.inputs, batch.positions), batch.targets, told)
         (hard + 4 * soft).backward()
-        ch.update(model, adam, ch.warm_up(step, 3))
+        ch.clip_and_step(model, adam, ch.linear_warmup_decay(step, 3))
     for name, value in model.state_dict().items():
         torch.testing.assert_close(found[name], value, atol=2e-4, rtol=2e-3)
     assert all(

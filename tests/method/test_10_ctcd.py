@@ -13,7 +13,7 @@ from nbpkg.data.masking import Batches, held_out
 from nbpkg.data.synthetic.language import Language
 from nbpkg.data.tokens import SPECIAL
 from nbpkg.nets.bert import BertConfig, bert
-from nbpkg.nets.bert_train import optimiser, warm_up
+from nbpkg.nets.bert_train import linear_warmup_decay, optimiser
 
 LANGUAGE = Language(classes=2, nouns=2, verbs=2, adjectives=2)
 V, LENGTH = LANGUAGE.size, 12
@@ -140,7 +140,7 @@ def test_weights_of_zero_are_two_independent_trainings_bit_for_bit(ch, bench):
         F.cross_entropy(model(x.inputs, x.positions), x.targets).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in adam.param_groups:
-            group["lr"] = HOW["lr"] * warm_up(step, 5)
+            group["lr"] = HOW["lr"] * linear_warmup_decay(step, 5)
         adam.step()
         adam.zero_grad()
     assert same(model.state_dict(), joint["states"][0])
@@ -180,7 +180,7 @@ def test_a_frozen_partner_is_ordinary_distillation(ch, bench):
         log_p = student(x.inputs, x.positions).log_softmax(-1)
         mixed = F.one_hot(x.targets, V) + q
         (-(mixed * log_p).sum(-1).mean()).backward()
-        ch.update(student, adam, warm_up(step, 5))
+        ch.clip_and_step(student, adam, linear_warmup_decay(step, 5))
     again = bert(SIZES[1])
     again.load_state_dict(found["states"][1])
     with torch.no_grad():  # equal but for rounding
@@ -198,7 +198,7 @@ def test_clipping_is_for_each_model_alone(ch):
         if together:  # what the chapter does not do
             torch.nn.utils.clip_grad_norm_([p for model in models for p in model.parameters()], 1.0)
         for model, adam in zip(models, adams, strict=True):
-            ch.update(model, adam, 1.0, clip=math.inf if together else 1.0)
+            ch.clip_and_step(model, adam, 1.0, clip=math.inf if together else 1.0)
         return models[1].state_dict()
 
     assert same(small_after(1.0, False), small_after(100.0, False))

@@ -54,8 +54,9 @@ def test_sizes(size, text):
 
 def test_embedded_table_lists_every_setting_with_its_median():
     cells, medians, _ = latency_table.read_embedded()
-    text = site_tables.embedded_table()
-    assert f"{len(cells)} random cells" in text and f"{len(medians)} settings of one machine" in text
+    facts = site_tables.latency_facts()
+    text = facts["table"]
+    assert (facts["cells"], facts["devices"]) == (len(cells), len(medians))
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
     assert set(rows) == set(medians)
     for name, ms in medians.items():

@@ -42,7 +42,7 @@ def test_the_package_hash_covers_every_file_but_tooling():
 
 def test_all_that_a_session_and_the_trainings_load_is_in_the_hash_or_named_as_tooling():
     code = (
-        "import sys, nbpkg.session, nbpkg.zoo.recipes, nbpkg.zoo.features, nbpkg.nets.downstream\n"
+        "import sys, nbpkg.session, nbpkg.zoo.loader, nbpkg.zoo.features, nbpkg.nets.downstream\n"
         "print(*(m.__file__ for n, m in list(sys.modules.items()) if n.split('.')[0] == 'nbpkg'), sep='\\n')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -80,7 +80,7 @@ def test_every_default_place_of_a_shipped_table_holds_it():
     from nbpkg.apps import retrieve, search
     from nbpkg.data import latency_table
     from nbpkg.nb201 import digits
-    from nbpkg.zoo import recipes
+    from nbpkg.zoo import loader
 
     for path in (
         digits.default(),
@@ -89,7 +89,7 @@ def test_every_default_place_of_a_shipped_table_holds_it():
         data.embedded(retrieve.FILE),
     ):
         assert path.is_file() and path.parent == HOME / "data" / "embedded"
-    assert recipes.committed("cells", "standard").parent == HOME / "data" / "embedded"
+    assert loader.committed("cells", "standard").parent == HOME / "data" / "embedded"
     assert paths.package() == HOME.resolve()
 
 

@@ -9,7 +9,7 @@ import pytest
 from books import finished_run
 
 from nbpkg import chapters
-from nbpkg.book import moved, notebook, notebook_lint, publish
+from nbpkg.book import moved, notebook, notebook_lint, package_size, publish
 from nbpkg.book.check import check, text_files
 
 SLASH = "/"
@@ -216,3 +216,18 @@ def test_publishing_mends_what_check_found(published):
     finished_run(published)
     publish.publish(["help"])
     assert check()[0] == []
+
+
+def test_the_package_is_counted_and_long_parts_are_named(tmp_path, monkeypatch):
+    (tmp_path / "room").mkdir()
+    method = "class A:\n    def long(self):\n" + "        x = 1\n" * 40
+    (tmp_path / "room" / "a.py").write_text(method + "def short():\n" + "    x = 1\n" * 39)
+    (tmp_path / "b.py").write_text("x = 1\n" * 301)
+    (tmp_path / "notes.txt").write_text("no code\n" * 500)
+    counts, problems, remarks = package_size.check(tmp_path)
+    assert counts == "package: 383 lines in 2 files" and problems == []
+    assert remarks == [
+        "nbpkg/b.py has 301 lines, more than 300", "nbpkg/room/a.py: long has 41 lines, more than 40"
+    ]  # fmt: skip
+    monkeypatch.setattr(package_size, "LIMIT", 382)
+    assert package_size.check(tmp_path)[1] == ["nbpkg has 383 lines, more than 382"]

@@ -1,5 +1,7 @@
 """The three questions: every published paper is asked them, and the answers are those of the records."""
 
+import tomllib
+
 import pytest
 
 from nbpkg import chapters
@@ -31,15 +33,17 @@ def test_answers_and_counts_are_the_records():
     assert sum(text.count(f"**{verdict}**") for verdict in VERDICTS) == total
 
 
-def test_a_claim_that_is_gone_is_named(monkeypatch):
-    name = next(iter(synthesis.CHOSEN))
-    monkeypatch.setitem(synthesis.CHOSEN, name, (("no-such-claim",), (), ()))
+def test_a_claim_that_is_gone_is_named(tmp_path, monkeypatch):
+    name = next(chapter.name for chapter, _ in scoreboard.records() if chapter.paper)
+    file = tmp_path / "questions.toml"
+    file.write_text(f'[{name}]\nnothing = ["no-such-claim"]\nrival = []\nnew = []\n')
+    monkeypatch.setattr(synthesis, "path", lambda: file)
     with pytest.raises(NbpkgError, match="no claim 'no-such-claim'"):
         synthesis.answers()
 
 
 def test_only_chapters_on_papers_are_chosen():
-    assert all(chapters.get(name).paper for name in synthesis.CHOSEN)
+    assert all(chapters.get(name).paper for name in tomllib.loads(synthesis.path().read_text()))
 
 
 @pytest.mark.parametrize(

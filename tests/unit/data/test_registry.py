@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pin
 import pytest
 from public import needs
 
 from nbpkg import data
-from nbpkg.data import pin, recipes, registry
+from nbpkg.data import recipes, registry
 from nbpkg.errors import NbpkgError
 
 SMALL = """

@@ -1,6 +1,7 @@
 """The memo store: everything comes back as it went in, or not at all."""
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbpkg.errors import NbpkgError
-from nbpkg.memo import store
+from nbpkg.memo import Entry, cached, store
 
 KEY = "k" * 64
 
 
 def put(folder, value, key=KEY, seconds=1.5):
-    arrays = {}
-    tree = store.freeze(value, arrays)
-    store.write(folder, key, store.Piece(tree, seconds, 1.25, 100.0), arrays)
+    raw = bytearray()
+    tree = store.serialise(value, raw)
+    store.write(folder, key, store.Computed(tree, seconds, 1.25, 100.0), raw)
 
 
 def same(a, b) -> bool:
@@ -127,14 +129,17 @@ def test_shared_memory_parameters_and_gradients(tmp_path):
 ])  # fmt: skip
 def test_what_cannot_be_stored_is_named(value, word):
     with pytest.raises(NbpkgError, match=word):
-        store.freeze(value, {})
+        store.serialise(value, bytearray())
 
 
 def test_nothing_stored_is_none_and_names_are_fit_for_any_file_system(tmp_path):
-    path = store.entry_path(tmp_path, "03_help", 'meta-train/nb201: "π" ' + "x" * 100, KEY)
-    assert store.read(path, KEY) is None
-    assert path.parent == tmp_path / "03_help" and len(path.name) < 80 and path.name.isascii()
-    assert path != store.entry_path(tmp_path, "03_help", 'meta-train/nb201: "π" ' + "x" * 100, "z" * 64)
+    paths = [
+        Entry("memo/03_help", 'meta-train/nb201: "π" ' + "x" * 100, key * 64, "x", tmp_path).path
+        for key in "kz"
+    ]
+    assert store.read(paths[0], KEY) is None and paths[0] != paths[1]
+    assert paths[0].parent == tmp_path / "memo" / "03_help"
+    assert len(paths[0].name) < 90 and paths[0].name.isascii()
 
 
 def test_another_key_never_gets_the_entry(tmp_path):
@@ -155,89 +160,69 @@ def damage_of(path):
         yield f"flipped at {place}", lambda flipped=flipped: path.write_bytes(flipped)
 
 
-@pytest.mark.parametrize("file", ["entry.json", "arrays.safetensors"])
-def test_every_damage_is_noticed_and_mended_by_writing_again(file, tmp_path):
+def test_every_damage_is_noticed_and_mended_by_writing_again(tmp_path):
     value = {"w": np.arange(6.0), "x": 0.25, "name": "abc"}
-    folder = tmp_path / "n-0"
-    put(folder, value)
-    for what, damage in list(damage_of(folder / file)):
+    path = tmp_path / "n-0"
+    put(path, value)
+    for what, damage in [case for case in damage_of(path) if case[0] != "removed"]:
         damage()
         with pytest.raises(store.CorruptEntry):
-            store.read(folder, KEY)
+            store.read(path, KEY)
             pytest.fail(f"not noticed: {what}")
-        put(folder, value)
-        assert same(store.read(folder, KEY).value, value), what
+        put(path, value)
+        assert same(store.read(path, KEY).value, value), what
     assert [path.name for path in tmp_path.iterdir()] == ["n-0"]
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", '{"check": "x", "entry": 3}', '{"check": 1}'])
+STRANGE = ["[]", "3", "null", '{"format": 2}', f'{{"format": 2, "key": "{KEY}", "value": {{}}}}', "x"]
+
+
+@pytest.mark.parametrize("text", STRANGE)
 def test_strange_json_is_damage_too(text, tmp_path):
-    put(tmp_path / "n-0", 1)
-    (tmp_path / "n-0" / "entry.json").write_text(text)
+    content = f"\n{text}\n".encode()
+    (tmp_path / "n-0").write_bytes(hashlib.sha256(content).hexdigest().encode() + content)
     with pytest.raises(store.CorruptEntry):
         store.read(tmp_path / "n-0", KEY)
-
-
-def test_a_file_in_the_entrys_place_is_damage_and_gives_way(tmp_path):
-    (tmp_path / "n-0").write_text("not a folder")
-    with pytest.raises(store.CorruptEntry):
-        store.read(tmp_path / "n-0", KEY)
-    put(tmp_path / "n-0", 5)
-    assert store.read(tmp_path / "n-0", KEY).value == 5
 
 
 WRITER = """
     import sys, os, signal
     from pathlib import Path
     import numpy as np
-    from nbpkg import store
+    from nbpkg.memo import store
 
-    written = 0
-    die_at = int(sys.argv[2])
+    die_at = sys.argv[2]
+    original_replace = os.replace
 
-    def die():
+    def replace(temporary, path):
+        if die_at == "half written":
+            os.truncate(temporary, os.path.getsize(temporary) // 2)
+        if die_at == "in place":
+            original_replace(temporary, path)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    original_fsync, original_rename = os.fsync, os.rename
-
-    def fsync(descriptor):
-        global written
-        written += 1
-        if written == die_at:
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-            die()
-        original_fsync(descriptor)
-
-    def rename(*args):
-        if die_at == 3:
-            die()
-        original_rename(*args)
-        if die_at == 4:
-            die()
-
-    os.fsync, os.rename = fsync, rename
-    arrays = {}
-    tree = store.freeze({"w": np.arange(1000.0)}, arrays)
-    store.write(Path(sys.argv[1]), "k" * 64, store.Piece(tree, 1.0, 1.0, 1.0), arrays)
+    os.replace = replace
+    raw = bytearray()
+    tree = store.serialise({"w": np.arange(1000.0)}, raw)
+    store.write(Path(sys.argv[1]), "k" * 64, store.Computed(tree, 1.0, 1.0, 1.0), raw)
 """
 
 
-@pytest.mark.parametrize("die_at, readable", [(1, False), (2, False), (3, False), (4, True)])
-def test_a_writer_killed_anywhere_leaves_a_whole_entry_or_none(die_at, readable, tmp_path):
+@pytest.mark.parametrize("die_at", ["half written", "written", "in place"])
+def test_a_writer_killed_anywhere_leaves_a_whole_entry_or_none(die_at, tmp_path):
     script = tmp_path / "writer.py"
     script.write_text(textwrap.dedent(WRITER))
-    folder = tmp_path / "memo" / "n-0"
-    done = subprocess.run([sys.executable, script, folder, str(die_at)], timeout=120)
+    path = tmp_path / "memo" / "n-0"
+    done = subprocess.run([sys.executable, script, path, die_at], timeout=120)
     assert done.returncode == -signal.SIGKILL
-    piece = store.read(folder, KEY)
-    assert (piece is not None) == readable
-    put(folder, {"w": np.arange(1000.0)})
-    assert same(store.read(folder, KEY).value, {"w": np.arange(1000.0)})
+    assert (store.read(path, KEY) is not None) == (die_at == "in place")
+    put(path, {"w": np.arange(1000.0)})
+    assert same(store.read(path, KEY).value, {"w": np.arange(1000.0)})
 
 
 def test_a_killed_writers_leftovers_are_cleared_after_a_day_and_not_before(tmp_path):
-    old, new = tmp_path / ".tmp-old", tmp_path / ".tmp-new"
-    old.mkdir(), new.mkdir()
+    old, new = tmp_path / ".n-0.memo.old", tmp_path / ".n-0.memo.new"
+    old.touch(), new.touch()
     two_days_ago = time.time() - 2 * 86400
     os.utime(old, (two_days_ago, two_days_ago))
     put(tmp_path / "n-0", 1)
@@ -251,7 +236,7 @@ def test_concurrent_writers_and_readers_meet_whole_entries_only(tmp_path):
     def write(index):
         if index % 4 == 3:  # one of them spoils it, if it is there, and the others mend it
             with contextlib.suppress(FileNotFoundError):
-                (folder / "entry.json").write_text("{")
+                folder.write_text("{")
         put(folder, value)
         return True
 
@@ -270,10 +255,29 @@ def test_concurrent_writers_and_readers_meet_whole_entries_only(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["n-0"]
 
 
-def test_the_entry_is_plain_json_beside_safetensors(tmp_path):
+def test_the_entry_is_a_checksum_a_line_of_json_and_bytes(tmp_path):
     put(tmp_path / "n-0", {"w": torch.ones(2), "x": 1})
-    assert sorted(path.name for path in (tmp_path / "n-0").iterdir()) == ["arrays.safetensors", "entry.json"]
-    assert json.loads((tmp_path / "n-0" / "entry.json").read_text())["entry"]["seconds"] == 1.5
-    from safetensors.torch import load_file
+    check, entry, raw = (tmp_path / "n-0").read_bytes().split(b"\n", 2)
+    assert json.loads(entry)["seconds"] == 1.5 and raw == np.ones(2, "<f4").tobytes()
+    assert check.decode() == hashlib.sha256(b"\n" + entry + b"\n" + raw).hexdigest()
 
-    assert torch.equal(load_file(tmp_path / "n-0" / "arrays.safetensors")["0"], torch.ones(2))
+
+def test_what_is_cached_is_made_once_and_a_disk_that_is_full_stops_nothing(tmp_path, monkeypatch, capsys):
+    entry, calls = Entry("room", "x", KEY, "toy", tmp_path), []
+
+    def make():
+        calls.append(1)
+        return {"t": torch.ones(2)}
+
+    for _ in range(2):
+        assert cached(entry, make)["t"].tolist() == [1, 1]
+    entry.path.write_bytes(b"spoilt")
+    cached(entry, make)
+    assert len(calls) == 2 and capsys.readouterr().out.startswith("toy: what was stored is damaged (")
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "write", full)
+    assert cached(replace(entry, name="y"), make)["t"].tolist() == [1, 1]
+    assert capsys.readouterr().out == "toy: could not be stored (No space left on device); going on without\n"

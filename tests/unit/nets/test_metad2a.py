@@ -6,8 +6,9 @@ import torch
 
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import space
-from nbpkg.nets import cellgraphs, seeded
+from nbpkg.nets import cellgraphs
 from nbpkg.nets.metad2a import Generator, Predictor
+from nbpkg.seeding import seeded
 
 
 @pytest.mark.parametrize("standardise", [False, True])

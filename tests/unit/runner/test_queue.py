@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from nbpkg import chapters, machine, runner
 from nbpkg.book import notebook
 from nbpkg.chapters import get
 from nbpkg.errors import NbpkgError
+from nbpkg.progress import duration
 from nbpkg.runner import execution, queue, status
 
 DONE = {"03_help.ipynb", "03_help.json", "03_help.state.json"}
@@ -94,7 +96,7 @@ def test_executions_and_their_threads_share_the_cores(book, monkeypatch, threads
         monkeypatch.setenv("NBPKG_THREADS", threads)
     given = []
 
-    def loop(work, jobs, outcomes, echo):
+    def loop(work, jobs, outcomes):
         given.append(jobs)
         outcomes["03_help"] = None
 
@@ -111,7 +113,7 @@ def test_a_chapters_seconds_count_from_its_own_first_job(book):
     assert first.seconds + second.seconds <= time.monotonic() - begun
     assert book.state("05_tans")["seconds"] == second.seconds
     (again,), lines = run("tans", script=True)
-    assert again.seconds == second.seconds and status.clock(second.seconds) in lines[0]
+    assert again.seconds == second.seconds and duration(second.seconds) in lines[0]
 
 
 def test_a_failed_chapter_keeps_its_traceback_and_stops_no_other(book):
@@ -300,14 +302,20 @@ def test_an_unwritten_chapter_is_refused(book):
         run("tans")
 
 
-def test_the_key_follows_all_that_a_result_follows_from(book):
+def test_the_key_follows_all_that_a_result_follows_from(book, monkeypatch):
     def key(profile="smoke", seeds=(0,), device="auto"):
         return chapters.keys(get("help"), profile, list(seeds), device)["key"]
 
-    keys = {key(), key("standard"), key(seeds=[1]), key(device="cpu")}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert key() == key(device="cpu")  # what "auto" stands for counts
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    keys = {key(device="cpu"), key(device="cpu", profile="standard"), key(device="cpu", seeds=[1])}
+    for card in ("H200", "T4"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, card=card: card)
+        keys.add(key())
     book.edit("add(3)", "add(4)")
     keys.add(key())
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 SECONDS = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
@@ -351,10 +359,10 @@ def test_progress_lines_are_ten_seconds_apart(book, monkeypatch):
 
 
 def test_a_chapters_own_output_reaches_the_progress(tmp_path):
-    from nbpkg.runner.child import Progress
+    from nbpkg.runner.child import CellProgress
 
-    progress = Progress(str(tmp_path / "p.json"), 2)
+    progress = CellProgress(str(tmp_path / "p.json"), 2)
     progress.written = 0.0
-    progress.say("one\ntwo\n\n")
+    progress.write("one\ntwo\n\n")
     assert json.loads((tmp_path / "p.json").read_text())["line"] == "two"
     assert os.listdir(tmp_path) == ["p.json"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from livecode import build
 
+from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
 from nbpkg.session import Session
 
@@ -22,6 +23,7 @@ def fresh(tmp_path, monkeypatch):
     """An own cache, and nobody called yet."""
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("NBPKG_THREADS", raising=False)
+    monkeypatch.setattr(needs, "lacking", lambda *_: "")
     CALLS.clear()
 
 
@@ -39,7 +41,7 @@ def counted(seed, **config):
 
 def opened(**changes) -> Session:
     due = {"chapter": "03_help", "profile": "smoke", "seeds": [0, 1], "device": "cpu"}
-    return Session(**due | {"check_data": False} | changes)
+    return Session(**due | changes)
 
 
 def test_a_piece_is_made_once_and_is_the_same_from_the_cache():
@@ -91,11 +93,17 @@ def test_what_is_not_in_the_key_does_not_count():
     assert CALLS == [3]
 
 
-def test_the_kind_of_device_counts(monkeypatch):
+def test_the_device_counts_and_auto_is_what_it_stands_for(monkeypatch):
     opened().memo("x", counted, seed=3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    opened(device="auto").memo("x", counted, seed=3)
+    assert len(CALLS) == 1
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    opened(device="cuda").memo("x", counted, seed=3)
-    assert len(CALLS) == 2
+    for number, card in enumerate(("H200", "T4"), 2):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, card=card: card)
+        for device in ("auto", "cuda"):
+            opened(device=device).memo("x", counted, seed=3)
+        assert len(CALLS) == number
 
 
 def test_a_configuration_or_a_result_of_another_type_is_named():
@@ -107,12 +115,12 @@ def test_a_configuration_or_a_result_of_another_type_is_named():
 
 def test_a_damaged_piece_is_one_line_and_made_again(tmp_path, capsys):
     opened().memo("x", counted, seed=3)
-    for file in (tmp_path / "cache").rglob("*.safetensors"):
+    for file in (tmp_path / "cache").rglob("*.memo"):
         file.write_bytes(file.read_bytes()[:-1])
     capsys.readouterr()
     assert opened().memo("x", counted, seed=3)["seed"] == 3
     out = capsys.readouterr().out
-    assert out.count("\n") == 1 and out.startswith("memo x: the stored piece is damaged")
+    assert out.count("\n") == 1 and out.startswith("memo x: what was stored is damaged")
     opened().memo("x", counted, seed=3)
     assert CALLS == [3, 3] and capsys.readouterr().out == ""
 
@@ -132,7 +140,7 @@ def test_an_error_in_the_function_comes_through_and_nothing_is_stored(tmp_path):
     session = opened()
     with pytest.raises(ZeroDivisionError):
         session.memo("x", failing, seed=0)
-    assert session.record().memo == [] and not list((tmp_path / "cache").rglob("entry.json"))
+    assert session.record().memo == [] and not list((tmp_path / "cache").rglob("*.memo"))
 
 
 # ------------------------------------------------------------------ time

@@ -134,7 +134,7 @@ def test_finish_refuses_a_claim_on_an_unknown_metric_and_writes_nothing():
     s = opened()
     s.metric("rho", 0.9)
     s.claim("a", "s", metrics=["rho"], test="t", rule=lambda metrics: "partly")
-    del s._metrics["rho"]
+    del s.log.metrics["rho"]
     with pytest.raises(ValueError, match="rho"):
         s.finish()
     assert not os.path.exists(os.environ["NBPKG_RECORD"])

@@ -8,7 +8,8 @@ import torch
 
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201.network import network
-from nbpkg.zoo.fit import Recipe, fit, stream
+from nbpkg.seeding import rng
+from nbpkg.zoo.fit import Recipe, fit
 from nbpkg.zoo.tasks import Task
 
 CELLS = ([3, 1, 2, 4, 3, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0], [2, 3, 0, 1, 3, 3])
@@ -70,7 +71,7 @@ def test_one_step_is_torchs_own():
     net = network(CELLS[0], C=4, N=1, num_classes=3, seed=0)
     reference = copy.deepcopy(net)
     fit([net], [data], [3], Recipe(epochs=1, batch=75, lr=0.05))
-    order = torch.randperm(75, generator=stream(3, "order"))
+    order = torch.randperm(75, generator=rng(3, "order"))
     x = ((data.x_train / 255 - data.mean[:, None, None]) / data.std[:, None, None])[order]
     optimiser = torch.optim.SGD(reference.parameters(), 0.05, 0.9, weight_decay=5e-4, nesterov=True)
     torch.nn.functional.cross_entropy(reference(x), data.y_train[order]).backward()

@@ -17,7 +17,7 @@ from nbpkg.zoo import train as trainer
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet, TinySpec
 from nbpkg.zoo.tasks import Task
-from nbpkg.zoo.train import Job, plan, train
+from nbpkg.zoo.train import TrainingJob, plan, train
 
 RECIPE = Recipe(epochs=1, batch=10)
 CELLS = (0, 5_000, 7_000, 9_000, 12_000, 15_000)
@@ -35,7 +35,8 @@ def task(name="one", classes=(0, 1, 2), **sizes):
 
 
 def some_jobs(make=CellNet, **fields):
-    return [Job(make(cell, 4, 1, **fields), task(), seed, RECIPE) for cell in CELLS for seed in (0, 1)]
+    specs = [make(cell, 4, 1, **fields) for cell in CELLS]
+    return [TrainingJob(spec, task(), seed, RECIPE) for spec in specs for seed in (0, 1)]
 
 
 def same(one, other):
@@ -84,7 +85,7 @@ def test_a_worker_that_is_killed_costs_its_own_unit_only(tmp_path, how, monkeypa
     # The unit that was being built begins again; joblib ends the other worker too, whose unit may repeat.
     again = {cell for cell, times in pieces.items() if times > 2}
     assert hit & again and sum(pieces.values()) <= 12 + 2 + (2 if how == "processes" else 0)
-    entries = list((tmp_path / "cache" / "zoo" / "units").iterdir())
+    entries = list((tmp_path / "cache" / "zoo" / "stacks").iterdir())
     assert len(entries) == len(plan(jobs, stack=2)) and not [e for e in entries if e.name.startswith(".")]
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "another"))
     same(train(jobs, stack=2), found)
@@ -103,7 +104,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path):
     ended = subprocess.run([sys.executable, "-c", paths + code, str(tmp_path)], capture_output=True)
     assert ended.returncode == -9
     before = built(tmp_path)
-    done = len([e for e in (tmp_path / "cache" / "zoo" / "units").iterdir() if not e.name.startswith(".")])
+    done = len([e for e in (tmp_path / "cache" / "zoo" / "stacks").iterdir() if not e.name.startswith(".")])
     assert 0 < done < len(plan(jobs, stack=2))
     train(jobs, stack=2)
     # Only what was in hand when the process died was built again.
@@ -139,8 +140,8 @@ def test_slurm_jobs_have_one_thread_and_the_memory_asked_for():
 
 
 def test_weights_come_back_and_make_the_same_network():
-    jobs = [Job(CellNet(c, 4, 1), task(), 0, RECIPE) for c in CELLS]
-    jobs += [Job(TinySpec((4, 4, 4), 8), task(), 2, RECIPE)]
+    jobs = [TrainingJob(CellNet(c, 4, 1), task(), 0, RECIPE) for c in CELLS]
+    jobs += [TrainingJob(TinySpec((4, 4, 4), 8), task(), 2, RECIPE)]
     plain = train(jobs)
     with pytest.raises(NbpkgError, match="weights=True"):
         plain.weights(0)
@@ -156,9 +157,9 @@ def test_weights_come_back_and_make_the_same_network():
 
 
 def test_units_hold_what_can_be_trained_together_and_fit_the_memory():
-    jobs = some_jobs() + [Job(TinySpec(), task(), s, RECIPE) for s in range(5)]
-    jobs += [Job(TinySpec(), task("more", (0, 1, 2, 3)), s, RECIPE) for s in range(5)]
-    jobs += [Job(TinySpec(), task(), s, replace(RECIPE, lr=0.01)) for s in range(5)]
+    jobs = some_jobs() + [TrainingJob(TinySpec(), task(), s, RECIPE) for s in range(5)]
+    jobs += [TrainingJob(TinySpec(), task("more", (0, 1, 2, 3)), s, RECIPE) for s in range(5)]
+    jobs += [TrainingJob(TinySpec(), task(), s, replace(RECIPE, lr=0.01)) for s in range(5)]
     units = plan(jobs, stack=8)
     assert sorted(len(unit.jobs) for unit in units) == [5, 5, 5, 6, 6]
     assert {job for unit in units for job in unit.jobs} == set(jobs)
@@ -174,7 +175,7 @@ def test_a_unit_is_known_by_all_that_its_result_follows_from(monkeypatch):
     def keys(jobs):
         return {unit.content for unit in plan(jobs)}
 
-    job = Job(CellNet(7_000, 4, 1), task(), 0, RECIPE)
+    job = TrainingJob(CellNet(7_000, 4, 1), task(), 0, RECIPE)
     base = keys([job])
     assert keys([replace(job, task=replace(job.task, name="other"))]) == base
     for changed in (
@@ -190,7 +191,7 @@ def test_a_unit_is_known_by_all_that_its_result_follows_from(monkeypatch):
 def test_a_damaged_unit_is_trained_again(cache, capsys):
     jobs = some_jobs()
     first = train(jobs, stack=6)
-    victim = sorted((cache / "zoo" / "units").rglob("arrays.safetensors"))[0]
+    victim = sorted((cache / "zoo" / "stacks").rglob("*.memo"))[0]
     victim.write_bytes(victim.read_bytes()[:-4])
     same(train(jobs, stack=6), first)
     assert "damaged" in capsys.readouterr().out
@@ -216,7 +217,7 @@ def test_the_memory_estimate_bounds_what_autograd_keeps(spec):
 
 @pytest.mark.parametrize(
     "wrong", [lambda: CellNet(15_625), lambda: CellNet(-1), lambda: CellNet(3, C=0),
-              lambda: Job(CellNet(3), task(), -1, RECIPE)],
+              lambda: TrainingJob(CellNet(3), task(), -1, RECIPE)],
 )  # fmt: skip
 def test_what_is_no_job_is_refused(wrong):
     with pytest.raises(NbpkgError):

@@ -1,7 +1,7 @@
 """Recompute the sizes and checksums in `registry.toml` from a folder that holds the files.
 
-    nbpkg data pin FOLDER            # rewrite the `files` tables of every set
-    nbpkg data pin FOLDER --check    # change nothing, exit 1 when a line would change
+    python tests/pin.py FOLDER            # rewrite the `files` tables of every set
+    python tests/pin.py FOLDER --check    # change nothing, exit 1 when a line would change
 
 For maintainers, after editing the registry. To add a file, write its line with any size and a checksum of
 zeros under `[<set>.files]` and run this; FOLDER is laid out by local paths
@@ -10,8 +10,10 @@ lacks is an error: nothing is written then. Sets with a line `checksums` have th
 are left as they stand.
 """
 
+import argparse
 import hashlib
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -65,3 +67,21 @@ def pin(folder: Path, registry: Path = REGISTRY, write: bool = True) -> int:
     if write and new != old:
         write_text(registry, new)
     return sum(a != b for a, b in zip(old.splitlines(), new.splitlines(), strict=True))
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="holds the files under their local paths")
+    parser.add_argument("--check", action="store_true", help="only tell whether the registry would change")
+    given = parser.parse_args()
+    try:
+        changed = pin(given.folder, write=not given.check)
+    except NbpkgError as error:
+        parser.error(str(error))
+    print(f"{changed} of the registry's lines {'differ' if given.check else 'updated'}")
+    return int(given.check and changed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""How long the set and graph networks take, and how much longer graph by graph.
+
+    python tests/benchmarks/nets.py [--device cpu] [--repeats 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from nbpkg import machine
+from nbpkg.nb201 import space
+from nbpkg.nets import cellgraphs
+from nbpkg.nets.dag import END
+from nbpkg.nets.metad2a import Generator, Predictor
+from nbpkg.seeding import rng, seeded
+
+#: A training step: so many data sets, of so many classes and images a class.
+BATCH, CLASSES, IMAGES = 32, 20, 20
+#: A search: so many candidates, judged with so many sets drawn from ten classes.
+CANDIDATES, SETS, TARGET_CLASSES = 500, 10, 10
+#: So many graphs are timed one by one, to be scaled up.
+ALONE = 4
+
+
+def timed(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[Any, float]:
+    """What a call returns, and its seconds by `clock`, work that it leaves to a GPU included."""
+    started = clock()
+    result = call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return result, clock() - started
+
+
+def compare(device: str = "auto", repeats: int = 5) -> Iterator[str]:
+    """Lines on training, on drawing candidates and on scoring them, together and one by one.
+
+    repeats: the best of so many.
+    """
+    where, threads = machine.device(device), torch.get_num_threads()
+    unit, clock = ("s", time.perf_counter) if where.type == "cuda" else ("CPU s", time.process_time)
+    torch.set_num_threads(1)
+    try:
+        yield f"{machine.device_name(where)}, one thread, best of {repeats}"
+        for what, call, count in _calls(where):
+            call(slice(count))  # to warm up
+            fast = min(timed(partial(call, slice(count)), clock)[1] for _ in range(repeats))
+            each = [timed(partial(call, slice(i, i + 1)), clock)[1] for i in range(ALONE)]
+            slow = sum(each) * count / ALONE
+            yield f"{what}: {fast:.3f} {unit}, one by one {slow:.2f} ({slow / fast:.0f} times)"
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _calls(where: torch.device) -> Iterator[tuple[str, Callable[[slice], object], int]]:
+    """What is timed: a name, a function of which graphs to do it for, and how many graphs there are."""
+    with seeded(0):
+        generator, predictor = Generator().to(where), Predictor().to(where).eval()
+    with torch.no_grad():
+        generator.graphs.type_head[2].bias[END] = -50.0  # as after training, graphs do not end early
+    adjacency = cellgraphs.topology().to(where)
+    types = cellgraphs.types_of(space.random(CANDIDATES, 0)).to(where)
+    # Made-up features of images.
+    sets = torch.rand(BATCH, CLASSES, IMAGES, 512, generator=rng(0, "sets")).to(where)
+    target = torch.rand(SETS, TARGET_CLASSES, IMAGES, 512, generator=rng(0, "target")).to(where)
+
+    def learn(rows: slice) -> None:
+        generator.loss(sets[rows], types[rows], adjacency).backward()
+
+    @torch.no_grad()
+    def draw(rows: slice) -> None:
+        codes = generator.latent(generator.sets(target))[0].repeat(CANDIDATES // SETS + 1, 1)
+        generator.graphs.sample(codes[rows], rng(0, "draws"))
+
+    @torch.no_grad()
+    def score(rows: slice) -> None:
+        predictor(target, types[rows], adjacency)
+
+    yield f"loss and gradient for {BATCH} data sets of {CLASSES}x{IMAGES} images", learn, BATCH
+    yield f"{CANDIDATES} graphs for {SETS} data sets of {TARGET_CLASSES}x{IMAGES} images", draw, CANDIDATES
+    yield f"{CANDIDATES} cells scored on {SETS} data sets", score, CANDIDATES
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto", choices=machine.DEVICES)
+    parser.add_argument("--repeats", type=int, default=5, help="every time is the best of so many")
+    for line in compare(**vars(parser.parse_args())):
+        print(line, flush=True)

@@ -1,0 +1,20 @@
+"""The benchmarks run, and compare like with like; how long anything takes is not tested."""
+
+import re
+
+import nets
+import zoo
+
+
+def test_the_zoos_benchmark_trains_the_same_networks_both_ways():
+    lines = list(zoo.compare(networks=4, device="cpu"))
+    assert "networks a minute" in lines[0]
+    assert float(re.search(r"differs by ([0-9.]+) points", lines[-1])[1]) < 15
+
+
+def test_the_benchmark_of_set_and_graph_networks_times_every_part(monkeypatch):
+    for name, value in {"BATCH": 4, "CLASSES": 2, "IMAGES": 3, "CANDIDATES": 5, "SETS": 2}.items():
+        monkeypatch.setattr(nets, name, value)
+    lines = list(nets.compare("cpu", repeats=1))
+    assert len(lines) == 4
+    assert all("one by one" in line and "CPU s" in line for line in lines[1:])
