@@ -181,7 +181,7 @@ def tiny_imagenet(sources: Sources, out: Path) -> None:
     titles = {item: f"{item} {words[item]}" for item in sorted(ids)}
     chosen = _tiny_members(titles, answers)
     if len(sources) == 1:
-        blobs = read_zip(archive, chosen.__contains__, limit=MiB, total=_TOTAL)
+        blobs = read_zip(archive, chosen.__contains__, limit=16 * MiB, total=_TOTAL)
     else:
         # The copy's archive lies in a folder of its own.
         blobs = walk_tar(archive, lambda name: name.partition("/")[2] in chosen, _TOTAL)

@@ -76,6 +76,7 @@ def tiny() -> dict[str, bytes]:
     """Two classes of the archive with 101 training and 21 validation pictures each."""
     ids = ["n00000002", "n00000001"]
     files = {"wnids.txt": "\n".join(ids).encode(), "words.txt": b"n00000001\tone\nn00000002\ttwo, too\n"}
+    files["words.txt"] += b"n00001740\tentity\n" * 70_000  # as long as the real one
     for item in ids:
         for name in sorted(f"{item}_{number}.JPEG" for number in range(500))[:101]:
             flat = np.full((64, 64), int(name[10:-5]) % 256, np.uint8)
