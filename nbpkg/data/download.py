@@ -68,8 +68,13 @@ def to_download(dataset: DataSet) -> int:
     """Bytes that `fetch_set` has yet to download, if the first way to a derived set can be gone."""
     files = [file for file in dataset.files if not store.present(file)]
     if files and dataset.kind == "derived":
-        files = [file for file in dataset.ways[0] if not _whole(file)]
+        files = [file for file in _ways(dataset)[0] if not _whole(file)]
     return sum(file.size for file in files)
+
+
+def _ways(dataset: DataSet) -> list[tuple[DataFile, ...]]:
+    """The ways in the order in which they are tried: one whose sources are all here comes first."""
+    return sorted(dataset.ways, key=lambda way: not all(map(_whole, way)))
 
 
 def _whole(source: DataFile) -> bool:
@@ -130,7 +135,7 @@ def _derive(dataset: DataSet, say: Callable[[str], None], pause: float, keep: bo
     """
     with _cache(dataset) as folder, _alone(dataset.name, folder / ".partial" / f"{dataset.name}.lock"):
         # Another process may have made them in the meantime.
-        ways = dataset.ways if any(state.status != "ok" for state in store.check(dataset)) else ()
+        ways = _ways(dataset) if any(state.status != "ok" for state in store.check(dataset)) else []
         for way in ways:
             try:
                 if missing := [file for file in way if not _whole(file)]:

@@ -146,6 +146,18 @@ def test_a_second_way_is_gone_when_the_first_is_closed_and_then_there_is_one_lin
     assert any("another source is tried" in line for line in toy.lines)
 
 
+def test_a_way_whose_sources_are_here_is_gone_first(toy):
+    (toy.folder / "x.org" / "a.csv").unlink()
+    toy.write("z.org/tar/0", TSV)
+    toy.recipe = stopped
+    toy.fails(error=KeyboardInterrupt)
+    toy.write("x.org/a.csv", CSV)
+    toy.recipe, asked = recipe, len(toy.seen)
+    assert download.to_download(toy.set) == 0
+    toy.succeeds()
+    assert len(toy.seen) == asked
+
+
 @pytest.mark.parametrize("content", [TSV.replace(b"x", b"z"), b"\0", b"one column\nof text\n"])
 def test_an_unpinned_source_that_gives_something_else_is_thrown_away(toy, content):
     (toy.folder / "x.org" / "a.csv").unlink()
