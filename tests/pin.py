@@ -18,6 +18,7 @@ import tomllib
 from pathlib import Path
 
 from nbpkg.data.registry import REGISTRY
+from nbpkg.data.values import digest
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import write_text
 
@@ -46,7 +47,12 @@ def pinned(text: str, folder: Path) -> str:
                 raise NbpkgError(f"{prefix + entry['path']}: not in the folder, so it cannot be pinned")
             content = file.read_bytes()
             sha256 = hashlib.sha256(content).hexdigest()
-            line = f'"{entry["path"]}" = {{ size = {len(content)}, sha256 = "{sha256}" }}'
+            old = tables[name]["files"][entry["path"]]
+            values = old.get("values", "")
+            if values and old["sha256"] != sha256:
+                values = digest(file)
+            more = f', values = "{values}"' if values else ""
+            line = f'"{entry["path"]}" = {{ size = {len(content)}, sha256 = "{sha256}"{more} }}'
         lines.append(line)
     return "\n".join(lines) + "\n"
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from nbpkg import chapters, data, paths
 from nbpkg.book import scoreboard, synthesis, teaching
-from nbpkg.data import latency_table
+from nbpkg.data import latency_table, needs
 from nbpkg.nb201 import costs, digits, space
 from nbpkg.report import tables
 from nbpkg.report.stats import kendall_tau_b
@@ -56,10 +56,37 @@ def data_list() -> str:
         count = f"{len(item.files)} files" if len(item.files) > 1 else "one file"
         size = _size(sum(file.size for file in item.files))
         lines = [f"{item.title}; {count}, {size}.", f"*Licence:* {licence}.", f"*Source:* {source}."]
+        lines.append(f"*Fetched from:* {_origins(item)}.")
         if item.checksums:
             lines.append(f"*Checksums:* {item.checksums}.")
         items.append(f"`{item.name}`\n" + "\n".join(f": {line}" for line in lines))
     return "\n\n".join(items)
+
+
+def _origins(item: data.DataSet) -> str:
+    """Where a set's files, or what they are made of, are fetched from, first choice first."""
+    choices: dict[str, None] = {}
+    for way in item.ways or (item.files,):
+        for number in range(max(len(file.urls) for file in way)):
+            places = [_repository(file.urls[number]) for file in way if file.urls[number:]]
+            choices[", ".join(dict.fromkeys(places))] = None
+    return " or ".join(choices) + ("" if len(choices) > 1 else "; mirrors: none found")
+
+
+def _repository(url: str) -> str:
+    host, *parts = url.split("://", 1)[1].split("/")
+    return "/".join(parts[:2]) if "github" in host else host
+
+
+def chapter_data() -> str:
+    """How much each chapter asks for at profile standard: sets, megabytes to download and to keep."""
+    rows = ["| | Chapter | Sets | Download (MB) | Kept (MB) |", "|---|---|--:|--:|--:|"]
+    for chapter in chapters.CHAPTERS:
+        if items := needs.sets([chapter.name], "standard"):
+            load = sum(file.size for item in items for file in (*item.ways, item.files)[0]) / 1e6
+            kept = sum(item.size for item in items) / 1e6
+            rows.append(f"| {chapter.number} | {chapter.title} | {len(items)} | {load:.0f} | {kept:.0f} |")
+    return "\n".join(rows)
 
 
 def latency_facts() -> dict[str, object]:
@@ -125,6 +152,7 @@ PAGES: dict[str, Callable[[], str | dict[str, object]]] = {
     "chapters": chapter_table,
     "status": status,
     "data": data_list,
+    "chapter-data": chapter_data,
     "embedded": latency_facts,
     "digits": digits_facts,
     "scoreboard": scoreboard.render_page,
@@ -140,9 +168,9 @@ def sources(name: str) -> list[Path]:
         return [synthesis.path(), *sorted((root / "results").glob("*/*.json"))]
     if name == "teaching":
         return [root / "_toc.yml", *sorted((root / "notebooks" / "src").glob("*.py"))]
-    if name in ("data", "digits", "embedded"):
+    if name in ("data", "chapter-data", "digits", "embedded"):
         home = paths.package() / "data"
-        return [home / "registry.toml", *sorted((home / "embedded").glob("[!.]*"))]
+        return [*sorted(home.glob("*.toml")), *sorted((home / "embedded").glob("[!.]*"))]
     return [root / "_toc.yml", Path(chapters.__file__), Path(__file__)]
 
 

@@ -74,6 +74,6 @@ def _write_weights(app, chapter: str, name: str, profile: str, seed: int, out: P
     from nbpkg import paths
     from nbpkg.session import Session
 
-    made = Session("00_foundations", profile, [seed]).artifact(chapter, name)
+    made = Session(chapter, profile, [seed]).artifact(chapter, name)
     path = app.write_weights(out or paths.embedded(app.FILE), made)
     say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")

@@ -1,12 +1,14 @@
-"""Commands on data: `nbpkg data list | fetch | verify | measure-latency`."""
+"""Commands on data: `nbpkg data list | fetch | mirror | verify | measure-latency`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nbpkg.cli.out import say, table
+from nbpkg.errors import NbpkgError
 
 data_app = typer.Typer(
     help="The public data: list, fetch, verify; the embedded latency table: measure-latency.",
@@ -28,13 +30,56 @@ def data_list() -> None:
 
 @data_app.command("fetch")
 def data_fetch(
-    names: Annotated[list[str], typer.Argument(help="Names of sets; see `nbpkg data list`.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Names of sets; see `nbpkg data list`.")] = None,
+    chapters: Annotated[str, typer.Option("--for", help="All that these chapters need, as in 02,05.")] = "",
+    profile: Annotated[str, typer.Option(help="The profile that --for is about.")] = "standard",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the sources of derived sets.")] = False,
 ) -> None:
-    """Download sets into the cache, checked and resumed; says the licence first."""
+    """Download sets into the cache, or make them of their sources; checked and resumed, licence first."""
     from nbpkg import data
+    from nbpkg.data import download
 
-    for name in names:
-        data.fetch(name)
+    wanted = _wanted(names or [], chapters, profile)
+    due = {name: download.to_download(data.registry.get(name)) for name in wanted}
+    count = f"{len(wanted)} data set{'s' * (len(wanted) != 1)}"
+    say(f"{count}, {sum(due.values()) / 1e6:.0f} MB to download")
+    for name in filter(due.get, wanted):
+        say(f"  {name}: {due[name] / 1e6:.1f} MB")
+    failed = []
+    for name in wanted:
+        try:
+            data.fetch(name, keep=keep)
+        except NbpkgError as error:
+            if len(wanted) == 1:
+                raise
+            say(f"{name}: {error}")
+            failed.append(name)
+    if failed:
+        raise NbpkgError(f"not fetched: {', '.join(failed)}; the same command goes on with them")
+
+
+def _wanted(names: list[str], chapters: str, profile: str) -> list[str]:
+    """The sets named, and those that `chapters` (apart by commas) need, each once."""
+    from nbpkg import chapters as book
+    from nbpkg.data import needs
+
+    if profile not in book.PROFILES:
+        raise NbpkgError(f"--profile {profile!r} is none of {', '.join(book.PROFILES)}")
+    if not names and not chapters:
+        raise NbpkgError("name the sets to fetch, or the chapters that need them with --for")
+    numbers = [book.get(name.strip()).name for name in chapters.split(",")] if chapters else []
+    return list(dict.fromkeys([*names, *(item.name for item in needs.sets(numbers, profile))]))
+
+
+@data_app.command("mirror")
+def data_mirror(
+    folder: Annotated[Path, typer.Argument(help="Where to write; any file server can hand it out.")],
+) -> None:
+    """Copy what was fetched (with --keep) into a folder for NBPKG_MIRROR; says the licences."""
+    from nbpkg.data import mirror
+
+    count = mirror.write(folder, say)
+    say(f"{count} files; readers set NBPKG_MIRROR to the address under which you serve {folder.name}")
 
 
 @data_app.command("verify")

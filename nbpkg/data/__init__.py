@@ -33,14 +33,15 @@ def digest(name: str) -> str:
     return registry.get(name).digest
 
 
-def fetch(name: str) -> list[Path]:
+def fetch(name: str, keep: bool = False) -> list[Path]:
     """Make every file of a set available; returns their verified paths, in the registry's order.
 
     Files in `NBPKG_DATA` are used as they are, and nothing is downloaded while it is set; otherwise what the
-    cache lacks is downloaded, with the licence printed first, unless `NBPKG_OFFLINE` forbids it. Raises
-    NbpkgError when a file cannot be had, naming it; nothing is left at its place then.
+    cache lacks is downloaded, with the licence printed first, unless `NBPKG_OFFLINE` forbids it, and a
+    derived set is made by its recipe; `keep` leaves its sources. Raises NbpkgError when a file cannot be had,
+    naming it; nothing is left at its place then.
     """
-    return download.fetch_set(registry.get(name))
+    return download.fetch_set(registry.get(name), keep=keep)
 
 
 def embedded(name: str) -> Path:

@@ -6,7 +6,6 @@ decompressor than was allowed: a small file that unpacks to gigabytes is refused
 
 import contextlib
 import gzip
-import io
 import stat
 import tarfile
 import zipfile
@@ -48,30 +47,67 @@ def _check_name(path: str | Path, name: str) -> None:
         refuse(path, f"holds a member whose name leads outside ({name[:60]!r})")
 
 
+class _Bounded:
+    """A stream that breaks off once more than `left` bytes have come out of it."""
+
+    def __init__(self, stream, left: int):
+        self.stream, self.left = stream, left
+
+    def read(self, size: int) -> bytes:
+        content = self.stream.read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise NbpkgError("too large")
+        return content
+
+
+def walk_tar(
+    path: str | Path, wanted: Callable[[str], bool], total: int, members: int = 200_000
+) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each file of a .tar.gz for which `wanted(name)`, as they come, one after the other.
+
+    total: bytes that the whole archive may unpack to. Raises NbpkgError for links and devices, names that
+    lead outside, more than `members` members, and a file that is truncated or damaged.
+    """
+    # Mode "r|" reads from front to back only: no member can send the reader round in circles.
+    with _reading(path), gzip.open(path) as stream:
+        bounded = _Bounded(stream, total)
+        try:
+            with tarfile.open(fileobj=bounded, mode="r|") as archive:
+                for number, member in enumerate(archive, start=1):
+                    if number > members:
+                        refuse(path, f"holds more than {members:,} members")
+                    _check_tar_member(path, member, total)
+                    if member.isreg() and wanted(member.name):
+                        yield member.name, archive.extractfile(member).read()
+            # To the end, where gzip compares its checksum.
+            while bounded.read(MiB):
+                pass
+        except NbpkgError:
+            if bounded.left < 0:
+                refuse(path, f"unpacks to more than the {total:,} bytes allowed")
+            raise
+
+
+def _check_tar_member(path: str | Path, member: tarfile.TarInfo, total: int) -> None:
+    _check_name(path, member.name)
+    if member.issparse() or not (member.isreg() or member.isdir()):
+        refuse(path, f"holds a member that is neither file nor folder ({member.name[:60]!r})")
+    if not 0 <= member.size <= total:
+        refuse(path, f"{member.name[:60]!r} claims {member.size:,} bytes")
+
+
 def read_tar(path: str | Path, names: set[str], limit: int, members: int = 1_000) -> dict[str, bytes]:
     """The members called `names` of a .tar.gz, as a dictionary from name to content.
 
-    limit: bytes that the whole archive may unpack to. Raises NbpkgError for links and devices, names that
-    lead outside, a wanted member that is there twice or not at all, more than `members` members, and a file
-    that is truncated or damaged.
+    limit: bytes that the whole archive may unpack to. Raises NbpkgError as `walk_tar` does, and for a wanted
+    member that is there twice or not at all.
     """
     found = {}
-    stream = io.BytesIO(read_gzip(path, limit))
-    # Mode "r|" reads from front to back only: no member can send the reader round in circles.
-    with _reading(path), tarfile.open(fileobj=stream, mode="r|") as archive:
-        for number, member in enumerate(archive, start=1):
-            if number > members:
-                refuse(path, f"holds more than {members:,} members")
-            _check_name(path, member.name)
-            if member.issparse() or not (member.isreg() or member.isdir()):
-                refuse(path, f"holds a member that is neither file nor folder ({member.name[:60]!r})")
-            if not 0 <= member.size <= limit:
-                refuse(path, f"{member.name[:60]!r} claims {member.size:,} bytes")
-            if member.name not in names:
-                continue
-            if member.name in found or not member.isreg():
-                refuse(path, f"holds {member.name!r} twice or as a folder")
-            found[member.name] = archive.extractfile(member).read()
+    for name, content in walk_tar(path, names.__contains__, limit, members):
+        if name in found:
+            refuse(path, f"holds {name!r} twice")
+        found[name] = content
     if lacking := sorted(names - set(found)):
         refuse(path, f"lacks {lacking[0]!r}")
     return found

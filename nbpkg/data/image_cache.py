@@ -1,6 +1,6 @@
 """Decoded image sets on disk: a process that starts need not decode pictures that an earlier one decoded.
 
-Decoding takes seconds for a prepared set and most of a minute for Tiny-ImageNet's archive; reading it back
+Decoding takes seconds for a part of a set and most of a minute for Tiny-ImageNet's archive; reading it back
 takes a fraction of a second.
 """
 

@@ -3,10 +3,10 @@
     digits = load("digits")              scikit-learn's, inside its package: needs no file and no network
     cifar = load("cifar10").to("cuda")   a registered set; NbpkgError says how to get it when it is absent
 
-A registered set is a prepared file (`image-cifar10`) or, where that is absent, the archive that its makers
-publish (`image-cifar10-official`), which holds more images; `ImageSet.registered` says which one was read.
+"cifar10" is the part of CIFAR-10 that the book works with; "cifar10-full" is all of it, from the archive that
+its makers publish. `ImageSet.registered` is the set's name in the data registry.
 
-There is no loader that streams: every prepared set fits in 100 MB, the largest archive in 340 MB, and cutting
+There is no loader that streams: every part fits in 100 MB, the largest whole set in 340 MB, and cutting
 batches out of one tensor costs next to nothing.
 """
 
@@ -37,16 +37,15 @@ _FILES = {
     "sign-digits": ("images/sign_digits.parquet", 32, 3, 10),
     "omniglot": ("images/omniglot_28x28.npz", 28, 1, 1623),
 }
-# Name of a set -> reader of the published archives, which the registry knows as set "image-NAME-official".
-_OFFICIAL = {
-    "cifar10": official.read_cifar10,
-    "cifar100": official.read_cifar100,
-    "tiny-imagenet": official.read_tiny_imagenet,
-    "mnist": official.read_mnist,
-    "omniglot": official.read_omniglot,
+# Name of a whole set -> reader of the published archives, which the registry knows as set "image-NAME".
+_FULL = {
+    "cifar10-full": official.read_cifar10,
+    "cifar100-full": official.read_cifar100,
+    "tiny-imagenet-full": official.read_tiny_imagenet,
+    "mnist-full": official.read_mnist,
 }
 #: Names of all image sets; "digits" is the one that is always there.
-SOURCES = ("digits", *_FILES)
+SOURCES = ("digits", *_FILES, *_FULL)
 
 _MAX_IMAGES = 200_000
 _DIGITS_TEST = 50  # test images of each digit
@@ -85,26 +84,18 @@ def load(name: str) -> ImageSet:
     _known(name)
     if name == "digits":
         return _digits()
-    registered = _at_hand(name)
-    if registered is None:
-        how = f"set NBPKG_DATA to a folder that holds {_FILES[name][0]}"
-        if name in _OFFICIAL:
-            size = registry.get(f"image-{name}-official").size / 1e6
-            how = f"run `nbpkg data fetch image-{name}-official` ({size:.0f} MB), {how}"
-        raise NbpkgError(
-            f"image set {name}: not on this machine; {how}, or use profile smoke, which needs none"
-        )
-    dataset = registry.get(registered)
+    dataset = registry.get(f"image-{name}")
     files = [store.path(file.path) for file in dataset.files]
 
     def make():
-        if registered.endswith("-official"):
-            return _OFFICIAL[name](*files)
+        if name in _FULL:
+            return _FULL[name](*files)
         file, side, channels, classes = _FILES[name]
         read = read_parquet if file.endswith(".parquet") else read_omniglot
         return read(*files, side, channels, classes)
 
-    return _image_set(name, image_cache.decoded(registered, dataset.digest, make), dataset.digest, registered)
+    arrays = image_cache.decoded(dataset.name, dataset.digest, make)
+    return _image_set(name, arrays, dataset.digest, dataset.name)
 
 
 def _image_set(name: str, arrays: tuple, digest: str, registered: str | None) -> ImageSet:
@@ -118,16 +109,7 @@ def _image_set(name: str, arrays: tuple, digest: str, registered: str | None) ->
 def available(name: str) -> bool:
     """Whether the set is on this machine; NbpkgError for an unknown name and for a damaged file."""
     _known(name)
-    return name == "digits" or _at_hand(name) is not None
-
-
-def _at_hand(name: str) -> str | None:
-    """The registered set that `load` reads: the prepared file, else the official archive, else None."""
-    if store.available(f"image-{name}"):
-        return f"image-{name}"
-    if name in _OFFICIAL and store.available(f"image-{name}-official"):
-        return f"image-{name}-official"
-    return None
+    return name == "digits" or store.available(f"image-{name}")
 
 
 def _known(name: str) -> None:
@@ -154,7 +136,7 @@ def _digits() -> ImageSet:
 
 
 def read_parquet(path: str | Path, side: int, channels: int, classes: int):
-    """A prepared set: uint8 (n, channels, side, side), int64 (n,), names, bool (n,) as in `ImageSet`.
+    """A part of a set: uint8 (n, channels, side, side), int64 (n,), names, bool (n,) as in `ImageSet`.
 
     Columns image (bytes of a WebP file), label, class_name, split ("train" or "test"). Raises NbpkgError that
     names the file, and the row where there is one, for anything else: other columns, labels out of range, a

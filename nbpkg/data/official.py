@@ -1,4 +1,4 @@
-"""Image sets as their makers publish them: CIFAR-10 and -100, MNIST, Tiny-ImageNet, Omniglot.
+"""Image sets as their makers publish them: CIFAR-10 and -100, MNIST, Tiny-ImageNet.
 
 Each reader takes the published archive or archives and returns what `nbpkg.data.images` works with: images
 uint8 (n, channels, h, w), labels int64 (n,), class names, and train bool (n,), True for the official
@@ -22,7 +22,6 @@ Read = tuple[np.ndarray, np.ndarray, tuple[str, ...], np.ndarray]
 _TINY = "tiny-imagenet-200/"
 _TINY_TRAIN = re.compile(_TINY + r"train/(n\d{8})/images/\1_\d+\.JPEG")
 _TINY_LIMITS = {"limit": 16 * MiB, "total": 1024 * MiB}
-_DRAWING = re.compile(r"images_(background|evaluation)/([^/]+/character\d+)/\d+_\d+\.png")
 
 
 def _finished(path, images: list, labels, names, train) -> Read:
@@ -165,32 +164,3 @@ def _tiny_tables(path) -> tuple[list[str], dict[str, str], dict[str, str]]:
             refuse(path, f"val_annotations.txt: {name[:40]!r} belongs to no class or is there twice")
         answers[member] = item
     return ids, words, answers
-
-
-def read_omniglot(background: str | Path, evaluation: str | Path) -> Read:
-    """`images_background.zip` and `images_evaluation.zip`: drawings of 105x105, scaled to 28x28.
-
-    Grey with the ink at 255. Training split is the background set, test split the evaluation set: the split
-    is over classes, which are named "alphabet/character", background first.
-    """
-    images, labels, train, names = [], [], [], []
-    for path, part in ((background, "background"), (evaluation, "evaluation")):
-        known = set(names)
-
-        def character(name: str, part=part) -> str | None:
-            found = _DRAWING.fullmatch(name)
-            return found[2] if found and found[1] == part else None
-
-        for name, blob in read_zip(path, character, limit=MiB, total=128 * MiB):
-            if (item := character(name)) in known:
-                refuse(path, f"holds {item!r} of the background set")
-            # Members come sorted by name, so that the drawings of a character stand together.
-            if not names or names[-1] != item:
-                names.append(item)
-            # Ink is black in the files; 255 - x makes it the bright part, as in the prepared set.
-            images.append(255 - picture(path, name, blob, "PNG", "L", 105, 28))
-            labels.append(len(names) - 1)
-            train.append(part == "background")
-        if len(names) == len(known):
-            refuse(path, f"holds no drawing of the {part} set")
-    return _finished(evaluation, images, labels, names, train)

@@ -1,43 +1,110 @@
-"""Pickles of plain data (CIFAR's batches, written by Python 2), read without running anything they ask for.
+"""Pickles of strangers, read by an unpickler that admits only the names that are known to occur in them.
 
-A pickle is a small program that may call any function. Here it reaches the three names of numpy that make an
-array, and a stand-in in place of each, which notes down what it was given and does nothing.
+A pickle is a small program that may call any function by name. Here a name that is not admitted is refused
+before anything is called, and one that is admitted gives a stand-in, which notes down what it was given and
+does nothing; where a reader says so, numpy's arrays and numbers are made as they are.
 """
 
 import io
 import math
 import pickle
+import zipfile
+from collections.abc import Collection
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from nbpkg.data.archives import MiB
 from nbpkg.errors import NbpkgError
 from nbpkg.untrusted import refuse
 
-_NAMES = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
+#: What CIFAR's batches ask for, written by Python 2.
+_ARRAY = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
+_LIMIT = 64 * MiB
 
 
-class _Noted:
-    """What would have been a call: keeps its arguments, and the state that is set afterwards."""
+class Noted:
+    """What would have been an object: `arguments` of its call, and the `state` that was set afterwards."""
+
+    def __new__(cls, *arguments):
+        self = super().__new__(cls)
+        self.arguments, self.state = arguments, None
+        return self
 
     def __init__(self, *arguments):
-        self.arguments = arguments
+        pass
 
     def __setstate__(self, state):
         self.state = state
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    """How pickles of protocol 2 hold bytes; they use this encoding only."""
+    return text.encode("latin-1")
+
+
+def _numpy() -> dict:
+    """What is honoured for numpy's names, as numpy 1 wrote them."""
+    core = np._core if hasattr(np, "_core") else np.core
+    return {
+        "numpy.ndarray": np.ndarray,
+        "numpy.dtype": np.dtype,
+        "numpy.core.multiarray._reconstruct": core.multiarray._reconstruct,
+        "numpy.core.multiarray.scalar": core.multiarray.scalar,
+        "numpy.core.numeric._frombuffer": core.numeric._frombuffer,
+        "_codecs.encode": _encode,
+    }
+
+
 # Python's own unpickler: that in C makes room for whatever number it is told to remember something under.
 class _Reader(pickle._Unpickler):
-    def __init__(self, path: str | Path, content: bytes):
-        # Text of Python 2 was bytes, and stays so.
-        super().__init__(io.BytesIO(content), fix_imports=False, encoding="bytes")
-        self.path = path
+    def __init__(self, path, stream: IO[bytes], names: Collection[str], honoured: dict, encoding: str):
+        super().__init__(stream, fix_imports=False, encoding=encoding)
+        self.path, self.names, self.honoured = path, names, honoured
 
     def find_class(self, module, name):
-        if (module, name) not in _NAMES:
+        if f"{module}.{name}" not in self.names:
             refuse(self.path, f"holds a pickle that would run code ({module}.{name})")
-        return _Noted
+        return self.honoured.get(f"{module}.{name}", Noted)
+
+
+class _TorchReader(_Reader):
+    def persistent_load(self, said):
+        """A tensor's numbers, which lie elsewhere in the file and are not needed."""
+        return Noted(said)
+
+
+def load(path: str | Path, names: Collection[str], stream: IO[bytes] | None = None):
+    """The object in the pickle at `path`, which may ask for the dotted `names` only.
+
+    Names of numpy are honoured, the others give `Noted`. stream: where a torch file has its pickle. Raises
+    NbpkgError that names the file when it is damaged, larger than 64 MiB, or asks for anything else.
+    """
+    try:
+        if stream is None:
+            if Path(path).stat().st_size > _LIMIT:
+                refuse(path, f"is larger than the {_LIMIT:,} bytes allowed")
+            stream = io.BytesIO(Path(path).read_bytes())
+            return _Reader(path, stream, names, _numpy(), "ASCII").load()
+        return _TorchReader(path, stream, names, _numpy(), "ASCII").load()
+    except NbpkgError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way at all
+        refuse(path, f"holds a pickle that is truncated or damaged ({type(error).__name__})", error)
+
+
+def load_torch(path: str | Path, names: Collection[str]):
+    """The object in a torch file (a zip with `data.pkl`), without the numbers of its tensors; as `load`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickled = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
+            if len(pickled) != 1 or pickled[0].file_size > _LIMIT:
+                refuse(path, "holds no pickle of the size allowed")
+            with archive.open(pickled[0]) as stream:
+                return load(path, names, stream)
+    except (OSError, zipfile.BadZipFile) as error:
+        refuse(path, f"is no readable torch file ({type(error).__name__})", error)
 
 
 def loads(path: str | Path, content: bytes) -> dict:
@@ -47,10 +114,10 @@ def loads(path: str | Path, content: bytes) -> dict:
     or class, holds no dictionary, or an array of another type.
     """
     try:
-        table = _Reader(path, content).load()
+        table = _Reader(path, io.BytesIO(content), _ARRAY, {}, "bytes").load()
         if type(table) is not dict:
             refuse(path, "holds a pickle of something else than a dictionary")
-        arrays = {key: _array(path, value) for key, value in table.items() if isinstance(value, _Noted)}
+        arrays = {key: _array(path, value) for key, value in table.items() if isinstance(value, Noted)}
     except NbpkgError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way at all
@@ -58,7 +125,7 @@ def loads(path: str | Path, content: bytes) -> dict:
     return {_text(path, key): value for key, value in (table | arrays).items()}
 
 
-def _array(path, made: _Noted) -> np.ndarray:
+def _array(path, made: Noted) -> np.ndarray:
     """The uint8 array that was noted down; refuses every other type and sizes that do not fit."""
     _, shape, dtype, fortran, raw = made.state
     if dtype.arguments[0] != b"u1":

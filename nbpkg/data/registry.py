@@ -6,26 +6,40 @@ Standard library only, so that it can be imported anywhere at no cost.
 import hashlib
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 
 from nbpkg.errors import NbpkgError
 
 REGISTRY = Path(__file__).with_name("registry.toml")
+#: The folder, beside the sets' own, that holds sources of derived sets while they are needed.
+SOURCES = ".sources"
 
-#: `public`: every file has an address. `prepared`: joined from public sources, without an address of its own.
-KINDS = ("public", "prepared")
+#: `public`: every file has an address. `derived`: a recipe makes the files from sources that have addresses.
+KINDS = ("public", "derived")
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file: local `path` (with slashes), `url` (None if prepared), `sha256` (hex), `size` in bytes."""
+    """One file: local `path` (with slashes), `url` (None if derived), `sha256` (hex), `size` in bytes.
+
+    values: of a derived file the digest of its values, which must be right where its bytes are others; ""
+    where the bytes are pinned. others: further addresses, in order of preference. A source whose host
+    packs it anew on demand has an empty `sha256`, and its size is only about right.
+    """
 
     path: str
     url: str | None
     sha256: str
     size: int
+    values: str = ""
+    others: tuple[str, ...] = ()
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Every address, in order of preference."""
+        return (self.url, *self.others) if self.url else ()
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,9 @@ class DataSet:
     """A named set of files that share a source and a licence.
 
     checksums: who published the sizes and checksums, when they were not computed from files at hand; else "".
+    local: the folder of the files, which their paths begin with. recipe: what makes a derived set's files of
+    its sources ("module.function" in `nbpkg.data.recipes`). ways: complete lists of sources, in the order in
+    which they are tried.
     """
 
     name: str
@@ -44,6 +61,9 @@ class DataSet:
     note: str
     files: tuple[DataFile, ...]
     checksums: str = ""
+    local: str = ""
+    recipe: str = ""
+    ways: tuple[tuple[DataFile, ...], ...] = ()
 
     @property
     def size(self) -> int:
@@ -84,13 +104,25 @@ def _set(name: str, table: dict) -> DataSet:
         files = tuple(_file(name, base, local, *item) for item in table["files"].items())
         result = DataSet(
             name, kind, table["title"], table["licence"], table.get("licence_url"), table["source"],
-            table.get("note", ""), files, table.get("checksums", ""),
+            table.get("note", ""), files, table.get("checksums", ""), local,
+            table["recipe"] if kind == "derived" else "", _ways(name, table) if kind == "derived" else (),
         )  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise NbpkgError(f"data registry: set {name} is incomplete ({error!r})") from error
     if kind not in KINDS:
         raise NbpkgError(f"data registry: set {name} is of kind {kind!r}; known kinds: {', '.join(KINDS)}")
     return result
+
+
+def _ways(name: str, table: dict) -> tuple[tuple[DataFile, ...], ...]:
+    """The sources, which lie in a folder of their own while the recipe reads them, by their `way`."""
+    ways: dict[str, list[DataFile]] = {}
+    for entry in table["sources"]:
+        first, *others = entry["urls"]
+        file = _file(name, "", f"{SOURCES}/{name}/", entry["name"], {"sha256": "0" * 64} | entry)
+        file = replace(file, url=first, others=tuple(others), sha256=entry.get("sha256", ""))
+        ways.setdefault(entry.get("way", ""), []).append(file)
+    return tuple(map(tuple, ways.values()))
 
 
 def _file(name: str, base: str | None, local: str, relative: str, entry: dict) -> DataFile:
@@ -101,7 +133,7 @@ def _file(name: str, base: str | None, local: str, relative: str, entry: dict) -
     sha256, size = entry["sha256"], entry["size"]
     if not re.fullmatch("[0-9a-f]{64}", sha256) or type(size) is not int or size <= 0:
         raise NbpkgError(f"data registry: {path} has no valid sha256 and size")
-    return DataFile(path, base + relative if base else None, sha256, size)
+    return DataFile(path, base + relative if base else None, sha256, size, entry.get("values", ""))
 
 
 def get(name: str) -> DataSet:

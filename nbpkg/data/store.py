@@ -4,6 +4,7 @@
 written. Everything else is looked for in the cache, where `nbpkg data fetch` puts what it downloads.
 """
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from nbpkg.data import registry
 from nbpkg.data.registry import DataFile, DataSet
 from nbpkg.errors import NbpkgError
-from nbpkg.paths import cache_dir
+from nbpkg.paths import cache_dir, write_text
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ def locate(file: DataFile) -> tuple[Path, str] | None:
     return (cached, "cache") if cached.is_file() else None
 
 
+def present(file: DataFile) -> str:
+    """The tier in which a file of this name lies, of the registered size if that is pinned; else ""."""
+    found = locate(file)
+    return found[1] if found and (file.values or found[0].stat().st_size == file.size) else ""
+
+
 @lru_cache(maxsize=4096)
 def _sha256(path: str, size: int, mtime_ns: int) -> str:
     """SHA-256 of a file; size and time are part of the key, so that a changed file is read again."""
@@ -59,15 +66,38 @@ def _sha256(path: str, size: int, mtime_ns: int) -> str:
 
 
 def fault(file: DataFile, local: Path) -> str | None:
-    """What is wrong with the local copy, in a few words; None when size and SHA-256 are as registered."""
+    """What is wrong with the local copy, in a few words; None when it is the registered file.
+
+    That is, when size and SHA-256 are as registered, or else the digest of its values, where there is one:
+    other versions of libraries write the same values in other bytes.
+    """
     try:
         state = local.stat()
-        if state.st_size != file.size:
+        if state.st_size != file.size and not file.values:
             return f"{state.st_size:,} bytes instead of {file.size:,}"
         found = _sha256(str(local), state.st_size, state.st_mtime_ns)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    return None if found == file.sha256 else f"SHA-256 {found[:12]}… instead of {file.sha256[:12]}…"
+    if found == file.sha256 or (file.values and _values(str(local), found) == file.values):
+        return None
+    return f"SHA-256 {found[:12]}… instead of {file.sha256[:12]}…" + (" and other values" * bool(file.values))
+
+
+@lru_cache(maxsize=256)
+def _values(path: str, sha256: str) -> str:
+    """The digest of the values in a file of this SHA-256, which is noted in the cache; "" when unreadable."""
+    from nbpkg.data import values
+
+    note = cache_folder() / ".values" / sha256
+    with contextlib.suppress(OSError):
+        return note.read_text(encoding="ascii")
+    try:
+        digest = values.digest(path)
+    except Exception:  # a damaged file can fail in any way at all
+        return ""
+    with contextlib.suppress(OSError):
+        write_text(note, digest)
+    return digest
 
 
 def path(name: str) -> Path:
@@ -83,12 +113,6 @@ def path(name: str) -> Path:
 def verified(dataset: DataSet, file: DataFile) -> Path:
     """The local copy of a file of a set, checked; raises NbpkgError as `path` does."""
     found = locate(file)
-    if found is None and dataset.kind == "prepared":
-        raise NbpkgError(
-            f"{file.path}: not on this machine; a prepared table without a download address "
-            f"(from {dataset.source}): set NBPKG_DATA to a folder that holds it, "
-            "or use profile smoke, which needs none"
-        )
     if found is None:
         raise NbpkgError(
             f"{file.path}: not on this machine; run `nbpkg data fetch {dataset.name}`, "
@@ -140,8 +164,7 @@ def cli_rows() -> list[dict]:
     """
     rows = []
     for dataset in registry.load().values():
-        places = [(locate(file), file.size) for file in dataset.files]
-        tiers = [found[1] for found, size in places if found and found[0].stat().st_size == size]
+        tiers = [tier for file in dataset.files if (tier := present(file))]
         rows.append({
             "name": dataset.name, "title": dataset.title, "licence": dataset.licence,
             "files": len(dataset.files), "size": dataset.size, "present": len(tiers),

@@ -106,14 +106,12 @@ class Corpus:
 def corpus() -> Corpus:
     """WikiText-2 (its train and valid files) and the novels (all but `HELD_OUT`, and `HELD_OUT`).
 
-    WikiText-2 is read from the set "text-wikitext2", or where that is not on this machine from
-    "text-wikitext2-public". Raises NbpkgError when a file is absent; the message says how to get it.
+    Raises NbpkgError when a file is absent; the message says how to get it.
     """
-    prepared = data.available("text-wikitext2")
-    wiki = "text/wikitext2/wiki.{}.tokens" if prepared else "text/wikitext2-public/{}.txt"
-    train, valid = (read_wikitext(data.path(wiki.format(split))) for split in ("train", "valid"))
+    train, valid = (
+        read_wikitext(data.path(f"text/wikitext2/wiki.{split}.tokens")) for split in ("train", "valid")
+    )
     for file in data.registry.get("text-novels").files:
         part = valid if Path(file.path).stem in HELD_OUT else train
         part.append(read_book(data.path(file.path)))
-    sets = ("text-wikitext2" if prepared else "text-wikitext2-public", "text-novels")
-    return Corpus(tuple(train), tuple(valid), sets)
+    return Corpus(tuple(train), tuple(valid), ("text-wikitext2", "text-novels"))

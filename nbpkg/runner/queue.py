@@ -17,6 +17,7 @@ from pathlib import Path
 from nbpkg import chapters, machine
 from nbpkg.chapters import Chapter, check_parameters, runs_dir, state
 from nbpkg.chapters.runs import check_options
+from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import relative, write_text
 from nbpkg.progress import duration
@@ -52,11 +53,14 @@ def run(
     `jobs` executions go on at once (None: as many as the usable cores carry with `$NBPKG_THREADS` each).
     With several seeds and jobs each seed is first run alone to fill the memo store. `cell_timeout` is in
     seconds. A failed chapter stops no other.
-    Raises NbpkgError for an unknown chapter, profile, device or seed list, or a wrong parameters cell.
+    Raises NbpkgError for an unknown chapter, profile, device or seed list, a wrong parameters cell, and for
+    absent data.
     KeyboardInterrupt (also on SIGTERM) ends every process first and leaves no half-written file.
     """
     seeds = check_options(profile, seeds, device)
     wanted = _wanted(names)
+    if problem := needs.lacking([chapter.name for chapter in wanted], profile):
+        raise NbpkgError(problem)
     if jobs is None:
         jobs = max(1, len(machine.usable_cpus()) // machine.threads())
     if jobs < 1:

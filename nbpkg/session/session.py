@@ -10,6 +10,7 @@ from typing import Any
 
 from nbpkg import chapters, machine, paths
 from nbpkg.chapters import PROFILES
+from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
 from nbpkg.memo import source_text
 from nbpkg.progress import progress
@@ -29,7 +30,8 @@ class Session:
     `$NBPKG_THREADS`, or 1: for small tensors more threads are slower. within: the session whose run this one
     is part of (`artifact`).
 
-    Raises NbpkgError for values outside these, and for cuda where there is none.
+    Raises NbpkgError for values outside these, for cuda where there is none, and for data that the chapter
+    needs at this profile and that are not on this machine; it names the command that fetches them.
     """
 
     __memo_name__ = "session"  # in memo keys it stands for itself: what it holds is no part of a piece
@@ -44,6 +46,9 @@ class Session:
             raise NbpkgError(f"chapter {chapter!r}: write it like 03_help")
         if profile not in PROFILES:
             raise NbpkgError(f"PROFILE {profile!r} is none of {', '.join(PROFILES)}")
+        # An artefact may need less than its chapter.
+        if within is None and (problem := needs.lacking([chapter], profile)):
+            raise NbpkgError(problem)
         self.chapter, self.profile, self.smoke = chapter, profile, profile == "smoke"
         self.seeds = _checked_seeds(seeds)
         self.device = machine.device(device)

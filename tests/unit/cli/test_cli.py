@@ -27,15 +27,32 @@ from nbpkg.cli import main, out
         (["publish", "help"], "has no run at profile standard"),
         (["nonsense"], "No such command 'nonsense'"),
         (["data", "fetch", "nothing"], "no data set is called 'nothing'"),
+        (["data", "fetch"], "name the sets to fetch"),
+        (["data", "fetch", "--for", "03,77"], "no chapter is called '77'"),
+        (["data", "fetch", "--for", "03", "--profile", "fast"], "'fast' is none of smoke"),
+        (["data", "mirror", "folder"], "nothing to pass on"),
+        (["run", "help", "--profile", "standard"], "`nbpkg data fetch --for 03 --profile standard` first"),
         (["sync", "--from-notebook", "--from-twin"], "not both"),
         (["site", "--from", "elsewhere"], "no site source is called 'elsewhere'"),
         (["load", "help"], "No such command"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_2(book, capsys, arguments, words):
+def test_a_mistake_is_one_line_and_exit_2(book, capsys, monkeypatch, arguments, words):
+    monkeypatch.delenv("NBPKG_DATA", raising=False)
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and words in err
+
+
+def test_what_chapters_need_is_said_first_and_one_failure_stops_no_other(book, capsys, monkeypatch):
+    monkeypatch.delenv("NBPKG_DATA", raising=False)
+    monkeypatch.setenv("NBPKG_OFFLINE", "1")
+    assert main(["data", "fetch", "--for", "help", "--profile", "standard"]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("2 data sets, 7 MB to download\n  help-nasbench201: 5.0 MB\n  help-fbnet: 1.9 MB\n")
+    assert out.count("downloads are switched off") == 2 and err.count("\n") == 1
+    assert "not fetched: help-nasbench201, help-fbnet" in err
+    assert main(["data", "fetch", "--for", "help", "--profile", "smoke"]) == 0
 
 
 def test_a_run_ends_with_a_table_and_its_exit_status(book, capsys):

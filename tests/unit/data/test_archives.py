@@ -78,7 +78,7 @@ def test_tar_gives_the_members_asked_for(tmp_path):
     path = tar_gz(tmp_path / "a.tar.gz", files, folder)
     assert read_tar(path, {"set/two", "set/none"}, MiB) == {"set/two": FILES["set/two"], "set/none": b""}
     refused(lambda: read_tar(path, {"set/three"}, MiB), "a.tar.gz", "lacks 'set/three'")
-    refused(lambda: read_tar(path, {"set"}, MiB), "a.tar.gz", "'set' twice or as a folder")
+    refused(lambda: read_tar(path, {"set"}, MiB), "a.tar.gz", "lacks 'set'")
     refused(lambda: read_tar(path, {"set/one"}, 2000), "a.tar.gz", "more than the 2,000 bytes")
     refused(lambda: read_tar(path, {"set/one"}, MiB, members=3), "a.tar.gz", "more than 3 members")
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 from badserver import CONTENT, HALF, Server
 
-from nbpkg.data import download, store
+from nbpkg.data import download, store, transfer
 from nbpkg.data.registry import DataFile, DataSet
 from nbpkg.errors import NbpkgError
 
@@ -67,7 +67,7 @@ class Toy:
 def resumed_at(asked, broke):
     """Asserts that the header `asked` continues where the connection broke, less what one read may lose."""
     assert asked.startswith("bytes=") and asked.endswith("-")
-    assert broke - download.CHUNK <= int(asked[6:-1]) <= broke
+    assert broke - transfer.CHUNK <= int(asked[6:-1]) <= broke
 
 
 def test_a_good_server_serves_once_and_the_licence_comes_first(toy):
@@ -91,7 +91,7 @@ def test_a_connection_that_dies_half_way_is_resumed_where_it_broke(toy):
 
 
 def test_a_later_run_resumes_what_an_earlier_one_left(toy, monkeypatch):
-    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
     toy.server.script = ["dies"]
     toy.fails("connection broke")
     toy.succeeds()
@@ -145,12 +145,12 @@ def test_a_passing_failure_is_tried_again(toy, first):
     ("reply", "word", "requests"),
     [
         ("missing", "404", 1),
-        ("broken", "500", download.ATTEMPTS),
-        ("corrupts", "SHA-256", download.ATTEMPTS),
-        ("truncates", "bytes", download.ATTEMPTS),
-        ("too_long", "more than", download.ATTEMPTS),
+        ("broken", "500", transfer.ATTEMPTS),
+        ("corrupts", "SHA-256", transfer.ATTEMPTS),
+        ("truncates", "bytes", transfer.ATTEMPTS),
+        ("too_long", "more than", transfer.ATTEMPTS),
         ("hangs_up", "connection broke", None),
-        ("dies_ignoring_range", "connection broke", download.ATTEMPTS),
+        ("dies_ignoring_range", "connection broke", transfer.ATTEMPTS),
     ],
 )
 def test_a_lasting_failure_leaves_nothing_and_one_line(toy, reply, word, requests):
@@ -200,19 +200,19 @@ def test_a_corrupt_cached_file_is_replaced_or_removed(toy, always):
 
 
 def test_an_interrupted_download_leaves_no_file_and_is_resumed(toy, monkeypatch):
-    real = download.Progress.add
+    real = transfer.Progress.add
 
     def interrupt(self, count):
         real(self, count)
         if self.arrived > HALF:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(download.Progress, "add", interrupt)
+    monkeypatch.setattr(transfer.Progress, "add", interrupt)
     with pytest.raises(KeyboardInterrupt):
         toy.fetch()
     assert not toy.final.exists()
     toy.nothing_else_is_left()
-    monkeypatch.setattr(download.Progress, "add", real)
+    monkeypatch.setattr(transfer.Progress, "add", real)
     toy.succeeds()
     assert toy.server.seen[1].startswith("bytes=")
 
@@ -238,12 +238,12 @@ def test_two_processes_at_once_leave_one_good_file(toy, tmp_path):
 
 def test_progress_tells_files_megabytes_and_time_left():
     lines = []
-    progress = download.Progress(4, 4_000_000, lines.append, every=0.0)
+    progress = transfer.Progress(4, 4_000_000, lines.append, every=0.0)
     progress.started -= 10
     progress.done = 1
     progress.add(1_000_000)
     assert lines == ["  1 of 4 files, 1.0 of 4.0 MB, about 30 s left"]
-    quiet = download.Progress(4, 4_000_000, lines.append, every=60.0)
+    quiet = transfer.Progress(4, 4_000_000, lines.append, every=60.0)
     for _ in range(1_000):
         quiet.add(4_000)
     assert len(lines) == 1

@@ -99,7 +99,7 @@ def registered(name: str, kind: str, folder: Path, paths: list[str]) -> DataSet:
 
 @pytest.fixture
 def mnist(tmp_path, monkeypatch, cache):
-    """A folder with a prepared MNIST of ten images and an official one of thirty, both registered."""
+    """A folder with a part of MNIST, ten images, and a whole one of thirty, both registered."""
     folder = tmp_path / "given"
     (folder / "images" / "official").mkdir(parents=True)
     files, _, _ = makers.mnist(folder / "images" / "official")
@@ -113,9 +113,9 @@ def mnist(tmp_path, monkeypatch, cache):
     table = {"image": blobs, "label": list(range(10)), "class_name": digits, "split": split}
     parquet.write_table(pyarrow.table(table), folder / "images" / "mnist.parquet")
     sets = {
-        "image-mnist": registered("image-mnist", "prepared", folder, ["images/mnist.parquet"]),
-        "image-mnist-official": registered(
-            "image-mnist-official", "public", folder, [f"images/official/{file.name}" for file in files]
+        "image-mnist": registered("image-mnist", "derived", folder, ["images/mnist.parquet"]),
+        "image-mnist-full": registered(
+            "image-mnist-full", "public", folder, [f"images/official/{file.name}" for file in files]
         ),
     }
     monkeypatch.setattr(registry, "load", lambda: sets)
@@ -124,32 +124,24 @@ def mnist(tmp_path, monkeypatch, cache):
     return folder / "images"
 
 
-def load():
-    return images.load.__wrapped__("mnist")
+def load(name="mnist"):
+    return images.load.__wrapped__(name)
 
 
-def test_the_prepared_file_comes_first_then_the_official_archive(mnist, cache):
-    prepared = load()
-    assert prepared.registered == "image-mnist" and len(prepared.images) == 10
-    assert prepared.digest == registry.get("image-mnist").digest
-    (mnist / "mnist.parquet").unlink()
-    archive = load()
-    assert archive.registered == "image-mnist-official" and archive.images.shape == (30, 1, 28, 28)
-    assert archive.digest == registry.get("image-mnist-official").digest != prepared.digest
-    assert images.available("mnist") and len(list(cache.iterdir())) == 2
+def test_the_whole_set_has_its_own_name_and_never_stands_in_for_the_part(mnist, cache):
+    part, whole = load(), load("mnist-full")
+    assert part.registered == "image-mnist" and len(part.images) == 10
+    assert whole.registered == "image-mnist-full" and whole.images.shape == (30, 1, 28, 28)
+    assert part.digest == registry.get("image-mnist").digest != whole.digest
+    assert len(list(cache.iterdir())) == 2
     # The second time both come from the cache, and are what they were.
-    assert np.array_equal(load().images, archive.images) and load().class_names == archive.class_names
-
-
-def test_neither_is_one_line_that_says_how_to_get_it(mnist):
+    assert np.array_equal(load("mnist-full").images, whole.images) and load().class_names == part.class_names
     (mnist / "mnist.parquet").unlink()
-    (mnist / "official" / "t10k-labels-idx1-ubyte.gz").unlink()
-    assert not images.available("mnist")
+    assert images.available("mnist-full") and not images.available("mnist")
     with pytest.raises(NbpkgError) as caught:
         load()
-    for part in ("mnist", "nbpkg data fetch image-mnist-official", "MB", "NBPKG_DATA", "images/mnist.parquet",
-                 "smoke"):  # fmt: skip
-        assert part in str(caught.value)
+    for word in ("images/mnist.parquet", "nbpkg data fetch image-mnist`", "smoke"):
+        assert word in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -160,10 +152,3 @@ def test_a_damaged_file_is_an_error_even_where_a_copy_or_another_set_is_whole(mn
     for call in (load, lambda: images.available("mnist")):
         with pytest.raises(NbpkgError, match=r"images/mnist\.parquet in NBPKG_DATA: .*refused"):
             call()
-
-
-def test_sets_without_an_archive_do_not_promise_one(monkeypatch, tmp_path):
-    monkeypatch.setenv("NBPKG_DATA", str(tmp_path))
-    with pytest.raises(NbpkgError, match=r"images/dtd10\.parquet") as caught:
-        images.load.__wrapped__("dtd10")
-    assert "fetch" not in str(caught.value)

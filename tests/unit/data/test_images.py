@@ -134,7 +134,7 @@ def test_unknown_names_are_told_the_known_ones():
 def test_an_absent_set_says_how_to_get_it(name, tmp_path, monkeypatch):
     monkeypatch.setenv("NBPKG_DATA", str(tmp_path))
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(NbpkgError, match="NBPKG_DATA"):
+    with pytest.raises(NbpkgError, match=f"nbpkg data fetch image-{name}`"):
         images.load.__wrapped__(name)
 
 

@@ -165,66 +165,10 @@ def test_another_tiny_imagenet_is_refused(tmp_path, name, content, problem):
         official.read_tiny_imagenet(path)
 
 
-def drawing(seed: int) -> bytes:
-    """A black stroke on white, one bit a pixel."""
-    pixels = np.full((105, 105), 255, np.uint8)
-    pixels[20 + seed : 40 + seed, 30:60] = 0
-    return picture(pixels, "PNG", "1")
-
-
-def omniglot(folder, background: dict | None = None, evaluation: dict | None = None):
-    """Two characters of two drawings in the background set, one in the evaluation set."""
-    first = {f"Greek/character0{c}/000{c}_0{i}.png": drawing(c + i) for c in (1, 2) for i in (1, 2)}
-    second = {"Tengwar/character01/0965_01.png": drawing(9), "Tengwar/character01/0965_02.png": drawing(30)}
-    parts = (("background", first | (background or {})), ("evaluation", second | (evaluation or {})))
-    return [
-        zipped(
-            folder / f"images_{part}.zip",
-            {f"images_{part}/": b"", "__MACOSX/images/x.png": b""}
-            | {f"images_{part}/{name}": content for name, content in files.items() if content is not None},
-        )
-        for part, files in parts
-    ]
-
-
-def test_omniglot_is_split_over_classes_with_bright_ink(tmp_path):
-    found, labels, names, train = official.read_omniglot(*omniglot(tmp_path))
-    assert found.shape == (6, 1, 28, 28) and found.dtype == np.uint8
-    assert names == ("Greek/character01", "Greek/character02", "Tengwar/character01")
-    assert labels.tolist() == [0, 0, 1, 1, 2, 2] and train.tolist() == [True] * 4 + [False] * 2
-    assert found[0, 0, 0, 0] == 0 and found[0, 0, 8, 12] == 255
-    np.testing.assert_allclose(found.mean((1, 2, 3)), 255 * 600 / 105**2, rtol=0.05)
-
-
-@pytest.mark.parametrize(
-    ("background", "evaluation", "problem"),
-    [
-        ({"Greek/character02/0002_01.png": picture(random(28, 28), "PNG")}, {}, r"background\.zip: 0002_01"),
-        (
-            {"Greek/character02/0002_01.png": b"no picture"},
-            {},
-            r"background\.zip: 0002_01.*not a readable PNG",
-        ),
-        ({}, {"Greek/character02/0002_03.png": drawing(3)}, r"evaluation\.zip: .*of the background set"),
-        ({}, {f"Tengwar/character01/0965_0{i}.png": None for i in (1, 2)}, r"evaluation\.zip: .*no drawing"),
-    ],
-)
-def test_another_omniglot_is_refused(tmp_path, background, evaluation, problem):
-    files = omniglot(tmp_path, background, evaluation)
-    with pytest.raises(NbpkgError, match=f"/images_{problem}"):
-        official.read_omniglot(*files)
-    with pytest.raises(NbpkgError, match=r"/images_evaluation\.zip: .*no drawing of the background set"):
-        official.read_omniglot(*reversed(files))
-
-
 def test_the_registry_lists_files_in_the_order_that_readers_take_them():
-    due = {"mnist": ["train-images", "train-labels", "t10k-images", "t10k-labels"],
-           "omniglot": ["images_background", "images_evaluation"]}  # fmt: skip
-    for name, starts in due.items():
-        paths = [file.path for file in registry.get(f"image-{name}-official").files]
-        assert [path.split("/")[-1].startswith(s) for path, s in zip(paths, starts, strict=True)] == [
-            True
-        ] * len(starts)
+    starts = ["train-images", "train-labels", "t10k-images", "t10k-labels"]
+    paths = [file.path for file in registry.get("image-mnist-full").files]
+    assert all(path.split("/")[-1].startswith(s) for path, s in zip(paths, starts, strict=True))
 
 
 COUNTS = {
@@ -232,18 +176,17 @@ COUNTS = {
     "cifar100": 60_000,
     "mnist": 70_000,
     "tiny-imagenet": 110_000,
-    "omniglot": 32_460,
 }
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=needs(f"image-{name}-official")) for name in COUNTS]
+    "name", [pytest.param(name, marks=needs(f"image-{name}-full")) for name in COUNTS]
 )
 def test_the_real_archives_are_whole(name):
     from nbpkg.data import store
 
-    files = [store.path(file.path) for file in registry.get(f"image-{name}-official").files]
-    found, labels, names, train = images._OFFICIAL[name](*files)
+    files = [store.path(file.path) for file in registry.get(f"image-{name}-full").files]
+    found, labels, names, train = images._FULL[f"{name}-full"](*files)
     assert len(found) == len(labels) == len(train) == COUNTS[name]
     assert found.shape[1:] == (images._FILES[name][2], *[images._FILES[name][1]] * 2)
     assert len(names) == images._FILES[name][3]

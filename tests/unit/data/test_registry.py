@@ -13,7 +13,7 @@ import pytest
 from public import needs
 
 from nbpkg import data
-from nbpkg.data import registry
+from nbpkg.data import recipes, registry
 from nbpkg.errors import NbpkgError
 
 SMALL = """
@@ -48,17 +48,42 @@ def test_help_is_registered_at_one_commit_with_all_devices():
             assert file.url.endswith(file.path.removeprefix("help"))
 
 
-def test_public_sets_have_addresses_and_prepared_ones_have_none():
+PINNED = re.compile(
+    r"https://(raw\.githubusercontent\.com/[^/]+/[^/]+/[0-9a-f]{40}/|codeload.*/tar\.gz/[0-9a-f]{40}$)"
+)
+
+
+def test_every_set_can_be_had_from_addresses_that_cannot_change_unnoticed():
     for dataset in data.sets():
         assert dataset.source and dataset.licence and dataset.title
-        for file in dataset.files:
-            assert (file.url is not None) == (dataset.kind == "public")
-            if file.url:
-                assert file.url.startswith("https://")
+        derived = dataset.kind == "derived"
+        assert all(bool(file.urls) != derived for file in dataset.files) and bool(dataset.ways) == derived
+        if derived:
+            assert callable(recipes.get(dataset.recipe)) and recipes.get(dataset.recipe).__doc__
+            # Text is pinned by its bytes, everything else by its values.
+            assert all(bool(file.values) != file.path.startswith("text/") for file in dataset.files)
+        for file in sum(dataset.ways, dataset.files):
+            for url in file.urls:
                 # An address either names a commit, or leads to a file whose checksum others published.
-                assert dataset.checksums or re.match(
-                    r"https://raw\.githubusercontent\.com/[^/]+/[^/]+/[0-9a-f]{40}/", file.url
-                )
+                assert PINNED.match(url) or (file.sha256 and url.startswith("https://"))
+                assert file.sha256 or "codeload" in url
+
+
+def test_sources_are_complete_ways_and_a_bad_one_is_refused(tmp_path):
+    entry = '{ name = "a.zip", way = "%s", size = 3, urls = ["http://x.invalid/a", "http://y.invalid/a"] }'
+    derived = SMALL.replace('kind = "public"', 'kind = "derived"\nrecipe = "text.as_is"').replace(
+        'base = "http://example.invalid/"', f'sources = [{entry % "one"}, {entry % "two"}]')  # fmt: skip
+    found = registry.load(write(tmp_path, derived))["toy"]
+    assert [[file.path for file in way] for way in found.ways] == [[".sources/toy/a.zip"]] * 2
+    (source,) = found.ways[0]
+    assert source.urls == ("http://x.invalid/a", "http://y.invalid/a") and source.sha256 == ""
+    for number, (old, new, word) in enumerate([
+        ('"a.zip"', '"../a.zip"', "outside"), ("size = 3", "size = 0", "sha256 and size"),
+        ("urls =", "links =", "urls"), ('recipe = "text.as_is"\n', "", "recipe"),
+    ]):  # fmt: skip
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(NbpkgError, match=word):
+            registry.load(write(tmp_path / str(number), derived.replace(old, new)))
 
 
 def test_one_content_is_registered_once_per_space():

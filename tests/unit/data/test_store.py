@@ -19,9 +19,9 @@ def toy(tmp_path, monkeypatch):
     """A registered set of one file "toy/a.bin", an empty cache and an empty NBPKG_DATA folder."""
     file = DataFile("toy/a.bin", "http://127.0.0.1:9/a.bin", hashlib.sha256(GOOD).hexdigest(), len(GOOD))
     dataset = DataSet("toy", "public", "Toy", "MIT", None, "somewhere", "", (file,))
-    prepared = DataSet("joined", "prepared", "Toy", "MIT", None, "two places", "", (
+    derived = DataSet("joined", "derived", "Toy", "MIT", None, "two places", "", (
         DataFile("toy/b.bin", None, file.sha256, file.size),))  # fmt: skip
-    monkeypatch.setattr(registry, "load", lambda: {"toy": dataset, "joined": prepared})
+    monkeypatch.setattr(registry, "load", lambda: {"toy": dataset, "joined": derived})
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NBPKG_DATA", str(tmp_path / "given"))
     (tmp_path / "given" / "toy").mkdir(parents=True)
@@ -47,14 +47,6 @@ def test_absent_data_says_which_file_how_to_get_it_and_what_needs_none(toy):
     assert "\n" not in message
     for part in ("toy/a.bin", "nbpkg data fetch toy", "smoke"):
         assert part in message
-
-
-def test_absent_prepared_table_names_its_sources_and_no_fetch(toy):
-    with pytest.raises(NbpkgError, match="two places") as caught:
-        data.path("toy/b.bin")
-    assert "fetch" not in str(caught.value)
-    with pytest.raises(NbpkgError, match=r"prepared.*two places"):
-        data.fetch("joined")
 
 
 @pytest.mark.parametrize("wrong", [b"the wrong bytes", GOOD[:-1], GOOD + b"x", b""])

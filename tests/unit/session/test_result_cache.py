@@ -11,6 +11,7 @@ import pytest
 import torch
 from livecode import build
 
+from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
 from nbpkg.session import Session
 
@@ -22,6 +23,7 @@ def fresh(tmp_path, monkeypatch):
     """An own cache, and nobody called yet."""
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("NBPKG_THREADS", raising=False)
+    monkeypatch.setattr(needs, "lacking", lambda *_: "")
     CALLS.clear()
 
 
@@ -38,7 +40,8 @@ def counted(seed, **config):
 
 
 def opened(**changes) -> Session:
-    return Session(**({"chapter": "03_help", "profile": "smoke", "seeds": [0, 1], "device": "cpu"} | changes))
+    due = {"chapter": "03_help", "profile": "smoke", "seeds": [0, 1], "device": "cpu"}
+    return Session(**due | changes)
 
 
 def test_a_piece_is_made_once_and_is_the_same_from_the_cache():

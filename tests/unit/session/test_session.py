@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from nbpkg import data, machine
+from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
 from nbpkg.progress import progress
 from nbpkg.report.record import Record
 from nbpkg.session import Session
+
+LACKING = needs.lacking
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +23,7 @@ def elsewhere(tmp_path, monkeypatch):
     """An own cache and record, one thread again afterwards."""
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NBPKG_RECORD", str(tmp_path / "record.json"))
+    monkeypatch.setattr(needs, "lacking", lambda *_: "")
     monkeypatch.delenv("NBPKG_THREADS", raising=False)
     threads = torch.get_num_threads()
     yield
@@ -27,12 +31,19 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def opened(**changes) -> Session:
-    return Session(
-        **({"chapter": "03_help", "profile": "smoke", "seeds": [0, 1, 2], "device": "cpu"} | changes)
-    )
+    due = {"chapter": "03_help", "profile": "smoke", "seeds": [0, 1, 2], "device": "cpu"}
+    return Session(**due | changes)
 
 
 # ------------------------------------------------------------------ opening
+
+
+def test_lacking_data_end_it_before_any_work_with_the_one_command(monkeypatch):
+    monkeypatch.delenv("NBPKG_DATA", raising=False)
+    monkeypatch.setattr(needs, "lacking", LACKING)
+    with pytest.raises(NbpkgError, match="run `nbpkg data fetch --for 03 --profile standard` first"):
+        opened(profile="standard")
+    assert opened().smoke and opened(profile="standard", within=opened()).profile == "standard"
 
 
 @pytest.mark.parametrize(
