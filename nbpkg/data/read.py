@@ -49,8 +49,8 @@ def read_numbers(
     """A torch file of (nested) lists of numbers from `low` to `high`, both included, as an array of `shape`.
 
     Whole bounds ask for whole numbers and give int64; otherwise integers and floats are accepted and give
-    float64. distinct: no number may occur twice. Raises NbpkgError naming the file when it is damaged or holds
-    anything else.
+    float64. distinct: no number may occur twice. Raises NbpkgError naming the file when it is damaged or
+    holds anything else.
     """
     return _array(path, read_torch(path), shape, low, high, distinct)
 
