@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import rankdata
 
 from nbpkg import data
 from nbpkg.data.text import read_lines
@@ -26,34 +27,31 @@ from nbpkg.untrusted import refuse
 class TaskInfo:
     """How a task's files are laid out.
 
-    columns: number of columns of every line; header: the first line names them. first, second: the positions
-    of the sentences (second: None for single sentences); label: that of the label. classes: what the labels
-    are called, in the order of their numbers; None for a score from 0 to 5.
+    columns: their names; header: the first line gives them. sentences, label: positions of the columns
+    of one or two sentences and of the label. classes: what the labels are called, in the order of their
+    numbers; None for a score from 0 to 5.
     """
 
-    columns: int
-    header: tuple[str, ...] | None
-    first: int
-    second: int | None
+    columns: tuple[str, ...]
+    sentences: tuple[int, ...]
     label: int
     classes: tuple[str, ...] | None
     metrics: tuple[str, ...]
+    header: bool = True
 
 
-_YES = ("entailment", "not_entailment")
+_BINARY, _ENTAILED = ("0", "1"), ("entailment", "not_entailment")
+_MRPC = ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String")
 _STSB = (
     "index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2", "score"
 )  # fmt: skip
-
 TASKS = {
-    "CoLA": TaskInfo(4, None, 3, None, 1, ("0", "1"), ("matthews",)),
-    "SST-2": TaskInfo(2, ("sentence", "label"), 0, None, 1, ("0", "1"), ("accuracy",)),
-    "MRPC": TaskInfo(
-        5, ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"), 3, 4, 0, ("0", "1"), ("accuracy", "f1")
-    ),
-    "RTE": TaskInfo(4, ("index", "sentence1", "sentence2", "label"), 1, 2, 3, _YES, ("accuracy",)),
-    "STS-B": TaskInfo(10, _STSB, 7, 8, 9, None, ("pearson", "spearman")),
-    "QNLI": TaskInfo(4, ("index", "question", "sentence", "label"), 1, 2, 3, _YES, ("accuracy",)),
+    "CoLA": TaskInfo(("source", "label", "mark", "sentence"), (3,), 1, _BINARY, ("matthews",), header=False),
+    "SST-2": TaskInfo(("sentence", "label"), (0,), 1, _BINARY, ("accuracy",)),
+    "MRPC": TaskInfo(_MRPC, (3, 4), 0, _BINARY, ("accuracy", "f1")),
+    "RTE": TaskInfo(("index", "sentence1", "sentence2", "label"), (1, 2), 3, _ENTAILED, ("accuracy",)),
+    "STS-B": TaskInfo(_STSB, (7, 8), 9, None, ("pearson", "spearman")),
+    "QNLI": TaskInfo(("index", "question", "sentence", "label"), (1, 2), 3, _ENTAILED, ("accuracy",)),
 }
 
 #: Share of QNLI's questions that `read("QNLI", "dev")` keeps.
@@ -97,46 +95,32 @@ def read_tsv(path: str | Path, task: str) -> Split:
     empty sentence, and a label that the task does not have.
     """
     layout = info(task)
-    lines = read_lines(path)
-    start = 0
-    if layout.header is not None:
-        start = 1
-        found = tuple(lines[0].split("\t"))
-        if found != layout.header:
-            due = ", ".join(layout.header)
-            refuse(path, f"its columns are {', '.join(found)[:80]!r} where {due!r} are due")
+    lines = [line.split("\t") for line in read_lines(path)]
+    start = int(layout.header)
+    if layout.header and tuple(lines[0]) != layout.columns:
+        found, due = ", ".join(lines[0])[:80], ", ".join(layout.columns)
+        refuse(path, f"its columns are {found!r} where {due!r} are due")
     if len(lines) == start:
         refuse(path, "holds no examples")
-    first, second, labels = [], [], []
-    for number, line in enumerate(lines[start:], start=start + 1):
-        if not line.strip():
+    known = layout.classes or ("the numbers from 0 to 5",)
+    sentences, labels = [], []
+    for number, parts in enumerate(lines[start:], start=start + 1):
+        if not any(map(str.strip, parts)):
             refuse(path, f"line {number} is empty")
-        parts = line.split("\t")
-        if len(parts) != layout.columns:
-            refuse(path, f"line {number} has {len(parts)} columns where {layout.columns} are due")
-        sentences = [parts[i].strip() for i in (layout.first, layout.second) if i is not None]
-        if not all(sentences):
+        if len(parts) != len(layout.columns):
+            refuse(path, f"line {number} has {len(parts)} columns where {len(layout.columns)} are due")
+        sentences.append([parts[column].strip() for column in layout.sentences])
+        if not all(sentences[-1]):
             refuse(path, f"line {number} has an empty sentence")
-        first.append(sentences[0])
-        second.append(sentences[-1])
-        labels.append(_label(path, number, parts[layout.label].strip(), layout.classes))
-    dtype = np.float64 if layout.classes is None else np.int64
-    pairs = None if layout.second is None else tuple(second)
-    return Split(task, tuple(first), pairs, np.array(labels, dtype))
-
-
-def _label(path, number: int, text: str, classes: tuple[str, ...] | None) -> float:
-    if classes is not None:
-        if text not in classes:
-            refuse(path, f"line {number} has the label {text[:20]!r}, which is none of {', '.join(classes)}")
-        return classes.index(text)
-    try:
-        value = float(text)
-    except ValueError as error:
-        refuse(path, f"line {number} has the score {text[:20]!r}, which is no number", error)
-    if not 0 <= value <= 5:  # nan included
-        refuse(path, f"line {number} has the score {text[:20]}, outside 0 to 5")
-    return value
+        label = parts[layout.label].strip()
+        try:
+            labels.append(layout.classes.index(label) if layout.classes else float(label))
+        except ValueError:
+            labels.append(np.nan)
+        if not 0 <= labels[-1] <= 5:  # nan included
+            refuse(path, f"line {number} has the label {label[:20]!r}, which is none of {', '.join(known)}")
+    first, second = (*zip(*sentences, strict=True), None)[:2]
+    return Split(task, first, second, np.array(labels, np.int64 if layout.classes else np.float64))
 
 
 def read(task: str, split: str = "train") -> Split:
@@ -183,10 +167,6 @@ def constant(task: str, train: Split, dev: Split) -> float:
     return score(task, np.full(len(dev), guess), dev.labels)[task]
 
 
-def _accuracy(given: np.ndarray, true: np.ndarray) -> float:
-    return float((given == true).mean())
-
-
 def _f1(given: np.ndarray, true: np.ndarray) -> float:
     both = ((given == 1) & (true == 1)).sum()
     total = (given == 1).sum() + (true == 1).sum()
@@ -200,12 +180,10 @@ def _correlation(given: np.ndarray, true: np.ndarray) -> float:
     return float(a @ b) / size if size > 1e-12 else 0.0
 
 
-def _spearman(given: np.ndarray, true: np.ndarray) -> float:
-    from scipy.stats import rankdata
-
-    return _correlation(rankdata(given), rankdata(true))
-
-
 _METRICS = {
-    "accuracy": _accuracy, "f1": _f1, "matthews": _correlation, "pearson": _correlation, "spearman": _spearman
-}  # fmt: skip
+    "accuracy": lambda given, true: float((given == true).mean()),
+    "f1": _f1,
+    "matthews": _correlation,
+    "pearson": _correlation,
+    "spearman": lambda given, true: _correlation(rankdata(given), rankdata(true)),
+}

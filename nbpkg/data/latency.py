@@ -27,13 +27,12 @@ _TRAIN = (
 )  # fmt: skip
 _VALID = ("titanx_1", "titanx_32", "titanx_{large}", "gold_6240")
 _PUBLIC = {
-    "nb201": ("help-nasbench201", "help/nasbench201", "256", 15_625, 900),
-    "fbnet": ("help-fbnet", "help/fbnet", "64", 5_000, 4_000),
-}
-_TEST = {
-    "nb201": ("titan_rtx_256", "gold_6226", "fpga", "pixel2", "raspi4", "eyeriss"),
-    "fbnet": ("fpga", "raspi4", "eyeriss"),
-}
+    "nb201": (
+        "help-nasbench201", "help/nasbench201", "256", 15_625, 900,
+        ("titan_rtx_256", "gold_6226", "fpga", "pixel2", "raspi4", "eyeriss"),
+    ),
+    "fbnet": ("help-fbnet", "help/fbnet", "64", 5_000, 4_000, ("fpga", "raspi4", "eyeriss")),
+}  # fmt: skip
 _OTHERS = (
     "2080ti_1", "2080ti_32", "2080ti_{large}", "titanxp_1", "titanxp_32", "titanxp_{large}",
     "titan_rtx_1", "titan_rtx_32",
@@ -151,43 +150,6 @@ def unit_scale(latency: np.ndarray) -> np.ndarray:
     return (latency - low) / np.where(high > low, high - low, 1.0)
 
 
-def load(name: str) -> LatencySpace:
-    """The space `nb201`, `fbnet` (public data, see `nbpkg data fetch`) or `embedded` (no download).
-
-    Raises NbpkgError for another name, for absent data and for files that do not hold what they should.
-    """
-    if name == "embedded":
-        return _embedded()
-    if name not in _PUBLIC:
-        raise NbpkgError(f"unknown latency space {name!r}; known: nb201, fbnet, embedded")
-    return _public(name)
-
-
-def _public(name: str) -> LatencySpace:
-    data_set, folder, large, n, n_support = _PUBLIC[name]
-    train, valid, others = (
-        tuple(device.format(large=large) for device in devices) for devices in (_TRAIN, _VALID, _OTHERS)
-    )
-    latency = {
-        device: read.read_torch_list(data.path(f"{folder}/latency/{device}.pt"), length=n)
-        for device in (*train, *valid, *_TEST[name], *others)
-    }
-    reference = read.read_torch_indices(data.path(f"{folder}/hardware_embedding_index.pt"), length=10, high=n)
-    if name == "nb201":
-        index = read.read_arch_index(data.path(f"{folder}/str_arch2idx.pt"), length=n)
-        ops = space.encode(sorted(index, key=index.get)).astype(np.int64)
-        params, flops = costs.costs(ops)
-        kind, n_ops = "cell", len(space.OPS)
-    else:
-        ops = read.read_torch_rows(data.path(f"{folder}/arch.pt"), shape=(n, 22), high=fbnet.SKIP)
-        params, flops = fbnet.costs(ops)
-        kind, n_ops = "chain", fbnet.SKIP + 1
-    return LatencySpace(
-        name, kind, ops, n_ops, latency, reference, train, valid, _TEST[name], n_support, N_QUERY,
-        np.asarray(flops, np.float64), np.asarray(params, np.float64), data_set, others,
-    )  # fmt: skip
-
-
 # Settings of one machine, measured by this project, act as devices. Whole kinds are held out for the test:
 # another convolution library (`native`), 8-bit integers, a runtime at a batch that no training device uses.
 _EMBEDDED = {
@@ -198,6 +160,38 @@ _EMBEDDED = {
     "test": ("onnx_b32", "native_b2", "onnx_int8_b1", "onnx_int8_b8"),
 }  # fmt: skip
 _EMBEDDED_SUPPORT, _EMBEDDED_REFERENCE_SEED, _EMBEDDED_C, _EMBEDDED_N = 400, 3, 16, 1
+
+
+def load(name: str) -> LatencySpace:
+    """The space `nb201`, `fbnet` (public data, see `nbpkg data fetch`) or `embedded` (no download).
+
+    Raises NbpkgError for another name, for absent data and for files that do not hold what they should.
+    """
+    if name == "embedded":
+        return _embedded()
+    if name not in _PUBLIC:
+        raise NbpkgError(f"unknown latency space {name!r}; known: nb201, fbnet, embedded")
+    data_set, folder, large, n, n_support, test = _PUBLIC[name]
+    train, valid, others = (
+        tuple(device.format(large=large) for device in devices) for devices in (_TRAIN, _VALID, _OTHERS)
+    )
+    latency = {
+        device: read.read_numbers(data.path(f"{folder}/latency/{device}.pt"), (n,), *read.LATENCY)
+        for device in (*train, *valid, *test, *others)
+    }
+    reference = read.read_numbers(data.path(f"{folder}/hardware_embedding_index.pt"), (10,), 0, n - 1, True)
+    if name == "nb201":
+        index = read.read_arch_index(data.path(f"{folder}/str_arch2idx.pt"), length=n)
+        ops = space.encode(sorted(index, key=index.get)).astype(np.int64)
+        kind, n_ops, counted = "cell", len(space.OPS), costs.costs(ops)
+    else:
+        ops = read.read_numbers(data.path(f"{folder}/arch.pt"), (n, 22), 0, fbnet.SKIP)
+        kind, n_ops, counted = "chain", fbnet.SKIP + 1, fbnet.costs(ops)
+    params, flops = (np.asarray(cost, np.float64) for cost in counted)
+    return LatencySpace(
+        name, kind, ops, n_ops, latency, reference, train, valid, test, n_support, N_QUERY,
+        flops, params, data_set, others,
+    )  # fmt: skip
 
 
 def _embedded() -> LatencySpace:

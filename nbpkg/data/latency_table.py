@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from nbpkg import paths
+from nbpkg import machine, paths
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import space
 
@@ -41,29 +39,24 @@ def write_table(
     times: milliseconds (cells, rounds, repeats) by setting. provenance: what the JSON says beside the date,
     the processor and what is computed here; `provenance["settings"]` has a dictionary for every setting.
     """
-    summary = {name: summarise(values) for name, values in times.items()}
-    columns = {"cell": cells}
-    for name, (median, spread) in summary.items():
-        columns |= {name: median, f"{name}_iqr": spread}
-    text = pd.DataFrame(columns).to_csv(index=False, float_format="%.4g", lineterminator="\n")
-    settings = {
-        name: {
+    frame, settings = pd.DataFrame({"cell": cells}), {}
+    for name, values in times.items():
+        frame[name], frame[f"{name}_iqr"] = summarise(values)
+        settings[name] = {
             **dict(provenance["settings"][name]),
             "timed_calls_per_cell": int(values[0].size),
             "reliability": round(reliability(values), 4),
         }
-        for name, values in times.items()
-    }
-    medians = np.stack([median for median, _ in summary.values()])
+    text = frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")
     described = {
         "what": "latency in ms of NAS-Bench-201 cells as real networks: median and inter-quartile range",
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
         "date": datetime.date.today().isoformat(),
-        "processor": processor(),
+        "processor": machine.device_name(machine.device("cpu")),
         **provenance,
         "cells": len(cells),
         "settings": settings,
-        "spearman": [[round(float(spearmanr(a, b).statistic), 3) for b in medians] for a in medians],
+        "spearman": frame[list(times)].corr("spearman").round(3).to_numpy().tolist(),
     }
     paths.write_text(output, text)
     # One line for each row of the matrix keeps the file readable.
@@ -83,21 +76,18 @@ def read_embedded(
     """
     path = Path(path)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-        names = header[1::2]
-        if not names or header != ["cell", *(name + end for name in names for end in ("", "_iqr"))]:
+        frame = pd.read_csv(path, dtype=str)
+        names = list(frame)[1::2]
+        if not names or list(frame) != ["cell", *(name + end for name in names for end in ("", "_iqr"))]:
             raise ValueError("its columns must be: cell, then every setting and its _iqr")
-        if not rows or any(len(row) != len(header) for row in rows):
-            raise ValueError("its rows must be as long as its header")
-        cells = [row[0] for row in rows]
+        cells = list(frame.pop("cell"))
         space.encode(cells)
-        if len(set(cells)) < len(cells):
-            raise ValueError("a cell occurs twice")
-        values = np.array([row[1:] for row in rows], dtype=np.float64).T
+        if not cells or len(set(cells)) < len(cells):
+            raise ValueError("it must have rows, and no cell twice")
+        values = frame.to_numpy().astype(np.float64).T
         medians, ranges = values[::2], values[1::2]
         if not np.isfinite(values).all() or (medians <= 0).any() or (ranges < 0).any():
-            raise ValueError("latencies must be finite and positive")
+            raise ValueError("rows must be as long as the header, latencies finite and positive")
     except (OSError, ValueError, NbpkgError) as error:
         reason = "absent" if isinstance(error, FileNotFoundError) else error
         raise NbpkgError(
@@ -113,13 +103,3 @@ def read_provenance(path: str | Path = EMBEDDED) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise NbpkgError(f"{path.name}: absent or damaged; `nbpkg data measure-latency` writes it") from None
-
-
-def processor() -> str:
-    """Name of the processor, as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -18,12 +18,8 @@ def load(name: str | Path | None = None) -> table.Table:
     if name is None:
         name = "nb201/nb201.parquet" if store.available("nb201-joined") else "nb201/nats_bench.csv"
     path = Path(name)
-    readers = {".csv": table.read_csv, ".parquet": table.read_parquet, ".pth": table.read_official}
-    reader = readers.get(path.suffix)
-    if reader is None:
-        raise NbpkgError(f"{name}: a table of cells ends in .csv, .parquet or .pth")
-    if path.is_file():
-        return reader(path)
-    if str(name) not in {file.path for known in registry.load().values() for file in known.files}:
-        raise NbpkgError(f"{name}: there is no such file, and no registered table of this name")
-    return reader(store.path(str(name)))
+    if not path.is_file():
+        if str(name) not in {file.path for known in registry.load().values() for file in known.files}:
+            raise NbpkgError(f"{name}: there is no such file, and no registered table of this name")
+        path = store.path(str(name))
+    return table.read(path)

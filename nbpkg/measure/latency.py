@@ -3,16 +3,15 @@
 A visit to a cell times every setting of one thread count on it; a round visits all cells in an order of its
 own, so that slow drift of the machine falls on all cells alike. A shared machine's speed also varies within
 seconds, by half and more: so every timed call stands between two calls of one reference network, and what
-counts is the ratio (a "duet"). What has been timed is kept line by line: a measurement that was stopped
-goes on where it ended, and one asked for more rounds adds them.
+counts is the ratio (a "duet"). Every visit is kept in the cache: a measurement that was stopped goes on where
+it ended, and one asked for more rounds adds them.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nbpkg.data.latency_table import EMBEDDED, processor, read_embedded, read_provenance, write_table
+from nbpkg.data.latency_table import EMBEDDED, read_embedded, read_provenance, write_table
 from nbpkg.errors import NbpkgError
-from nbpkg.machine import usable_cpus
+from nbpkg.machine import device, device_name, usable_cpus
 from nbpkg.measure.backends import Runs, Setting, default_settings
 from nbpkg.measure.isolation import isolated_cores, realtime_priority
+from nbpkg.memo import Entry, key_of, measured
 from nbpkg.nb201 import space
 from nbpkg.nb201.network import network
-from nbpkg.paths import cache_dir, write_text
 from nbpkg.progress import progress
 
 __all__ = ["EMBEDDED", "measure", "read_embedded", "read_provenance"]
@@ -67,35 +66,35 @@ def measure(
     settings: Sequence[Setting] | None = None,
     resume: bool = True,
     seed: int = 0,
-    partial_folder: str | Path | None = None,
     make_runs: Callable[[np.ndarray], Callable[[Setting], Callable[[], object]]] = real_runs,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Path:
     """Time `cells` distinct random cells on every setting; write the table and its provenance.
 
     settings: by default all that this machine can run. resume: use what earlier runs with the same arguments
-    left in `partial_folder` (by default in the user's cache). Tests replace `make_runs`, which turns six
-    operations into a function from a setting to the callable to time, and `clock`, which tells seconds.
-    Returns the path of the table. Raises NbpkgError for arguments that make no table.
+    left in the cache. Tests replace `make_runs`, which turns six operations into a function from a setting to
+    the callable to time, and `clock`, which tells seconds. Returns the path of the table. Raises NbpkgError
+    for arguments that make no table.
     """
     output = Path(output_csv)
     settings = default_settings(len(usable_cpus())) if settings is None else tuple(settings)
     _check(output, rounds, settings)
     ops = space.random(cells, seed)
-    partial = partial_file(partial_folder, [cells, seed, [asdict(s) for s in settings]], resume)
-    done = read_partial(partial, settings, cells)
+    entries = _entries(settings, cells, rounds, seed)
+    if not resume:
+        shutil.rmtree(next(iter(entries.values())).path.parent, ignore_errors=True)
+    done = {visit: found.value for visit, entry in entries.items() if (found := entry.read()) is not None}
     if done:
         print(f"{len(done)} visits were timed before; going on from there", flush=True)
-    left = [visit for visit in visits(settings, cells, rounds, seed) if visit not in done]
-    with open(partial, "a", encoding="utf-8") as log, torch.inference_mode(), warnings.catch_warnings():
+    left = [visit for visit in entries if visit not in done]
+    with torch.inference_mode(), warnings.catch_warnings():
         # Switching oneDNN off and on makes torch speak of a feature of other hardware.
         warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
         reference = functools.cache(make_runs(space.encode(REFERENCE)))
         for visit in progress(isolated(left), "visits", len(left)):
             group = [s for s in settings if s.threads == visit[0]]
-            done[visit] = time_visit(make_runs(ops[visit[-1]]), reference, group, clock)
-            log.write(json.dumps([*visit, done[visit]]) + "\n")
-            log.flush()
+            timed = measured(time_visit, make_runs(ops[visit[-1]]), reference, group, clock)
+            done[visit] = entries[visit].write(timed)
     times, reference_ms = collect(done, settings, cells, rounds)
     write_table(output, space.decode(ops), times, provenance(settings, seed, rounds, reference_ms))
     return output
@@ -137,15 +136,21 @@ def provenance(
     }
 
 
-def visits(settings: Sequence[Setting], cells: int, rounds: int, seed: int) -> Iterator[Visit]:
-    """All visits of a measurement, in order.
+def _entries(settings: Sequence[Setting], cells: int, rounds: int, seed: int) -> dict[Visit, Entry]:
+    """Where each visit of a measurement is kept, in the order of the visits.
 
     Thread counts rise, since runs of more threads disturb others more and are disturbed more.
     """
-    for threads in sorted({s.threads for s in settings}):
-        for number in range(rounds):
-            for cell in np.random.default_rng([seed, number]).permutation(cells).tolist():
-                yield threads, number, cell
+    # Times of another machine or version must not be mixed in.
+    machine = device_name(device("cpu")), torch.__version__
+    key = key_of(cells, seed, [asdict(s) for s in settings], *machine)
+    folder = f"measure-latency/{key[:16]}"
+    return {
+        (threads, number, cell): Entry(folder, f"{threads}-{number}-{cell}", key, "visit")
+        for threads in sorted({s.threads for s in settings})
+        for number in range(rounds)
+        for cell in np.random.default_rng([seed, number]).permutation(cells).tolist()
+    }
 
 
 def isolated(left: Sequence[Visit]) -> Iterator[Visit]:
@@ -183,41 +188,6 @@ def time_visit(runs, reference, group: Sequence[Setting], clock: Callable[[], fl
         beside = (spans[:-1:2] + spans[2::2]) / 2
         times[setting.name] = np.stack([spans[1::2], beside], 1).round(5).tolist()
     return times
-
-
-def partial_file(folder: str | Path | None, configuration: list, resume: bool) -> Path:
-    """Where a measurement with this configuration keeps what it timed.
-
-    Makes the folder, and deletes the file unless `resume`.
-    """
-    folder = cache_dir() / "measure-latency" if folder is None else Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Times of another machine or version must not be mixed in.
-    versions = [processor(), torch.__version__]
-    key = hashlib.sha256(json.dumps([configuration, versions], sort_keys=True).encode()).hexdigest()
-    path = folder / f"partial-{key[:16]}.jsonl"
-    if not resume:
-        path.unlink(missing_ok=True)
-    return path
-
-
-def read_partial(path: Path, settings: Sequence[Setting], cells: int) -> dict[Visit, Times]:
-    """Finished visits. A line that was cut off or does not fit the settings is taken out of the file."""
-    if not path.exists():
-        return {}
-    done, good = {}, []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            threads, number, cell, times = json.loads(line)
-            found = {name: np.array(values, float).shape for name, values in times.items()}
-            fitting = {s.name: (s.repeats, 2) for s in settings if s.threads == threads}
-            if found == fitting and 0 <= cell < cells:
-                done[threads, number, cell] = times
-                good.append(line)
-        except (ValueError, TypeError, AttributeError):
-            continue
-    write_text(path, "".join(line + "\n" for line in good))
-    return done
 
 
 def collect(

@@ -1,6 +1,6 @@
 """What was measured on the cells of NAS-Bench-201, behind one interface whatever file it comes from.
 
-    table = load()                                    the fullest table on this machine
+    table = data.nb201.load()                         the fullest table on this machine
     table.accuracy("cifar100", "valid", epochs=200)   percent, one value for each of the 15,625 cells
 
 Every array is aligned with ``space.index``; cells without a row are NaN. Datasets are called "cifar10",
@@ -39,7 +39,7 @@ def dataset_name(name: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Results of cells; made by ``load``, ``read_csv``, ``read_parquet`` or ``read_official``.
+    """Results of cells; made by ``read``.
 
     ``rows`` are the canonical indices of the cells that the table holds, ascending, shape ``(n,)``.
     ``benchmark_index`` is the table's own number of every cell, int64 of shape ``(15625,)``, -1 where it
@@ -69,7 +69,7 @@ class Table:
         raise NbpkgError(f"{self.name} has no {what}; it has: {there}")
 
     def save(self, path: str | Path) -> None:
-        """Write the table as Parquet for ``read_parquet``: the quick form of the slow official file."""
+        """Write the table as Parquet for ``read``: the quick form of the slow official file."""
         import pyarrow
         from pyarrow import parquet
 
@@ -80,77 +80,68 @@ class Table:
             parquet.write_table(pyarrow.table(columns), partial)
 
 
-def read_csv(path: str | Path) -> Table:
-    """Read a light table with a header; raises NbpkgError that names the file if anything is wrong in it.
+def read(path: str | Path) -> Table:
+    """Read a table of cells; raises NbpkgError that names the file if anything is wrong in it.
 
-    Columns are discovered: ``arch`` or ``ArchitectureString`` (needed), ``index`` (the number of the row if
-    it is left out), ``DATASET_test_EPOCHS`` or ``DATASETTestAccuracyEPOCHSEpochs`` and the same with valid,
-    in percent; ``isomorphism`` or ``UniqueString`` is compared with ``space.unique_string``. Others are
-    ignored.
+    Files that end in .csv and .parquet are light tables with named columns, which are discovered: ``arch``
+    or ``ArchitectureString`` (needed), ``index`` (the number of the row if it is left out),
+    ``DATASET_test_EPOCHS`` or ``DATASETTestAccuracyEPOCHSEpochs`` and the same with valid, in percent;
+    ``isomorphism`` or ``UniqueString`` is compared with ``space.unique_string``. Others are ignored.
+
+    Files that end in .pth are the official NAS-Bench-201, or a part of its cells. Reading without running
+    code takes about a third of a second an architecture, more than an hour for all of them, and the file of
+    several gigabytes must fit in memory: ``save`` the result and load that.
     """
-    from pyarrow import csv
-
-    return _light(Path(path), csv.read_csv)
-
-
-def read_parquet(path: str | Path) -> Table:
-    """Read a light table from Parquet: the columns of ``read_csv``, the same errors."""
-    from pyarrow import parquet
-
-    def read(name):
-        # ParquetFile reads this one file; read_table would also take a folder, or a remote address.
-        file = parquet.ParquetFile(name)
-        rows = file.metadata.num_rows
-        if rows > space.N_CELLS:
-            raise NbpkgError(f"{Path(name).name}: has {rows} rows, more than there are cells")
-        return file.read()
-
-    return _light(Path(path), read)
+    path = Path(path)
+    if path.suffix == ".pth":
+        return build(path.name, **official.read(path))
+    if path.suffix not in (".csv", ".parquet"):
+        raise NbpkgError(f"{path.name}: a table of cells ends in .csv, .parquet or .pth")
+    return _light(path)
 
 
-def read_official(path: str | Path) -> Table:
-    """Read the official NAS-Bench-201 ``.pth``, also one that holds a part of the cells.
-
-    Reading without running code takes about a third of a second an architecture, more than an hour for all of
-    them, and the file of several gigabytes must fit in memory: ``save`` the result and load that. Raises
-    NbpkgError that names the file if it is truncated, is no such file, or would have to run code.
-    """
-    return build(Path(path).name, **official.read(Path(path)))
-
-
-def _light(path: Path, read) -> Table:
+def _light(path: Path) -> Table:
     import pyarrow
+    from pyarrow import csv, parquet
 
     try:
-        frame = read(str(path))
-        names = frame.column_names
+        if path.suffix == ".csv":
+            frame = csv.read_csv(str(path))
+        else:
+            # ParquetFile reads this one file; read_table would also take a folder, or a remote address.
+            file = parquet.ParquetFile(str(path))
+            if file.metadata.num_rows > space.N_CELLS:
+                raise NbpkgError(
+                    f"{path.name}: has {file.metadata.num_rows} rows, more than there are cells"
+                )
+            frame = file.read()
+        columns = {name: frame[name] for name in frame.column_names}
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise NbpkgError(f"{path.name}: cannot be read as a table ({_line(error)})") from None
-    if len(set(names)) < len(names):
-        raise NbpkgError(f"{path.name}: two columns have the same name")
+    except KeyError:
+        raise NbpkgError(f"{path.name}: two columns have the same name") from None
 
     def numbers(name, kind="float64"):
         try:
-            return frame[name].cast(kind).to_numpy()
+            return columns[name].cast(kind).to_numpy()
         except pyarrow.ArrowException as error:
             raise NbpkgError(f"{path.name}: column {name} is not {kind} ({_line(error)})") from None
 
-    column = next((name for name in _ARCH if name in names), None)
+    column = next((name for name in _ARCH if name in columns), None)
     if column is None:
-        raise NbpkgError(f"{path.name}: has no column {' or '.join(_ARCH)}; it has {', '.join(names)}")
-    strings = frame[column].to_pylist()
-    own = numbers("index", "int64") if "index" in names else np.arange(len(strings))
+        raise NbpkgError(f"{path.name}: has no column {' or '.join(_ARCH)}; it has {', '.join(columns)}")
+    strings = columns[column].to_pylist()
+    own = numbers("index", "int64") if "index" in columns else np.arange(len(strings))
     accuracies = {}
-    for name in names:
+    for name in columns:
         if match := _ACCURACY.fullmatch(name):
             dataset, split, epochs = (text for text in match.groups() if text)
             accuracies[dataset_name(dataset), split.lower(), int(epochs)] = numbers(name)
     table = build(path.name, strings, own, accuracies)
-    for column in set(_ISOMORPHISM) & set(names):
+    for name in set(_ISOMORPHISM) & set(columns):
         expected = space.unique_string(space.encode(strings))
-        for row, (given, known) in enumerate(zip(frame[column].to_pylist(), expected, strict=True)):
-            if given != known:
-                raise NbpkgError(f"{path.name}: in row {row} isomorphism string and cell do not agree")
+        if wrong := [row for row, given in enumerate(columns[name].to_pylist()) if given != expected[row]]:
+            raise NbpkgError(f"{path.name}: in row {wrong[0]} isomorphism string and cell do not agree")
     return table
 
 

@@ -46,7 +46,6 @@ class Grammar:
             raise NbpkgError("a grammar needs rules")
         self.start = next(iter(self.rules))
         self._sums = {symbol: list(accumulate(p for p, _ in r)) for symbol, r in self.rules.items()}
-        self._first, self._nullable = self._firsts()
         self._check_one_word_ahead()
         _ = self.expected_words  # refuses grammars whose sentences do not end
 
@@ -58,60 +57,43 @@ class Grammar:
 
     # -------------------------------------------------------------- reading with one word ahead
 
-    def _firsts(self) -> tuple[dict[str, set[str]], set[str]]:
-        """The words that each symbol can begin with, and the symbols that can be empty (a fixed point)."""
-        first: dict[str, set[str]] = {symbol: set() for symbol in self.rules}
-        nullable: set[str] = set()
-        changed = True
-        while changed:
-            before = sum(map(len, first.values())) + len(nullable)
-            for symbol, rules in self.rules.items():
-                for _, right in rules:
-                    words, empty = self._begin(right, first, nullable)
-                    first[symbol] |= words
-                    if empty:
-                        nullable.add(symbol)
-            changed = before != sum(map(len, first.values())) + len(nullable)
-        return first, nullable
-
-    def _begin(self, right: Sequence[str], first, nullable) -> tuple[set[str], bool]:
-        words: set[str] = set()
+    def _begin(self, right: Sequence[str], first: Mapping[str, set]) -> set[str | None]:
+        """The words that `right` can begin with, and None among them where it can be empty."""
+        found: set[str | None] = {None}
         for item in right:
-            if item not in self.rules:
-                return words | {item}, False
-            words |= first[item]
-            if item not in nullable:
-                return words, False
-        return words, True
-
-    def _follows(self) -> dict[str, set[str]]:
-        follow: dict[str, set[str]] = {symbol: set() for symbol in self.rules}
-        changed = True
-        while changed:
-            before = sum(map(len, follow.values()))
-            for symbol, rules in self.rules.items():
-                for _, right in rules:
-                    for place, item in enumerate(right):
-                        if item in self.rules:
-                            words, empty = self._begin(right[place + 1 :], self._first, self._nullable)
-                            follow[item] |= words | (follow[symbol] if empty else set())
-            changed = before != sum(map(len, follow.values()))
-        return follow
+            found = found - {None} | (first[item] if item in self.rules else {item})
+            if None not in found:
+                break
+        return found
 
     def _check_one_word_ahead(self) -> None:
-        """Raises NbpkgError when the next word does not tell which rule of a symbol is used."""
-        follow = self._follows()
-        for symbol, rules in self.rules.items():
-            owner: dict[str, int] = {}
-            can_vanish = False
-            for number, (_, right) in enumerate(rules):
-                words, empty = self._begin(right, self._first, self._nullable)
-                if empty and (can_vanish or self._first[symbol] & follow[symbol]):
-                    raise NbpkgError(f"grammar: {symbol!r} can be empty in two ways, or is not LL(1)")
-                can_vanish |= empty
-                for word in words:
-                    if owner.setdefault(word, number) != number:
-                        raise NbpkgError(f"grammar: two rules of {symbol!r} begin with {word!r}: not LL(1)")
+        """Raises NbpkgError when the next word does not tell which rule of a symbol is used.
+
+        By the sets FIRST and FOLLOW of textbooks (Aho et al., 2006, section 4.4); None is the end.
+        """
+        first: dict[str, set] = {symbol: set() for symbol in self.rules}
+        follow: dict[str, set] = {symbol: set() for symbol in self.rules}
+        follow[self.start].add(None)
+
+        def ahead(symbol: str, rest: Sequence[str]) -> set[str | None]:
+            """What can come next where `rest` of a rule of `symbol` is still to come."""
+            begin = self._begin(rest, first)
+            return begin - {None} | follow[symbol] if None in begin else begin
+
+        known, every = -1, [(symbol, right) for symbol, rules in self.rules.items() for _, right in rules]
+        while known < (found := sum(map(len, [*first.values(), *follow.values()]))):
+            known = found
+            for symbol, right in every:
+                first[symbol] |= self._begin(right, first)
+                for place, item in enumerate(right):
+                    if item in self.rules:
+                        follow[item] |= ahead(symbol, right[place + 1 :])
+        owner: dict[tuple[str, str | None], int] = {}
+        for number, (symbol, right) in enumerate(every):
+            for word in ahead(symbol, right):
+                if owner.setdefault((symbol, word), number) != number:
+                    both = f"begin with {word or 'the end'!r}, or are empty before it"
+                    raise NbpkgError(f"grammar: two rules of {symbol!r} {both}: not LL(1)")
 
     # -------------------------------------------------------------- exact numbers
 

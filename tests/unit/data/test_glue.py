@@ -15,7 +15,7 @@ LINES = {
     "MRPC": ["\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String", '1\t5\t6\t" A\tB "', "0\t5\t6\tA\tC"],
     "RTE": ["index\tsentence1\tsentence2\tlabel", "0\tA\tB\tnot_entailment", "1\tA\tA\tentailment"],
     "QNLI": ["index\tquestion\tsentence\tlabel", "0\tA?\tB\tnot_entailment", "1\tA?\tA\tentailment"],
-    "STS-B": ["\t".join(glue.TASKS["STS-B"].header), "0\t" * 7 + "A\tB\t2.5", "1\t" * 7 + "C\tD\t0"],
+    "STS-B": ["\t".join(glue.TASKS["STS-B"].columns), "0\t" * 7 + "A\tB\t2.5", "1\t" * 7 + "C\tD\t0"],
 }
 
 
@@ -49,9 +49,9 @@ def test_a_file_is_read_as_it_stands(tmp_path, task):
         ("SST-2", lambda x: x[:1], ["no examples"]),
         ("CoLA", lambda x: ["gj04\t1\tIt's fine."], ["line 1 has 3 columns where 4"]),
         ("RTE", lambda x: [*x, "2\tA\t\tentailment"], ["line 4 has an empty sentence"]),
-        ("STS-B", lambda x: [*x, "2\t" * 7 + "A\tB\tnan"], ["line 4 has the score nan, outside 0 to 5"]),
-        ("STS-B", lambda x: [*x, "2\t" * 7 + "A\tB\t5.1"], ["outside 0 to 5"]),
-        ("STS-B", lambda x: [*x, "2\t" * 7 + "A\tB\thigh"], ["'high', which is no number"]),
+        ("STS-B", lambda x: [*x, "2\t" * 7 + "A\tB\tnan"], ["line 4 has the label 'nan'", "from 0 to 5"]),
+        ("STS-B", lambda x: [*x, "2\t" * 7 + "A\tB\t5.1"], ["line 4 has the label '5.1'", "from 0 to 5"]),
+        ("STS-B", lambda x: [*x, "2\t" * 7 + "A\tB\thigh"], ["label 'high'"]),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, task, change, words):

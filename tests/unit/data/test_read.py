@@ -33,6 +33,10 @@ def refused(reader, path, *words, **options):
         assert word in message
 
 
+def latencies(path, length):
+    return read.read_numbers(path, (length,), *read.LATENCY)
+
+
 class Hostile:
     def __init__(self, marker):
         self.marker = marker
@@ -49,9 +53,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, save
         path.write_bytes(pickle.dumps([Hostile(marker)], protocol=2))
     else:
         path = saved([1.0, Hostile(marker)], "hostile.pt")
-    for reader in (read.read_torch, read.read_torch_dict, read.read_arch_index):
+    for reader in (read.read_torch, read.read_arch_index):
         refused(reader, path, "run code")
-    refused(read.read_torch_list, path, "run code", length=2)
+    refused(latencies, path, "run code", length=2)
     with pytest.raises(NbpkgError):
         read.read_torch(path, numpy_scalars=True)
     assert not marker.exists()
@@ -66,14 +70,14 @@ def test_a_file_truncated_anywhere_is_refused(tmp_path, saved):
     path = tmp_path / "short.pt"
     for keep in [0, 1, 4, 100, len(whole) // 2, len(whole) - 30, len(whole) - 1]:
         path.write_bytes(whole[:keep])
-        refused(read.read_torch_list, path, length=199)
+        refused(latencies, path, length=199)
 
 
 def test_text_or_a_missing_file_is_refused(tmp_path):
     path = tmp_path / "page.pt"
-    refused(read.read_torch_list, path, "no such file", length=3)
+    refused(latencies, path, "no such file", length=3)
     path.write_text("<html>404: Not Found</html>")
-    refused(read.read_torch_list, path, length=199)
+    refused(latencies, path, length=199)
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path):
@@ -85,7 +89,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path):
 
 
 def test_a_list_of_integers_and_floats_comes_as_float64(saved):
-    values = read.read_torch_list(saved([1, 2.5, 3]), length=3)
+    values = latencies(saved([1, 2.5, 3]), 3)
     assert values.dtype == np.float64 and values.tolist() == [1, 2.5, 3]
 
 
@@ -93,10 +97,10 @@ def test_a_list_of_integers_and_floats_comes_as_float64(saved):
     ("thing", "word"),
     [
         ([1.0, 2.0], "2 values where 3"),
-        ([1.0, 2.0, float("nan")], "not finite (position 2)"),
-        ([1.0, float("inf"), 3.0], "not finite (position 1)"),
-        ([1.0, 0.0, 3.0], "not positive (position 1)"),
-        ([1.0, -2.0, 3.0], "not positive"),
+        ([1.0, 2.0, float("nan")], "nan (position 2)"),
+        ([1.0, float("inf"), 3.0], "inf (position 1), outside"),
+        ([1.0, 0.0, 3.0], "0.0 (position 1)"),
+        ([1.0, -2.0, 3.0], "-2.0 (position 1)"),
         ([1.0, True, 3.0], "bool"),
         ([1.0, "2", 3.0], "str"),
         ([1.0, [2.0], 3.0], "list"),
@@ -107,52 +111,38 @@ def test_a_list_of_integers_and_floats_comes_as_float64(saved):
     ],
 )
 def test_a_list_that_is_not_what_it_should_be_is_refused(saved, thing, word):
-    refused(read.read_torch_list, saved(thing), word, length=3)
-
-
-def test_indices_are_distinct_and_in_range(saved):
-    assert read.read_torch_indices(saved([4, 0, 2]), 3, 5).tolist() == [4, 0, 2]
-    for thing, word in (
-        ([4, 0, 4], "twice"),
-        ([4, 0], "2 values where 3"),
-        ([5, 0, 1], "outside 0 to 4"),
-        ([-1, 0, 1], "outside"),
-        ([1.0, 0, 2], "float"),
-        ([2**70], "too large"),
-    ):
-        refused(read.read_torch_indices, saved(thing), word, length=3, high=5)
+    refused(latencies, saved(thing), word, length=3)
 
 
 def test_rows_have_one_shape_and_bounds(saved):
-    rows = read.read_torch_rows(saved([[0, 1], [2, 3], [8, 0]]), (3, 2), 8)
-    assert rows.shape == (3, 2) and rows[2, 0] == 8
+    rows = read.read_numbers(saved([[0, 1], [2, 3], [8, 0]]), (3, 2), 0, 8)
+    assert rows.dtype == np.int64 and rows.tolist() == [[0, 1], [2, 3], [8, 0]]
+    refused(read.read_numbers, saved([4, 0, 4]), "twice", shape=(3,), low=0, high=4, distinct=True)
     for thing, word in (
-        ([[0, 1], [2]], "unequal"),
-        ([[0, 1]], "wrong length"),
-        ([[0, 1], [0, 9]], "outside 0 to 8"),
+        ([[0, 1], [2]], "1 values where 2"),
+        ([[0, 1]], "1 values where 2"),
+        ([[0, 1], [0, 9]], "holds 9 (position 3), outside 0 to 8"),
+        ([[0, 1], [0, -1]], "outside"),
         ([[0, 1], [0, 1.5]], "float"),
-        ([], "rows"),
-        ([1, 2], "rows"),
+        ([[0, 1], [0, 2**70]], "too large"),
+        ([], "0 values where 2"),
+        ([1, 2], "int where a list"),
     ):
-        refused(read.read_torch_rows, saved(thing), word, shape=(2, 2), high=8)
-
-
-def test_a_dictionary_has_text_keys(saved):
-    assert read.read_torch_dict(saved({"a": 1, "b": 2})) == {"a": 1, "b": 2}
-    refused(read.read_torch_dict, saved({1: "a"}), "text keys")
+        refused(read.read_numbers, saved(thing), word, shape=(2, 2), low=0, high=8)
 
 
 def test_numpy_scalars_only_on_request(saved):
     path = saved({"r": np.int64(204)})
-    refused(read.read_torch_dict, path, "run code")
-    assert read.read_torch_dict(path, numpy_scalars=True) == {"r": 204}
-    refused(read.read_torch_dict, path, "run code")
+    refused(read.read_torch, path, "run code")
+    assert read.read_torch(path, numpy_scalars=True) == {"r": 204}
+    refused(read.read_torch, path, "run code")
 
 
 def test_arch_index_is_one_to_one(saved):
     assert read.read_arch_index(saved({"|a|": 1, "|b|": 0}), length=2) == {"|a|": 1, "|b|": 0}
     for wrong in ({"|a|": 1, "|b|": 1}, {"|a|": 1, "|b|": 2}, {"|a|": 0}, {"|a|": 0, "|b|": "1"}):
         refused(read.read_arch_index, saved(wrong), length=2)
+    refused(read.read_arch_index, saved({1: 0, 2: 1}), "text keys", length=2)
 
 
 def test_metad2a_lines_are_parsed_and_checked(tmp_path):
@@ -166,10 +156,12 @@ def test_metad2a_lines_are_parsed_and_checked(tmp_path):
         "1.5\n|a|, 70.5, x\n": "line 2",
         "1.5\n|a|, nan, 0.1\n": "line 2",
         "1.5, 2\n|a|, 70, 0.1\n": "line 1",
-        "1.5\n|a|, 101, 0.1\n": "outside 0 to 100",
-        "1.5\na, 70, 0.1\n": "architecture strings",
+        "1.5\n|a|, 101, 0.1\n": "line 2 is not '|cell|, accuracy from 0 to 100",
+        "1.5\n|a|, 70, inf\n": "line 2",
+        "1.5\na, 70, 0.1\n": "line 2",
+        "nan\n|a|, 70, 0.1\n": "no number",
         "1.5\n": "no architecture",
-        "": "no architecture",
+        "": "no text",
     }.items():
         path.write_text(text)
         refused(read.read_metad2a, path, word)
@@ -183,12 +175,12 @@ def test_the_real_files_pass_and_agree_with_each_other():
         files = [file.path for item in data.sets() if item.name == f"help-{space}" for file in item.files]
         for name in files:
             if "/latency/" in name:
-                assert read.read_torch_list(data.path(name), length).shape == (length,)
-        indices = read.read_torch_indices(data.path(f"help/{space}/hardware_embedding_index.pt"), 10, length)
-        assert indices.shape == (10,)
-    rows = read.read_torch_rows(data.path("help/fbnet/arch.pt"), (5_000, 22), 8)
+                assert latencies(data.path(name), length).shape == (length,)
+        path = data.path(f"help/{space}/hardware_embedding_index.pt")
+        assert len(np.unique(read.read_numbers(path, (10,), 0, length - 1))) == 10
+    rows = read.read_numbers(data.path("help/fbnet/arch.pt"), (5_000, 22), 0, 8)
     assert rows.shape == (5_000, 22)
-    ofa = read.read_torch_dict(data.path("help/ofa/ofa_archs.pt"), numpy_scalars=True)
+    ofa = read.read_torch(data.path("help/ofa/ofa_archs.pt"), numpy_scalars=True)
     assert len(ofa["arch"]) == 5_000 and set(ofa["arch"][0]) == {"ks", "e", "d", "r"}
     index = read.read_arch_index(data.path("help/nasbench201/str_arch2idx.pt"))
     _, strings, accuracy, score = read.read_metad2a(

@@ -59,8 +59,9 @@ class Machine:
 
     def measure(self, folder, cells=5, rounds=2, **arguments):
         """A measurement that neither pins nor prioritises anything: there is nothing to keep undisturbed."""
-        arguments = {"settings": SETTINGS, "partial_folder": folder / "partial", **arguments}
+        arguments = {"settings": SETTINGS, **arguments}
         with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NBPKG_CACHE", str(folder / "cache"))
             patch.setattr(latency, "isolated_cores", lambda threads: nullcontext(lambda: None))
             patch.setattr(latency, "realtime_priority", nullcontext)
             return self._measure(folder, cells, rounds, arguments)
@@ -116,16 +117,16 @@ def test_a_stopped_measurement_goes_on_where_it_ended(tmp_path, stop_after):
         assert np.allclose(ratio, ratio[0], rtol=1e-3)
 
 
-def test_a_line_that_was_cut_off_or_does_not_fit_is_timed_again(tmp_path):
+def test_a_damaged_visit_is_timed_again(tmp_path, capsys):
     Machine().measure(tmp_path)
-    (partial,) = (tmp_path / "partial").iterdir()
-    lines = partial.read_text().splitlines()
-    wrong = ['[1, 0, 0, {"light": [[1, 1]]}]', "null", "[1, 2]", "[1, 0, 99, {}]"]
-    partial.write_text("\n".join([*lines[:-2], *wrong, lines[-1][:20]]))
+    first, second, *others = sorted((tmp_path / "cache" / "measure-latency").glob("*/*.memo"))
+    assert len(others) == 5 * 2 * 2 - 2
+    first.write_bytes(first.read_bytes()[:-20])
+    second.write_bytes(b"null")
     again = Machine()
     again.measure(tmp_path)
     assert len(again.visits) - 1 == 2
-    assert len(partial.read_text().splitlines()) == len(lines)
+    assert capsys.readouterr().out.count("is damaged") == 2
 
 
 def test_more_rounds_add_to_what_was_timed_and_fewer_time_nothing(tmp_path):
@@ -145,12 +146,6 @@ def test_other_arguments_meet_no_old_times(tmp_path, change):
     other.measure(tmp_path, **change)
     groups = len({s.threads for s in change.get("settings", SETTINGS)})
     assert len(other.visits) - 1 == change.get("cells", 5) * 2 * groups
-
-
-def test_by_default_unfinished_times_lie_in_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "cache"))
-    Machine().measure(tmp_path, partial_folder=None)
-    assert len(list((tmp_path / "cache" / "measure-latency").iterdir())) == 1
 
 
 def test_progress_says_the_time_left_in_few_lines(tmp_path, capsys):
@@ -189,9 +184,10 @@ def test_quiet_leaves_everything_as_it_was():
     assert state() == before
 
 
-def test_a_small_real_measurement(tmp_path):
+def test_a_small_real_measurement(tmp_path, monkeypatch):
+    monkeypatch.setenv("NBPKG_CACHE", str(tmp_path))
     settings = (Setting("one"), Setting("four", batch=4))
-    path = latency.measure(tmp_path / "t.csv", 3, 2, settings, partial_folder=tmp_path)
+    path = latency.measure(tmp_path / "t.csv", 3, 2, settings)
     cells, medians, ranges = latency.read_embedded(path)
     assert len(cells) == 3
     for name in ("one", "four"):

@@ -94,7 +94,7 @@ def test_every_accuracy_of_the_official_file_comes_back_exactly(saved):
 
 def test_only_what_was_evaluated_is_read_from_a_partial_file(saved):
     content, truth = official(np.random.default_rng(1), datasets=("cifar10-valid",))
-    found = table.read_official(saved(content))
+    found = table.read(saved(content))
     assert found.rows.tolist() == sorted(space.index(CELLS[[0, 2]]))
     assert found.splits() == [("cifar10", "valid", 12), ("cifar10", "valid", 200)]
     values = found.accuracy("cifar10", "valid")[space.index(CELLS[:3])]
@@ -121,11 +121,11 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(saved, tmp_path, mo
     # The restraint must not hang on torch's default, which this variable lifts.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     with pytest.raises(NbpkgError, match=r"official\.pth: .*would have to run code"):
-        table.read_official(path)
+        table.read(path)
     assert not mark.exists()
     path.write_bytes(pickle.dumps(Harmful(mark), protocol=2))
     with pytest.raises(NbpkgError, match=r"official\.pth"):
-        table.read_official(path)
+        table.read(path)
     assert not mark.exists()
 
 
@@ -136,13 +136,13 @@ def test_truncated_and_foreign_official_files_are_refused(saved, tmp_path):
     for kept in (0, 10, len(whole) // 2, len(whole) - 30):
         path.write_bytes(whole[:kept])
         with pytest.raises(NbpkgError, match=r"official\.pth"):
-            table.read_official(path)
+            table.read(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme", "not torch")
     with pytest.raises(NbpkgError, match=r"official\.pth"):
-        table.read_official(path)
+        table.read(path)
     with pytest.raises(NbpkgError, match="no such file"):
-        table.read_official(tmp_path / "absent.pth")
+        table.read(tmp_path / "absent.pth")
 
 
 def broken(change):
@@ -177,5 +177,5 @@ SPOILT = {
 def test_an_official_file_with_a_foreign_structure_is_refused(saved, case):
     path = saved(SPOILT[case]())
     with pytest.raises(NbpkgError) as caught:
-        table.read_official(path)
+        table.read(path)
     assert str(caught.value).startswith("official.pth: ")

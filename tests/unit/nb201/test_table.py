@@ -32,7 +32,7 @@ def columns(**changes):
     return {name: values for name, values in (given | changes).items() if values is not None}
 
 
-WRITERS = {".csv": (csv.write_csv, table.read_csv), ".parquet": (parquet.write_table, table.read_parquet)}
+WRITERS = {".csv": (csv.write_csv, table.read), ".parquet": (parquet.write_table, table.read)}
 
 
 @pytest.fixture(params=sorted(WRITERS))
@@ -129,7 +129,7 @@ def test_a_repeated_header_is_refused(tmp_path):
     path = tmp_path / "twice.csv"
     path.write_text(f"arch,a_test_1,a_test_1\n{STRINGS[0]},1,2\n")
     with pytest.raises(NbpkgError, match=r"twice\.csv: two columns have the same name"):
-        table.read_csv(path)
+        table.read(path)
 
 
 @pytest.mark.parametrize("suffix", sorted(WRITERS))
@@ -151,7 +151,7 @@ def test_a_parquet_file_longer_than_the_space_is_refused_unread(tmp_path):
     path = tmp_path / "long.parquet"
     parquet.write_table(pa.table({"arch": ["x"] * 15_626}), path)
     with pytest.raises(NbpkgError, match=r"long\.parquet: has 15626 rows"):
-        table.read_parquet(path)
+        table.read(path)
 
 
 def test_load_takes_paths_by_their_ending_and_refuses_what_it_does_not_know(tmp_path):
@@ -159,7 +159,7 @@ def test_load_takes_paths_by_their_ending_and_refuses_what_it_does_not_know(tmp_
         path = tmp_path / f"own{suffix}"
         write(pa.table(columns()), path)
         assert len(nb201.load(path).rows) == len(nb201.load(str(path)).rows) == 5
-    for name, fault in (("table.txt", r"ends in \.csv"), ("nowhere/mine.pth", "no such file")):
+    for name, fault in (("table.txt", "no such file"), ("nowhere/mine.pth", "no such file")):
         with pytest.raises(NbpkgError, match=fault):
             nb201.load(name)
 
