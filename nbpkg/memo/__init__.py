@@ -1,5 +1,5 @@
 """Results that are computed once and kept: keys of live code and data, and a store without pickles."""
 
-from nbpkg.memo.cache import Computed, Entry, cached, key_of, measured
+from nbpkg.memo.store import Computed, Entry, cached, key_of, measured
 
 __all__ = ["Computed", "Entry", "cached", "key_of", "measured"]

@@ -27,9 +27,10 @@ from typing import Any
 
 from nbpkg.errors import NbpkgError
 from nbpkg.memo import source_text
-from nbpkg.memo.modules import attributes, foreign, foreign_name, network, own_module, underlying, written
-from nbpkg.memo.values import Parts, leaf, plain
+from nbpkg.memo.source_text import foreign
+from nbpkg.memo.values import Parts, attributes, leaf
 
+_VERSIONED = ("torch", "numpy")
 _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property, functools.partialmethod)
 
 
@@ -61,15 +62,22 @@ def _hash(parts: Parts) -> bytes:
     return hasher.digest()
 
 
+def _foreign_name(module: Any, name: str) -> Parts:
+    top = str(module or "").partition(".")[0]
+    version = getattr(sys.modules.get(top), "__version__", "") if top in _VERSIONED else ""
+    return ["foreign", top, str(version), name]
+
+
+def _own_module(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and not foreign(value.__name__)
+
+
 def _dunder(name: str) -> bool:
     return name.startswith("__") and name.endswith("__")
 
 
 class _Walk:
-    """One traversal.
-
-    `strict` refuses foreign objects of unknown type, which otherwise count by their type only.
-    """
+    """One traversal; `strict` refuses foreign objects of unknown type, which else count by their type."""
 
     def __init__(self, strict: bool):
         self.strict = strict
@@ -78,25 +86,23 @@ class _Walk:
         self.depth = 0
 
     def digest(self, value: Any) -> bytes:
-        """The digest of a value.
-
-        A cycle is closed by how deep its object lies, which no caching of equal values changes.
-        """
-        parts = plain(value)
-        if parts is not None:
-            return _hash(parts)
         if id(value) not in self.known:
             self.alive.append(value)
+            # A cycle is closed by how deep its object lies, which no caching of equal values changes.
             self.known[id(value)] = _hash(["cycle", str(self.depth)])
             self.depth += 1
-            result = _hash(self._parts(value))
+            self.known[id(value)] = _hash(leaf(value) or self._parts(value))
             self.depth -= 1
-            self.known[id(value)] = result
         return self.known[id(value)]
 
     def _parts(self, value: Any) -> Parts:
-        if isinstance(value, (type, types.FunctionType, types.ModuleType)):
-            return self._code(value)
+        code = {type: self._class, types.FunctionType: self._function, types.ModuleType: self._module}
+        for kind, make in code.items():
+            if isinstance(value, kind):
+                strict, self.strict = self.strict, False  # it is for the data of a configuration only
+                parts = make(value)
+                self.strict = strict
+                return parts
         if isinstance(value, types.MethodType):
             return ["method", self.digest(value.__func__), self.digest(value.__self__)]
         if isinstance(value, functools.partial):
@@ -109,22 +115,13 @@ class _Walk:
             return [self._kind(value), *sorted(map(self.digest, value))]
         if isinstance(value, (dict, types.MappingProxyType)):
             return [self._kind(value), *(self.digest(item) for pair in value.items() for item in pair)]
-        return leaf(value) or self._object(value)
+        return self._object(value)
 
     def _kind(self, value: Any) -> str | bytes:
         kind = type(value)
         return kind.__name__ if foreign(kind.__module__) else self.digest(kind)
 
     # ---------------------------------------------------------------- code
-
-    def _code(self, value: Any) -> Parts:
-        strict, self.strict = self.strict, False  # being strict is for the data of a configuration only
-        try:
-            if isinstance(value, type):
-                return self._class(value)
-            return self._function(value) if isinstance(value, types.FunctionType) else self._module(value)
-        finally:
-            self.strict = strict
 
     def _function(self, function: types.FunctionType) -> Parts:
         code, scope = function.__code__, function.__globals__
@@ -135,7 +132,7 @@ class _Walk:
         # lives.
         if foreign(scope.get("__name__")):
             own = function.__module__ == scope["__name__"]
-            return [*foreign_name(scope["__name__"], function.__qualname__ if own else code.co_name), *inner]
+            return [*_foreign_name(scope["__name__"], function.__qualname__ if own else code.co_name), *inner]
         node = source_text.function_node(function)
         chains, imports = source_text.uses(node)
         names = source_text.global_names(code) - self._state_of(function)
@@ -151,7 +148,7 @@ class _Walk:
 
     def _reached(self, value: Any, path: list[str]) -> bytes:
         for attribute in path:
-            if not own_module(value):
+            if not _own_module(value):
                 break
             if not hasattr(value, attribute):
                 return _hash(["missing", attribute])
@@ -183,8 +180,8 @@ class _Walk:
         return state | source_text.rebound_globals(tree)
 
     def _module(self, module: types.ModuleType) -> Parts:
-        if not own_module(module):
-            return foreign_name(module.__name__, module.__name__)
+        if not _own_module(module):
+            return _foreign_name(module.__name__, module.__name__)
         tree = source_text.file_tree(getattr(module, "__file__", None) or "", vars(module))
         if tree is None:
             raise NbpkgError(
@@ -199,7 +196,7 @@ class _Walk:
 
     def _class(self, cls: type) -> Parts:
         if foreign(cls.__module__):
-            return foreign_name(cls.__module__, cls.__qualname__)
+            return _foreign_name(cls.__module__, cls.__qualname__)
         if "__memo_name__" in vars(cls):
             return [cls.__memo_name__]
         parts = ["class", cls.__name__, *map(self.digest, cls.__bases__), self.digest(type(cls))]
@@ -210,13 +207,14 @@ class _Walk:
             parts.append(self.digest([(member.name, member.value) for member in cls]))
         generated = is_enum or dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
         for name, value in sorted(vars(cls).items()):
-            function = underlying(value)
+            function = value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
             method = callable(value) or isinstance(value, _WRAPPERS)
+            plain = isinstance(function, types.FunctionType)
             if _dunder(name) and (not method or name.startswith("__annotate")):
                 continue  # what Python notes there, such as __dict__ or __match_args__
-            if function is not None and generated and not written(function):
+            if plain and generated and not source_text.written(function):
                 continue  # made by dataclass, NamedTuple or Enum out of what is hashed above
-            if function is None and is_enum and (name.startswith("_") or name in cls.__members__):
+            if not plain and is_enum and (name.startswith("_") or name in cls.__members__):
                 continue
             parts += [name, self._attribute(value)]
         return parts
@@ -244,20 +242,22 @@ class _Walk:
             return [name]
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(value, torch.nn.Module):
-            return ["network", self.digest(kind), self.digest(network(value))]
+            own = {name: part for name, part in vars(value).items() if not name.startswith("_")}
+            state = {"state": dict(value.state_dict()), "parts": dict(value._modules), "own": own}
+            return ["network", self.digest(kind), self.digest(state)]
         if not foreign(kind.__module__):
             return ["object", self.digest(kind), self.digest(attributes(value))]
         if kind.__module__ == "numpy" and kind.__name__ == "ndarray":  # of objects: the others are leaves
             return ["objects", repr(value.shape), *map(self.digest, value.reshape(-1).tolist())]
         wrapped = getattr(value, "__wrapped__", None)
         if callable(value) and wrapped is not None:  # functools.lru_cache and the like
-            return [*foreign_name(kind.__module__, kind.__name__), self.digest(wrapped)]
+            return [*_foreign_name(kind.__module__, kind.__name__), self.digest(wrapped)]
         if isinstance(value, (types.BuiltinFunctionType, types.BuiltinMethodType)):
             owner = value.__self__
             module = value.__module__ or getattr(owner, "__module__", None) or type(owner).__module__
-            return foreign_name(module, value.__qualname__)
+            return _foreign_name(module, value.__qualname__)
         if self.strict:
             raise NbpkgError(
                 f"a {kind.__module__}.{kind.__qualname__} has no hash by content: pass numbers, str or arrays"
             )
-        return [*foreign_name(kind.__module__, kind.__qualname__), str(getattr(value, "__qualname__", ""))]
+        return [*_foreign_name(kind.__module__, kind.__qualname__), str(getattr(value, "__qualname__", ""))]

@@ -1,4 +1,5 @@
-"""The syntax tree of a live function, whether it came from a file, a notebook cell or a loaded chapter.
+"""The syntax tree of a live function, whether it came from a file, a notebook cell or a loaded chapter; and
+whose code it is: the project's and its readers' own, or that of Python and installed packages (foreign).
 
 Python's own lookup goes through linecache too, but it finds neither every lambda nor a file that was edited
 after it was imported.
@@ -7,18 +8,22 @@ after it was imported.
 import ast
 import copy
 import dis
+import inspect
 import linecache
 import sys
+import sysconfig
 import types
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from nbpkg.errors import NbpkgError
 
 _LOOKUPS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+_STDLIB = tuple({str(Path(sysconfig.get_paths()[key])) for key in ("stdlib", "platstdlib")})
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -26,6 +31,19 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _texts: dict[str, str] = {}
 # By the id of a code object, which is kept alive with it; equal code may stand elsewhere.
 _nodes: dict[int, tuple[types.CodeType, FunctionNode]] = {}
+
+
+@lru_cache(maxsize=4096)
+def foreign(name: Any) -> bool:
+    """Does a module of this name belong to the standard library or an installed package other than nbpkg?"""
+    top = name.partition(".")[0] if isinstance(name, str) else "__main__"
+    if top in ("nbpkg", "__main__", "__mp_main__"):
+        return False
+    if top in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(name), "__file__", None) or getattr(sys.modules.get(top), "__file__", None)
+    installed = {"site-packages", "dist-packages"}
+    return bool(file) and (file.startswith(_STDLIB) or not installed.isdisjoint(Path(file).parts))
 
 
 def remember(filename: str, module_globals: dict | None = None, afresh: bool = False) -> str:
@@ -49,12 +67,7 @@ def remember_package() -> None:
             remember(module.__file__, vars(module))
 
 
-@lru_cache(maxsize=512)
-def _parse(text: str) -> ast.Module | None:
-    try:
-        return ast.parse(text)
-    except SyntaxError:
-        return None
+_parse = lru_cache(maxsize=512)(ast.parse)
 
 
 def file_tree(filename: str, module_globals: dict | None = None, afresh: bool = False) -> ast.Module | None:
@@ -63,7 +76,18 @@ def file_tree(filename: str, module_globals: dict | None = None, afresh: bool = 
     Do not change it.
     """
     text = remember(filename, module_globals, afresh)
-    return _parse(text) if text else None
+    with suppress(SyntaxError):
+        return _parse(text) if text else None
+    return None
+
+
+def written(function: types.FunctionType) -> bool:
+    """Did a person write this method? dataclass, NamedTuple and Enum make theirs without source, or lend
+    their own.
+    """
+    function = inspect.unwrap(function)
+    code, scope = function.__code__, function.__globals__
+    return not foreign(scope.get("__name__")) and file_tree(code.co_filename, scope) is not None
 
 
 def function_node(function: types.FunctionType) -> FunctionNode:
@@ -136,12 +160,9 @@ def _only(found: list[FunctionNode], code: types.CodeType) -> FunctionNode:
         raise NbpkgError(f"line {code.co_firstlineno} holds several lambdas: put one lambda on a line")
     first = min((line, column) for line, _, column, _ in spans)
     last = max((line, column) for _, line, _, column in spans)
-    around = []
-    for node in found:  # outer lambdas come before those in them
-        body = node.body
-        if (body.lineno, body.col_offset) <= first and last <= (body.end_lineno, body.end_col_offset):
-            around.append(node)
-    return around[-1]
+    starts_before = [n for n in found if (n.body.lineno, n.body.col_offset) <= first]
+    around = [n for n in starts_before if last <= (n.body.end_lineno, n.body.end_col_offset)]
+    return around[-1]  # outer lambdas come before those in them
 
 
 class _StripDocstrings(ast.NodeTransformer):

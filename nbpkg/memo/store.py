@@ -1,5 +1,7 @@
 """Results on disk: nested values in one file each, written whole or not at all.
 
+The one way to keep what is computed once: `cached` reads it if it is sound, else makes it and stores it.
+
 An entry is a line with the SHA-256 of all that follows; a line of JSON, with the key, the structure of the
 value and what it took; then the bytes of the value's arrays, whose dtypes, shapes and places the structure
 names. It is written under a temporary name and renamed, so a process that is killed leaves nothing that
@@ -9,7 +11,9 @@ could be read, and of two concurrent writers one wins with a whole entry. Nothin
 import hashlib
 import json
 import math
+import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from nbpkg import paths
+from nbpkg import machine, paths
 from nbpkg.errors import NbpkgError
 from nbpkg.memo.values import tensor_bytes
 
@@ -39,6 +43,71 @@ class Computed:
     peak_memory_mb: float = 0.0
 
 
+def key_of(*parts: Any) -> str:
+    """The key of what follows from `parts`, JSON types: 64 hex digits."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a result lies in the cache, whether or not it is there.
+
+    folder: below the cache, such as "memo/03_help". name: for people who look there. key: of all that the
+    result follows from. label: what lines about it begin with. home: the cache, by default the user's.
+    """
+
+    folder: str
+    name: str
+    key: str
+    label: str
+    home: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file of the entry: readable to people, unique through the first 16 digits of the key."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", self.name)[:60]
+        return (self.home or paths.cache_dir()) / self.folder / f"{name}-{self.key[:16]}.memo"
+
+    def read(self) -> Computed | None:
+        """What is stored, None when there is nothing; a damaged entry costs a line and counts as none."""
+        try:
+            return read(self.path, self.key)
+        except CorruptEntry as error:
+            print(f"{self.label}: what was stored is damaged ({error}); made again", flush=True)
+            return None
+
+    def write(self, computed: Computed) -> Any:
+        """Stores a result, or says in a line why not; returns its value as a later reader gets it.
+
+        Raises NbpkgError for a value of a type that cannot be stored.
+        """
+        raw = bytearray()
+        tree = serialise(computed.value, raw, f"{self.label}: result")
+        try:
+            write(self.path, self.key, replace(computed, value=tree), raw)
+        except OSError as error:
+            why = error.strerror or error
+            print(f"{self.label}: could not be stored ({why}); going on without", flush=True)
+        return deserialise(tree, raw)
+
+
+def measured(function: Callable, *arguments: Any) -> Computed:
+    """`function(*arguments)` with what it took in this process."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    value = function(*arguments)
+    spent = time.perf_counter() - wall, time.process_time() - cpu
+    return Computed(value, *spent, machine.peak_memory_mb())
+
+
+def cached(entry: Entry, make: Callable[[], Any]) -> Any:
+    """The value of `entry`: what is stored, else what `make()` returns, which is then stored.
+
+    Raises what `make` raises, and NbpkgError for a value of a type that cannot be stored.
+    """
+    found = entry.read()
+    return entry.write(measured(make)) if found is None else found.value
+
+
 def serialise(value: Any, raw: bytearray, place: str = "result") -> Any:
     """`value` as JSON types; the bytes of its arrays and tensors are added to `raw`.
 
@@ -46,37 +115,35 @@ def serialise(value: Any, raw: bytearray, place: str = "result") -> Any:
     """
     import torch
 
-    if value is None or isinstance(value, bool) or type(value) in (int, str):
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
         return value
-    if type(value) is float:
+    if kind is float:
         return value if math.isfinite(value) else {"$": "float", "v": repr(value)}
+    if isinstance(value, dict):
+        pairs = [[serialise(k, raw, place), serialise(v, raw, f"{place}[{k!r}]")] for k, v in value.items()]
+        return {"$": "dict", "v": pairs}
+    if kind in (list, tuple):
+        items = [serialise(item, raw, f"{place}[{index}]") for index, item in enumerate(value)]
+        return items if kind is list else {"$": "tuple", "v": items}
     if isinstance(value, (np.ndarray, np.generic)):
         if value.dtype.kind not in "biufcmMUS" or value.dtype.itemsize == 0:
             raise NbpkgError(
                 f"{place}: an array of dtype {value.dtype} cannot be stored; give numbers or str"
             )
-        kind = "scalar" if isinstance(value, np.generic) else "numpy"
+        tag = {"$": "scalar" if isinstance(value, np.generic) else "numpy", "dtype": value.dtype.str}
         content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-        return _appended(kind, value.dtype.str, value.shape, content, raw)
-    if isinstance(value, torch.Tensor):
+    elif isinstance(value, torch.Tensor):
         if value.layout is not torch.strided or value.is_quantized:
             raise NbpkgError(f"{place}: a sparse or quantised tensor cannot be stored; make it dense")
-        return _appended("torch", str(value.dtype)[len("torch.") :], value.shape, tensor_bytes(value), raw)
-    if isinstance(value, dict):
-        pairs = [[serialise(k, raw, place), serialise(v, raw, f"{place}[{k!r}]")] for k, v in value.items()]
-        return {"$": "dict", "v": pairs}
-    if type(value) in (list, tuple):
-        items = [serialise(item, raw, f"{place}[{index}]") for index, item in enumerate(value)]
-        return items if type(value) is list else {"$": "tuple", "v": items}
-    hint = "numbers, str, arrays, tensors or nested dict/list/tuple"
-    hint = "its state_dict()" if isinstance(value, torch.nn.Module) else hint
-    raise NbpkgError(f"{place}: a {type(value).__name__} cannot be stored; return {hint} instead")
-
-
-def _appended(kind: str, dtype: str, shape: tuple, content: np.ndarray, raw: bytearray) -> dict:
-    start = len(raw)
+        tag = {"$": "torch", "dtype": str(value.dtype).removeprefix("torch.")}
+        content = tensor_bytes(value)
+    else:
+        hint = "numbers, str, arrays, tensors or nested dict/list/tuple"
+        hint = "its state_dict()" if isinstance(value, torch.nn.Module) else hint
+        raise NbpkgError(f"{place}: a {kind.__name__} cannot be stored; return {hint} instead")
     raw += content.data
-    return {"$": kind, "v": [start, len(raw)], "dtype": dtype, "shape": list(shape)}
+    return {**tag, "v": [len(raw) - content.size, len(raw)], "shape": list(value.shape)}
 
 
 def deserialise(tree: Any, raw: bytearray | memoryview) -> Any:
@@ -90,12 +157,11 @@ def deserialise(tree: Any, raw: bytearray | memoryview) -> Any:
     if not isinstance(tree, dict):
         return tree
     kind, content = tree["$"], tree["v"]
-    if kind == "dict":
-        return {deserialise(key, raw): deserialise(value, raw) for key, value in content}
-    if kind == "tuple":
-        return tuple(deserialise(item, raw) for item in content)
     if kind == "float":
         return float(content)
+    if kind in ("dict", "tuple"):
+        items = deserialise(content, raw)
+        return dict(items) if kind == "dict" else tuple(items)
     own = bytearray(raw[slice(*content)])
     if kind == "torch":
         import torch
@@ -116,15 +182,11 @@ def write(path: Path, key: str, computed: Computed, raw: bytearray) -> None:
     check = hashlib.sha256(line)
     check.update(raw)
     with paths.replacing(path) as temporary, open(temporary, "wb") as file:
-        _clear_leftovers(path.parent)
+        for leftover in path.parent.glob(".*.memo.*"):
+            with suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > _STALE:
+                    leftover.unlink()
         file.writelines([check.hexdigest().encode(), line, raw])
-
-
-def _clear_leftovers(folder: Path) -> None:
-    for path in folder.glob(".*.memo.*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE:
-                path.unlink()
 
 
 def read(path: Path, key: str) -> Computed | None:
