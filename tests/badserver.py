@@ -21,6 +21,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+
     def do_GET(self):
         server = self.server
         server.seen.append(self.headers.get("Range"))
