@@ -104,8 +104,7 @@ def load(path: str | Path | None = None) -> Benchmark:
     except Exception as error:  # a damaged file can fail in many ways
         raise NbpkgError(f"{path.name}: {' '.join(str(error).split())[:160]}; {_AGAIN}") from None
     label = space.function_class(space.all_ops())
-    row = np.empty(len(cell), np.int64)
-    row[label[cell]] = np.arange(len(cell))
+    row = np.argsort(label[cell])  # each function stands in one row
     full = {name: np.ascontiguousarray(found[:, row[label]]) for name, found in values.items()}
     for array in full.values():
         array.setflags(write=False)

@@ -154,15 +154,15 @@ class Language:
     def sentences(self, count: int, seed: int = 0) -> list[Sentence]:
         """Independent sentences; the same for a seed on every machine."""
         rng = _rng(seed, "sentences")
-        return [self._sentence(rng) for _ in range(count)]
-
-    def _sentence(self, rng: random.Random) -> Sentence:
-        words, events = self.grammar.sample(rng)
-        subject, plural = next((at, name.split("/")[1] == "pl") for at, name in events if name[:4] == "subj")
-        verb = next(at for at, name in events if name[:4] == "main")
-        other = "noun/sg" if plural else "noun/pl"
-        attractors = sum(subject < at < verb and name.startswith(other) for at, name in events)
-        return Sentence(tuple(words), subject, verb, plural, attractors)
+        found = []
+        for _ in range(count):
+            words, events = self.grammar.sample(rng)
+            subject, plural = next((at, "/pl/" in name) for at, name in events if name.startswith("subject/"))
+            verb = next(at for at, name in events if name.startswith("main/"))
+            other = "noun/sg" if plural else "noun/pl"
+            attractors = sum(subject < at < verb and name.startswith(other) for at, name in events)
+            found.append(Sentence(tuple(words), subject, verb, plural, attractors))
+        return found
 
     def corpus(self, tokens: int, seed: int = 0) -> np.ndarray:
         """A text of so many tokens, ids int32 (tokens,), of independent sentences; the last may be cut."""
