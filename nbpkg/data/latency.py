@@ -97,8 +97,17 @@ class LatencySpace:
 
     def pools(self, devices) -> Pools:
         """Support and query pools of these devices, trimmed and scaled as in the authors' `loader.py`."""
-        parts = [_pool(self, device) for device in devices]
+        parts = [self._pool(device) for device in devices]
         return Pools(tuple(devices), *(np.stack(part) for part in zip(*parts, strict=True)))
+
+    def _pool(self, device: str):
+        if device not in self.latency:
+            raise NbpkgError(f"no device {device!r} in {self.name}; it has {', '.join(sorted(self.latency))}")
+        latency, n = self.latency[device], self.n_support
+        support, query = _trim(latency, 0, n), _trim(latency, n, n + self.n_query)
+        low, high = latency[support].min(), latency[support].max()
+        scaled = (0.05 + 0.9 * (latency[index] - low) / (high - low) for index in (support, query))
+        return support, query, *scaled, low, high, unit_scale(latency[self.reference])
 
     def relabel(self, **changes) -> LatencySpace:
         """A copy with some fields changed, for ablations such as fewer training devices."""
@@ -129,19 +138,6 @@ def _trim(latency: np.ndarray, start: int, stop: int) -> np.ndarray:
     order = start + np.argsort(latency[start:stop], kind="stable")
     cut = len(order) // 10
     return order[cut : len(order) - cut]
-
-
-def _pool(space_: LatencySpace, device: str):
-    if device not in space_.latency:
-        raise NbpkgError(f"no device {device!r} in {space_.name}; it has {', '.join(sorted(space_.latency))}")
-    latency, n = space_.latency[device], space_.n_support
-    support, query = _trim(latency, 0, n), _trim(latency, n, n + space_.n_query)
-    low, high = latency[support].min(), latency[support].max()
-
-    def scaled(index):
-        return 0.05 + 0.9 * (latency[index] - low) / (high - low)
-
-    return support, query, scaled(support), scaled(query), low, high, unit_scale(latency[space_.reference])
 
 
 def unit_scale(latency: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ def read_embedded(
 def read_provenance(path: str | Path = EMBEDDED) -> dict:
     """How the table at `path` was made, from the JSON beside it. NbpkgError if that is absent or damaged."""
     path = Path(path).with_suffix(".json")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise NbpkgError(f"{path.name}: absent or damaged; `nbpkg data measure-latency` writes it") from None
+    found = paths.read_json(path)
+    if not found:
+        raise NbpkgError(f"{path.name}: absent or damaged; `nbpkg data measure-latency` writes it")
+    return found

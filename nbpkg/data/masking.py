@@ -7,7 +7,6 @@ al., 2019, section 3.1). Special tokens are never predicted nor drawn.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nbpkg import seeding
 from nbpkg.data.tokens import MASK, SPECIAL
 from nbpkg.errors import NbpkgError
 
@@ -36,8 +36,7 @@ class Masked:
 
     def to(self, device: str | torch.device) -> Masked:
         """The same on another device."""
-        parts = (self.inputs, self.positions, self.targets)
-        return Masked(*(part.to(device, non_blocking=True) for part in parts))
+        return Masked(*(part.to(device, non_blocking=True) for part in vars(self).values()))
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -51,8 +50,7 @@ class Masked:
 
 def generator(seed: int, what: str) -> torch.Generator:
     """A random stream on the CPU for one purpose of one seed: the same on every machine and device."""
-    digest = hashlib.sha256(f"masking/{seed}/{what}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return seeding.rng("masking", seed, what)
 
 
 def count(length: int, rate: float = RATE) -> int:
@@ -135,8 +133,7 @@ class Batches:
             rng = generator(self.seed, f"order/{epoch}")
             self._order = epoch, torch.randperm(len(self.sequences), generator=rng).numpy()
         rows = self._order[1][inside * self.batch : (inside + 1) * self.batch]
-        rng = generator(self.seed, f"mask/{step}")
-        return mask(self.sequences[rows], self.vocabulary, rng, self.rate)
+        return mask(self.sequences[rows], self.vocabulary, generator(self.seed, f"mask/{step}"), self.rate)
 
     def steps(self, count: int, first: int = 0) -> Iterator[Masked]:
         """The batches of steps first to first + count - 1."""

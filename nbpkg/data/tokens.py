@@ -74,21 +74,15 @@ class Tokenizer:
         total = sum(map(len, found))
         missing = sum(int((ids == UNK).sum()) for ids in found) - sum(text.count(UNKNOWN) for text in texts)
         if missing > 0.1 * total:
-            strange = self._strange(texts)
+            known = {c for token in self._inner.get_vocab() for c in token if not c.isspace()}
+            seen = dict.fromkeys(c for text in texts for c in self._inner.normalizer.normalize_str(text))
+            strange = [f"{c!r} (U+{ord(c):04X})" for c in seen if c not in known and not c.isspace()][:5]
             raise NbpkgError(
                 f"{missing:,} of {total:,} tokens are unknown to the vocabulary"
-                + (f", which lacks the characters {strange}" if strange else "")
+                + (f", which lacks the characters {' '.join(strange)}" if strange else "")
                 + ": train one on this text, or mend the text"
             )
         return found
-
-    def _strange(self, texts: Sequence[str]) -> str:
-        known = {c for token in self._inner.get_vocab() for c in token}
-        normal = self._inner.normalizer.normalize_str
-        strange = dict.fromkeys(
-            c for text in texts for c in normal(text) if c not in known and not c.isspace()
-        )
-        return " ".join(f"{c!r} (U+{ord(c):04X})" for c in list(strange)[:5])
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; special tokens are shown."""

@@ -50,8 +50,8 @@ HOW = (
 )
 #: (threads, round, cell)
 Visit = tuple[int, int, int]
-#: Milliseconds of every timed call and of the reference beside it, by setting.
-Times = dict[str, list[list[float]]]
+#: Milliseconds of every timed call and of the reference beside it, (repeats, 2), by setting.
+Times = dict[str, np.ndarray]
 
 
 def real_runs(ops: np.ndarray) -> Runs:
@@ -78,7 +78,7 @@ def measure(
     """
     output = Path(output_csv)
     settings = default_settings(len(usable_cpus())) if settings is None else tuple(settings)
-    _check(output, rounds, settings)
+    _check(output, cells, rounds, settings)
     ops = space.random(cells, seed)
     entries = _entries(settings, cells, rounds, seed)
     if not resume:
@@ -100,9 +100,9 @@ def measure(
     return output
 
 
-def _check(output: Path, rounds: int, settings: Sequence[Setting]) -> None:
-    if rounds < 2 or not settings or min(s.repeats for s in settings) < 1:
-        raise NbpkgError("a measurement needs two rounds or more, and settings with one repeat or more each")
+def _check(output: Path, cells: int, rounds: int, settings: Sequence[Setting]) -> None:
+    if cells < 1 or rounds < 2 or not settings or min(s.repeats for s in settings) < 1:
+        raise NbpkgError("a measurement needs cells, two rounds or more, settings with one repeat or more")
     if len({s.name for s in settings}) < len(settings):
         raise NbpkgError("the settings of a measurement need distinct names")
     if not output.parent.is_dir():
@@ -185,8 +185,7 @@ def time_visit(runs, reference, group: Sequence[Setting], clock: Callable[[], fl
             refer()
             marks.append(clock())
         spans = 1000 * np.diff(marks)
-        beside = (spans[:-1:2] + spans[2::2]) / 2
-        times[setting.name] = np.stack([spans[1::2], beside], 1).round(5).tolist()
+        times[setting.name] = np.stack([spans[1::2], (spans[:-1:2] + spans[2::2]) / 2], 1)
     return times
 
 

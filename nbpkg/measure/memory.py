@@ -7,6 +7,7 @@ The peak memory of a process (`nbpkg.machine`) also holds what Python, libraries
 little about one function; this counts the tensors that the block itself makes.
 """
 
+import functools
 import weakref
 from typing import Any
 
@@ -33,27 +34,22 @@ class PeakTensors(TorchDispatchMode):
         return self.peak / 1e6
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        before = {self._key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        before = self._storages((args, kwargs)).keys()
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and self._key(leaf) not in before:
-                self._count(leaf.untyped_storage())
+        for key, storage in self._storages(out).items():
+            if key not in before and key not in self._known:
+                size = storage.nbytes()
+                self._known[key] = weakref.ref(storage, functools.partial(self._forget, key, size))
+                self.alive += size
+                self.peak = max(self.peak, self.alive)
         return out
 
+    def _forget(self, key: int, size: int, _: weakref.ref) -> None:
+        self.alive -= size
+        del self._known[key]
+
     @staticmethod
-    def _key(tensor: torch.Tensor) -> int:
-        return tensor.untyped_storage()._cdata
-
-    def _count(self, storage: Any) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes()
-
-        def forget(_: Any) -> None:
-            self.alive -= size
-            self._known.pop(key, None)
-
-        self._known[key] = weakref.ref(storage, forget)
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
+    def _storages(tree: Any) -> dict[int, torch.UntypedStorage]:
+        """The storages of all tensors in nested containers, by the address of each."""
+        tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+        return {storage._cdata: storage for storage in (tensor.untyped_storage() for tensor in tensors)}

@@ -7,8 +7,11 @@ one stays.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nbpkg.nb201.network import OUTPUT_NODE, Cell, Network, Reduction
 
@@ -18,7 +21,7 @@ IR_VERSION = 8
 
 
 class GraphWriter:
-    """Collects nodes and weights.
+    """Collects nodes and weights; the methods add to a graph and return the name of the new tensor.
 
     With `int8`, every tensor passes through a quantise-dequantise pair, from which the runtime makes
     integer kernels. The scales are constants, not calibrated: outputs are coarse, and the time does not
@@ -26,58 +29,43 @@ class GraphWriter:
     """
 
     def __init__(self, int8: bool = False):
-        self.int8 = int8
+        import onnx
+
+        self.onnx, self.int8 = onnx, int8
         self.nodes: list = []
         self.weights: list = []
-        self.count = 0
 
-    def name(self, stem: str) -> str:
-        self.count += 1
-        return f"{stem}_{self.count}"
-
-    def constant(self, stem: str, value: np.ndarray) -> str:
-        from onnx import numpy_helper
-
-        name = self.name(stem)
-        self.weights.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+    def constant(self, value) -> str:
+        name = f"constant_{len(self.weights)}"
+        self.weights.append(self.onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
-    def node(self, kind: str, inputs: list[str], **attributes) -> str:
-        from onnx import helper
-
-        output = self.name(kind.lower())
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
+    def node(self, kind: str, *inputs: str, **attributes) -> str:
+        name = f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [name], **attributes))
+        return name
 
     def quantised(self, x: str, scale: float = 0.05, zero: int = 128) -> str:
         if not self.int8:
             return x
-        pair = [self.constant("scale", np.float32(scale)), self.constant("zero", np.uint8(zero))]
-        return self.node("DequantizeLinear", [self.node("QuantizeLinear", [x, *pair]), *pair])
+        pair = self.constant(np.float32(scale)), self.constant(np.uint8(zero))
+        return self.node("DequantizeLinear", self.node("QuantizeLinear", x, *pair), *pair)
 
-    def relu(self, x: str) -> str:
-        # With a zero point of 0 the clipping at zero is the quantisation's own.
-        return self.quantised(self.node("Relu", [x]), scale=0.025, zero=0)
+    def add(self, x: str, y: str) -> str:
+        return self.quantised(self.node("Add", x, y))
 
-    def conv(self, x: str, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> str:
-        weight = conv.weight.detach().double().numpy()
-        bias = np.zeros(len(weight))
-        if norm is not None:
-            gain = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().double().numpy()
-            bias = norm.bias.detach().double().numpy() - norm.running_mean.double().numpy() * gain
-            weight = weight * gain[:, None, None, None]
+    def conv(self, x: str, conv: nn.Conv2d) -> str:
+        weight = conv.weight.detach().numpy()
+        bias = np.zeros(len(weight), np.float32) if conv.bias is None else conv.bias.detach().numpy()
         if self.int8:
             scale = np.maximum(np.abs(weight).max((1, 2, 3)), 1e-12) / 127
             integers = np.round(weight / scale[:, None, None, None]).astype(np.int8)
-            zero = np.zeros(len(scale), np.int8)
-            pair = [self.constant("scale", scale.astype(np.float32)), self.constant("zero", zero)]
-            w = self.node("DequantizeLinear", [self.constant("weight", integers), *pair], axis=0)
+            parts = integers, scale.astype(np.float32), np.zeros(len(scale), np.int8)
+            w = self.node("DequantizeLinear", *map(self.constant, parts), axis=0)
         else:
-            w = self.constant("weight", weight.astype(np.float32))
-        b = self.constant("bias", bias.astype(np.float32))
-        pad = conv.padding[0]
-        shape = {"kernel_shape": conv.kernel_size, "strides": conv.stride, "pads": [pad] * 4}
-        return self.quantised(self.node("Conv", [x, w, b], **shape))
+            w = self.constant(weight)
+        shape = {"kernel_shape": conv.kernel_size, "strides": conv.stride, "pads": conv.padding * 2}
+        return self.quantised(self.node("Conv", x, w, self.constant(bias), **shape))
 
     def pool(self, x: str, pool: nn.AvgPool2d) -> str:
         attributes = {
@@ -86,54 +74,48 @@ class GraphWriter:
             "pads": [pool.padding] * 4,
             "count_include_pad": int(pool.padding != 0 and pool.count_include_pad),
         }
-        return self.quantised(self.node("AveragePool", [x], **attributes))
+        return self.quantised(self.node("AveragePool", x, **attributes))
 
-    def add(self, x: str, y: str) -> str:
-        return self.quantised(self.node("Add", [x, y]))
-
-    def sequence(self, x: str, modules) -> str:
-        """ReLU, pooling and convolutions (with the batch norm that follows each, if any) in order."""
-        modules = list(modules)
-        for position, module in enumerate(modules):
-            if isinstance(module, nn.ReLU):
-                x = self.relu(x)
-            elif isinstance(module, nn.AvgPool2d):
-                x = self.pool(x, module)
-            elif isinstance(module, nn.Conv2d):
-                following = modules[position + 1] if position + 1 < len(modules) else None
-                x = self.conv(x, module, following if isinstance(following, nn.BatchNorm2d) else None)
-            elif isinstance(module, nn.Sequential):
-                x = self.sequence(x, module)
-            elif not isinstance(module, (nn.BatchNorm2d, nn.Identity)):
-                raise TypeError(f"no ONNX form for {type(module).__name__}")
-        return x
-
-    def zeros_like(self, x: str) -> str:
-        return self.quantised(self.node("Mul", [x, self.constant("zero", np.float32(0))]))
+    def norm(self, x: str, norm: nn.BatchNorm2d) -> str:
+        arrays = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        names = [self.constant(array.detach().numpy()) for array in arrays]
+        return self.node("BatchNormalization", x, *names, epsilon=norm.eps)
 
     def cell(self, x: str, cell: Cell) -> str:
         nodes = {0: x}
         for (start, end), module in zip(cell.plan, cell.edges.values(), strict=True):
-            value = self.sequence(nodes[start], [module])
+            value = self.apply(nodes[start], module)
             nodes[end] = self.add(nodes[end], value) if end in nodes else value
-        return nodes[OUTPUT_NODE] if OUTPUT_NODE in nodes else self.zeros_like(x)
+        if OUTPUT_NODE not in nodes:
+            return self.quantised(self.node("Mul", x, self.constant(np.float32(0))))
+        return nodes[OUTPUT_NODE]
 
-    def network(self, x: str, network: Network) -> str:
-        x = self.sequence(self.quantised(x), network.stem)
-        for block in network.body:
-            if isinstance(block, Cell):
-                x = self.cell(x, block)
-            elif isinstance(block, Reduction):
-                x = self.add(self.sequence(x, block.shortcut), self.sequence(x, block.body))
-        norm = network.last[0]
-        arrays = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        names = [self.constant("norm", a.detach().float().numpy()) for a in arrays]
-        x = self.relu(self.node("BatchNormalization", [x, *names], epsilon=norm.eps))
-        x = self.node("Flatten", [self.node("GlobalAveragePool", [x])])
-        linear = network.classifier
-        w = self.constant("weight", linear.weight.detach().float().numpy())
-        b = self.constant("bias", linear.bias.detach().float().numpy())
-        return self.node("Gemm", [x, w, b], transB=1)
+    def apply(self, x: str, module: nn.Module) -> str:
+        """Any module that a network holds before its linear layer."""
+        if isinstance(module, nn.ReLU):
+            # With a zero point of 0 the clipping at zero is the quantisation's own.
+            return self.quantised(self.node("Relu", x), scale=0.025, zero=0)
+        if isinstance(module, nn.Sequential):
+            return functools.reduce(self.apply, _fused(module), x)
+        if isinstance(module, Reduction):
+            return self.add(self.apply(x, module.shortcut), self.apply(x, module.body))
+        if isinstance(module, nn.Identity):
+            return x
+        writers = {Cell: self.cell, nn.Conv2d: self.conv, nn.AvgPool2d: self.pool, nn.BatchNorm2d: self.norm}
+        if type(module) not in writers:
+            raise TypeError(f"no ONNX form for {type(module).__name__}")
+        return writers[type(module)](x, module)
+
+
+def _fused(modules: nn.Sequential) -> list[nn.Module]:
+    """The modules, each batch norm that follows a convolution folded into it."""
+    found: list[nn.Module] = []
+    for module in modules:
+        if isinstance(module, nn.BatchNorm2d) and found and isinstance(found[-1], nn.Conv2d):
+            found[-1] = fuse_conv_bn_eval(found[-1], module)
+        else:
+            found.append(module)
+    return found
 
 
 def onnx_bytes(network: Network, resolution: int = 32, int8: bool = False) -> bytes:
@@ -145,9 +127,13 @@ def onnx_bytes(network: Network, resolution: int = 32, int8: bool = False) -> by
     """
     from onnx import TensorProto, helper
 
-    writer = GraphWriter(int8)
-    writer.nodes.append(helper.make_node("Identity", [writer.network("images", network)], ["logits"]))
-    shapes = {"images": [3, resolution, resolution], "logits": [network.classifier.out_features]}
+    writer, linear = GraphWriter(int8), network.classifier
+    x = writer.apply(writer.quantised("images"), nn.Sequential(network.stem, *network.body, network.last))
+    x = writer.node("Flatten", writer.node("GlobalAveragePool", x))
+    weights = [writer.constant(array.detach().numpy()) for array in (linear.weight, linear.bias)]
+    x = writer.node("Gemm", x, *weights, transB=1)
+    writer.nodes.append(helper.make_node("Identity", [x], ["logits"]))
+    shapes = {"images": [3, resolution, resolution], "logits": [linear.out_features]}
     ends = [
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])]
         for name, shape in shapes.items()

@@ -17,12 +17,14 @@ made.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from nbpkg import paths
 from nbpkg.errors import NbpkgError
@@ -98,12 +100,11 @@ def load(path: str | Path | None = None) -> Benchmark:
     try:
         seeds, provenance, cell, values = _read(path)
     except FileNotFoundError as error:
-        raise NbpkgError(f"{Path(error.filename or path).name}: there is no such file; {_AGAIN}") from None
+        raise NbpkgError(f"{Path(error.filename).name}: there is no such file; {_AGAIN}") from None
     except Exception as error:  # a damaged file can fail in many ways
         raise NbpkgError(f"{path.name}: {' '.join(str(error).split())[:160]}; {_AGAIN}") from None
     label = space.function_class(space.all_ops())
-    row = np.empty(len(cell), np.int64)
-    row[label[cell]] = np.arange(len(cell))
+    row = np.argsort(label[cell])  # each function stands in one row
     full = {name: np.ascontiguousarray(found[:, row[label]]) for name, found in values.items()}
     for array in full.values():
         array.setflags(write=False)
@@ -120,22 +121,21 @@ def default() -> Path:
 
 
 def _read(path: Path):
-    from pyarrow import parquet
-
+    content = path.read_bytes()
     provenance = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if hashlib.sha256(path.read_bytes()).hexdigest() != provenance["sha256"]:
+    if hashlib.sha256(content).hexdigest() != provenance["sha256"]:
         raise ValueError("its checksum is not the one in the file that describes it")
     seeds = [int(seed) for seed in provenance["seeds"]]
-    frame = parquet.ParquetFile(path).read()
-    cell = frame["cell"].to_numpy().astype(np.int64)
+    frame = pd.read_parquet(io.BytesIO(content))
+    cell = frame["cell"].to_numpy(np.int64)
     values = {
-        name: np.stack([frame[f"{name}_seed{seed}"].to_numpy().astype(np.float64) for seed in seeds])
-        for name in QUANTITIES
+        name: frame[[f"{name}_seed{seed}" for seed in seeds]].to_numpy(np.float64).T for name in QUANTITIES
     }
     if not np.array_equal(np.sort(cell), cells()):
         raise ValueError("does not hold every function once")
-    if not all(np.isfinite(array).all() for array in values.values()):
-        raise ValueError("holds a value that is not finite")
-    if not all(((values[name] >= 0) & (values[name] <= 100)).all() for name in ("valid", "test")):
-        raise ValueError("holds an accuracy outside 0 to 100 percent")
+    for name, array in values.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds a value that is not finite")
+        if name in ("valid", "test") and not ((array >= 0) & (array <= 100)).all():
+            raise ValueError(f"{name} holds an accuracy outside 0 to 100 percent")
     return seeds, provenance, cell, values

@@ -59,15 +59,10 @@ class Cell(nn.Module):
     def __init__(self, ops, channels: int, keep_dead: bool = False):
         super().__init__()
         ops = as_rows(ops)[0]
-        kept = np.ones(len(EDGES), bool) if keep_dead else live_edges(ops)
-        self.plan = [edge for edge, keep in zip(EDGES, kept, strict=True) if keep]
-        self.edges = nn.ModuleDict(
-            {
-                f"{start}-{end}": operation(OPS[op], channels)
-                for op, (start, end), keep in zip(ops, EDGES, kept, strict=True)
-                if keep
-            }
-        )
+        kept = np.arange(len(EDGES)) if keep_dead else np.flatnonzero(live_edges(ops))
+        self.plan = [EDGES[edge] for edge in kept]
+        modules = {"{}-{}".format(*EDGES[edge]): operation(OPS[ops[edge]], channels) for edge in kept}
+        self.edges = nn.ModuleDict(modules)
 
     def forward(self, x: Tensor) -> Tensor:
         nodes = {0: x}

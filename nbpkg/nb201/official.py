@@ -30,10 +30,7 @@ def read(path: Path) -> dict:
     from nas_201_api import NASBench201API
 
     try:
-        interface = NASBench201API(content, verbose=False)
-        return _columns(path.name, interface)
-    except NbpkgError:
-        raise
+        return _columns(NASBench201API(content, verbose=False))
     except Exception as error:
         # The interface asserts, indexes and calls its way through a foreign structure: any error means that.
         raise NbpkgError(
@@ -56,7 +53,7 @@ def _checked(name: str, content) -> dict:
     return _Owned(meta_archs=archs, arch2infos={i: infos[i] for i in evaluated}, evaluated_indexes=evaluated)
 
 
-def _columns(name: str, interface) -> dict:
+def _columns(interface) -> dict:
     indices = interface.evaluated_indexes
     accuracies = {}
     for row, index in enumerate(indices):

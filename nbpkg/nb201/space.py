@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -52,8 +53,12 @@ def all_ops() -> np.ndarray:
 
 def index(ops):
     """Canonical index of each cell: int64 of shape ``ops.shape[:-1]``; one cell gives an ``int``."""
-    number = check_ops(ops).astype(np.int64) @ _PLACES
-    return int(number) if np.ndim(number) == 0 else number
+    return _plain(check_ops(ops).astype(np.int64) @ _PLACES)
+
+
+def _plain(values: np.ndarray):
+    """A Python number for the answer to one cell, the array itself for many."""
+    return values if np.ndim(values) else values.item()
 
 
 def ops_of(index) -> np.ndarray:
@@ -67,14 +72,13 @@ def ops_of(index) -> np.ndarray:
     return (number.astype(np.int64)[..., None] // _PLACES % len(OPS)).astype(np.int8)
 
 
+#: An architecture string: the operations on EDGES, in their order, each with the node that its edge leaves.
+_FORM = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|"
+
+
 @functools.cache
 def _strings() -> tuple[str, ...]:
-    # One group for each of the nodes 1 to 3, which EDGES runs through in the same order.
-    groups = [
-        [f"|{'|'.join(f'{op}~{source}' for source, op in enumerate(ops))}|" for ops in choices]
-        for choices in (itertools.product(OPS, repeat=node) for node in range(1, N_NODES))
-    ]
-    return tuple("+".join(cell) for cell in itertools.product(*groups))
+    return tuple(_FORM.format(*ops) for ops in itertools.product(OPS, repeat=N_EDGES))
 
 
 @functools.cache
@@ -119,26 +123,17 @@ def _fault(string) -> str:
     """What keeps one string from being a cell, in a few words."""
     if not isinstance(string, str):
         return f"is {type(string).__name__}, not text"
-    groups = string.split("+")
-    if len(groups) != N_NODES - 1:
-        return f"needs {N_NODES - 1} groups joined by '+', has {len(groups)}"
-    start = 0
-    for node, group in enumerate(groups, 1):
-        if len(group) < 2 or group[0] != "|" or group[-1] != "|":
-            return f"the group at character {start} must begin and end with '|'"
-        tokens = group[1:-1].split("|")
-        if len(tokens) != node:
-            return f"the group at character {start} must name {node} edge(s), names {len(tokens)}"
-        at = start + 1
-        for source, token in enumerate(tokens):
-            operation, _, origin = token.partition("~")
+    at = 0
+    for number, between in enumerate(_FORM.split("{}")):
+        if not string.startswith(between, at):
+            return f"{string[at : at + len(between)]!r} at character {at} must be {between!r}"
+        at += len(between)
+        if number < N_EDGES:
+            operation = re.match(r"[^~|+]*", string[at:])[0]
             if operation not in OPS:
                 return f"unknown operation {operation!r} at character {at}; operations are {', '.join(OPS)}"
-            if origin != str(source):
-                return f"{token!r} at character {at} must end in '~{source}'"
-            at += len(token) + 1
-        start += len(group) + 1
-    return "is not written as the benchmark writes it"
+            at += len(operation)
+    return f"must end at character {at}"
 
 
 def line_graph() -> np.ndarray:
@@ -195,8 +190,7 @@ def live_edges(ops) -> np.ndarray:
 
 def is_dead(ops):
     """Whether no path of operations other than ``none`` joins input and output: bool of shape ``(...)``."""
-    dead = ~live_edges(ops).any(axis=-1)
-    return bool(dead) if np.ndim(dead) == 0 else dead
+    return _plain(~live_edges(ops).any(axis=-1))
 
 
 def _apply(operation: str, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -234,11 +228,6 @@ def _labels(add) -> np.ndarray:
     return np.array([seen.setdefault(text, len(seen)) for text in _expressions(add)])
 
 
-def _label(add, ops):
-    label = _labels(add)[index(ops)]
-    return int(label) if np.ndim(label) == 0 else label
-
-
 def unique_string(ops):
     """The benchmark's isomorphism string of a cell (``UniqueString`` in public tables): a text, or a list.
 
@@ -257,7 +246,7 @@ def unique_class(ops):
     Two cells share a label if their ``unique_string`` is the same; labels count up in the order of
     ``index``. Cells of one class compute the same function, but not the reverse: see ``function_class``.
     """
-    return _label(_sum, ops)
+    return _plain(_labels(_sum)[index(ops)])
 
 
 def function_class(ops):
@@ -267,4 +256,4 @@ def function_class(ops):
     sums of sums; here a sum is the multiset of its terms that are something. An operation on nothing gives
     nothing, as in a network that leaves dead edges out.
     """
-    return _label(_sum_of_terms, ops)
+    return _plain(_labels(_sum_of_terms)[index(ops)])

@@ -100,7 +100,7 @@ def read(path: str | Path) -> Table:
     return _light(path)
 
 
-def _light(path: Path) -> Table:
+def _columns(path: Path) -> dict:
     import pyarrow
     from pyarrow import csv, parquet
 
@@ -110,16 +110,20 @@ def _light(path: Path) -> Table:
         else:
             # ParquetFile reads this one file; read_table would also take a folder, or a remote address.
             file = parquet.ParquetFile(str(path))
-            if file.metadata.num_rows > space.N_CELLS:
-                raise NbpkgError(
-                    f"{path.name}: has {file.metadata.num_rows} rows, more than there are cells"
-                )
+            if (rows := file.metadata.num_rows) > space.N_CELLS:
+                raise NbpkgError(f"{path.name}: has {rows} rows, more than there are cells")
             frame = file.read()
-        columns = {name: frame[name] for name in frame.column_names}
+        return {name: frame[name] for name in frame.column_names}
     except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise NbpkgError(f"{path.name}: cannot be read as a table ({_line(error)})") from None
     except KeyError:
         raise NbpkgError(f"{path.name}: two columns have the same name") from None
+
+
+def _light(path: Path) -> Table:
+    import pyarrow
+
+    columns = _columns(path)
 
     def numbers(name, kind="float64"):
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 
@@ -55,8 +55,6 @@ class Grammar:
         used = {item for rules in self.rules.values() for _, right in rules for item in right}
         return tuple(sorted(used - set(self.rules)))
 
-    # -------------------------------------------------------------- reading with one word ahead
-
     def _begin(self, right: Sequence[str], first: Mapping[str, set]) -> set[str | None]:
         """The words that `right` can begin with, and None among them where it can be empty."""
         found: set[str | None] = {None}
@@ -95,29 +93,27 @@ class Grammar:
                     both = f"begin with {word or 'the end'!r}, or are empty before it"
                     raise NbpkgError(f"grammar: two rules of {symbol!r} {both}: not LL(1)")
 
-    # -------------------------------------------------------------- exact numbers
+    def _expected(self, worth: Callable[[float, tuple[str, ...]], float]) -> float:
+        """Expected sum over a derivation of what each of its rules is worth, `worth(probability, right)`.
 
-    def _solve(self, own: np.ndarray) -> np.ndarray:
-        """x with x[A] = own[A] + sum over rules of probability times the x of their symbols, (symbols,)."""
+        For each symbol that is x = sum of its rules' worth + mean @ x: one linear system.
+        """
         names = {symbol: i for i, symbol in enumerate(self.rules)}
-        mean = np.zeros((len(names), len(names)))
+        own, mean = np.zeros(len(names)), np.zeros((len(names), len(names)))
         for symbol, rules in self.rules.items():
+            own[names[symbol]] = sum(worth(p, right) for p, right in rules)
             for p, right in rules:
                 for item in right:
                     if item in names:
                         mean[names[symbol], names[item]] += p
         if max(abs(np.linalg.eigvals(mean))) >= 1 - 1e-9:
             raise NbpkgError("grammar: its sentences are infinitely long on average")
-        return np.linalg.solve(np.eye(len(names)) - mean, own)
+        return float(np.linalg.solve(np.eye(len(names)) - mean, own)[0])
 
     @cached_property
     def expected_words(self) -> float:
         """Mean number of words of a sentence, exactly."""
-        own = [
-            sum(p * sum(item not in self.rules for item in right) for p, right in rules)
-            for rules in self.rules.values()
-        ]
-        return float(self._solve(np.array(own))[0])
+        return self._expected(lambda p, right: p * sum(item not in self.rules for item in right))
 
     @cached_property
     def entropy(self) -> float:
@@ -126,8 +122,7 @@ class Grammar:
         That of a symbol is the entropy of the choice of its rule plus the expected sum of its children's
         (Grenander, 1976): one linear system. It is the sentences' own since each has one derivation.
         """
-        own = [-sum(p * math.log(p) for p, _ in rules) for rules in self.rules.values()]
-        return float(self._solve(np.array(own))[0])
+        return self._expected(lambda p, _: -p * math.log(p))
 
     @property
     def entropy_rate(self) -> float:
@@ -188,8 +183,6 @@ class Grammar:
         highest = max(logs.values())
         weights = {word: math.exp(value - highest) for word, value in logs.items()}
         return {word: weight / sum(weights.values()) for word, weight in weights.items()}
-
-    # -------------------------------------------------------------- sampling
 
     def sample(self, rng: random.Random) -> tuple[list[str], list[tuple[int, str]]]:
         """A sentence, and what was expanded when: (number of words so far, symbol) for each symbol, in order.

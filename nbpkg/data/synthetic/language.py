@@ -43,10 +43,6 @@ def _zipf(names: Sequence[str], turn: int = 0) -> list[Rule]:
     return [(1 / (1 + (i + turn) % len(names)), (name,)) for i, name in enumerate(names)]
 
 
-def _inflected(stem: str, ends_in_s: bool) -> str:
-    return stem + "s" * ends_in_s
-
-
 @dataclass(frozen=True)
 class Sentence:
     """A sentence and what a probe may ask about it.
@@ -113,7 +109,7 @@ class Language:
             "prep": _zipf(_PREPOSITIONS),
         }
         for n, c in kinds:
-            nouns = _zipf([_inflected(stem, n == "pl") for stem in forms[f"noun/{c}"]])
+            nouns = _zipf([stem + "s" * (n == "pl") for stem in forms[f"noun/{c}"]])
             rules[f"noun/{n}/{c}"] = rules[f"subject/{n}/{c}"] = nouns
             phrase = (half, ("prep", "object"))
             rules[f"rest/{n}/{c}"] = [(1 - 2 * half, ()), phrase, (half, ("that", f"verbs/{n}/{c}"))]
@@ -121,7 +117,7 @@ class Language:
             rules[f"main/{n}/{c}"] = rules[f"verbs/{n}/{c}"] = kinds_of_verbs
             turn = c * max(1, self.verbs // self.classes)
             for kind in ("goes", "sees"):
-                verbs = [_inflected(stem, n == "sg") for stem in forms[kind]]
+                verbs = [stem + "s" * (n == "sg") for stem in forms[kind]]
                 rules[f"{kind}/{n}/{c}"] = _zipf(verbs, turn)
         return Grammar(rules)
 
@@ -155,20 +151,18 @@ class Language:
         """The words of token ids, with spaces between."""
         return " ".join(self.vocabulary[int(i)] for i in ids)
 
-    # -------------------------------------------------------------- text
-
     def sentences(self, count: int, seed: int = 0) -> list[Sentence]:
         """Independent sentences; the same for a seed on every machine."""
         rng = _rng(seed, "sentences")
-        return [self._sentence(rng) for _ in range(count)]
-
-    def _sentence(self, rng: random.Random) -> Sentence:
-        words, events = self.grammar.sample(rng)
-        subject, plural = next((at, name.split("/")[1] == "pl") for at, name in events if name[:4] == "subj")
-        verb = next(at for at, name in events if name[:4] == "main")
-        other = "noun/sg" if plural else "noun/pl"
-        attractors = sum(subject < at < verb and name.startswith(other) for at, name in events)
-        return Sentence(tuple(words), subject, verb, plural, attractors)
+        found = []
+        for _ in range(count):
+            words, events = self.grammar.sample(rng)
+            subject, plural = next((at, "/pl/" in name) for at, name in events if name.startswith("subject/"))
+            verb = next(at for at, name in events if name.startswith("main/"))
+            other = "noun/sg" if plural else "noun/pl"
+            attractors = sum(subject < at < verb and name.startswith(other) for at, name in events)
+            found.append(Sentence(tuple(words), subject, verb, plural, attractors))
+        return found
 
     def corpus(self, tokens: int, seed: int = 0) -> np.ndarray:
         """A text of so many tokens, ids int32 (tokens,), of independent sentences; the last may be cut."""
@@ -190,8 +184,6 @@ class Language:
         for row in found:
             row[1:] = np.fromiter(islice(self._endless(rng), length - 1), np.int32, length - 1)
         return found
-
-    # -------------------------------------------------------------- questions about sentences
 
     def ungrammatical(self, sentence: Sentence) -> Sentence:
         """The sentence with its main verb in the other number, the verb itself unchanged."""

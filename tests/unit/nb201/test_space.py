@@ -62,14 +62,13 @@ def test_empty_lists_and_higher_shapes():
     np.testing.assert_array_equal(space.ops_of(np.arange(12).reshape(3, 4)), block)
 
 
-LAST_GROUP = EXAMPLE.rindex("+") + 1
 FAULTS = {
-    "": "needs 3 groups joined by '+', has 1",
-    EXAMPLE[:-1]: f"the group at character {LAST_GROUP} must begin and end with '|'",
-    EXAMPLE + "\n": f"the group at character {LAST_GROUP} must begin and end with '|'",
+    "": "'' at character 0 must be '|'",
+    EXAMPLE[:-1]: f"'~2' at character {len(EXAMPLE) - 3} must be '~2|'",
+    EXAMPLE + "\n": f"must end at character {len(EXAMPLE)}",
     EXAMPLE.replace("avg", "max"): f"unknown operation 'max_pool_3x3' at character {EXAMPLE.index('avg')}",
-    EXAMPLE.replace("~2", "~1"): f"at character {EXAMPLE.rindex('skip')} must end in '~2'",
-    EXAMPLE.replace("avg_pool_3x3~1|", ""): "the group at character 17 must name 2 edge(s), names 1",
+    EXAMPLE.replace("~2", "~1"): f"'~1|' at character {EXAMPLE.rindex('~')} must be '~2|'",
+    EXAMPLE.replace("avg_pool_3x3~1|", ""): "unknown operation '' at character 33",
     None: "is NoneType, not text",
     2.5: "is float, not text",
 }

@@ -159,7 +159,8 @@ def test_load_takes_paths_by_their_ending_and_refuses_what_it_does_not_know(tmp_
         path = tmp_path / f"own{suffix}"
         write(pa.table(columns()), path)
         assert len(nb201.load(path).rows) == len(nb201.load(str(path)).rows) == 5
-    for name, fault in (("table.txt", "no such file"), ("nowhere/mine.pth", "no such file")):
+    (tmp_path / "table.txt").write_text("arch\n")
+    for name, fault in ((tmp_path / "table.txt", r"ends in \.csv"), ("nowhere/mine.pth", "no such file")):
         with pytest.raises(NbpkgError, match=fault):
             nb201.load(name)
 
