@@ -121,8 +121,6 @@ class _Walk:
         kind = type(value)
         return kind.__name__ if foreign(kind.__module__) else self.digest(kind)
 
-    # ---------------------------------------------------------------- code
-
     def _function(self, function: types.FunctionType) -> Parts:
         code, scope = function.__code__, function.__globals__
         inner = [*self._cells(function)]
@@ -156,14 +154,10 @@ class _Walk:
         return self.digest(value)
 
     def _cells(self, function: types.FunctionType) -> Iterator[str | bytes]:
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        for name, content in sorted(cells, key=lambda pair: pair[0]):
-            try:
-                value = content.cell_contents
-            except ValueError:
-                continue  # not bound yet
-            yield name
-            yield self.digest(value)
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        for name in sorted(cells):
+            if cells[name] != types.CellType():  # else it is not bound yet
+                yield from (name, self.digest(cells[name].cell_contents))
 
     @staticmethod
     def _state_of(function: types.FunctionType) -> set[str]:
@@ -202,7 +196,10 @@ class _Walk:
         parts = ["class", cls.__name__, *map(self.digest, cls.__bases__), self.digest(type(cls))]
         is_enum = issubclass(cls, enum.Enum)
         if "__dataclass_params__" in vars(cls):
-            parts += [repr(cls.__dataclass_params__), *map(self._field, dataclasses.fields(cls))]
+            parts.append(repr(cls.__dataclass_params__))
+            for field in dataclasses.fields(cls):
+                flags = (field.init, field.repr, field.hash, field.compare, bool(field.kw_only))
+                parts.append(self.digest((field.name, flags, field.default, field.default_factory)))
         if is_enum:
             parts.append(self.digest([(member.name, member.value) for member in cls]))
         generated = is_enum or dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
@@ -219,18 +216,12 @@ class _Walk:
             parts += [name, self._attribute(value)]
         return parts
 
-    def _field(self, field: dataclasses.Field) -> bytes:
-        flags = (field.init, field.repr, field.hash, field.compare, bool(field.kw_only))
-        return self.digest((field.name, flags, field.default, field.default_factory))
-
     def _attribute(self, value: Any) -> bytes:
         """A class's attribute; descriptors count by what they wrap."""
         names = ("fget", "fset", "fdel", "__func__", "func", "args", "keywords")
         if not isinstance(value, _WRAPPERS):
             return self.digest(value)
         return _hash([type(value).__name__, *(self.digest(getattr(value, name, None)) for name in names)])
-
-    # ---------------------------------------------------------------- objects
 
     def _object(self, value: Any) -> Parts:
         kind = type(value)

@@ -25,6 +25,8 @@ from nbpkg.errors import NbpkgError
 _LOOKUPS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _STDLIB = tuple({str(Path(sysconfig.get_paths()[key])) for key in ("stdlib", "platstdlib")})
 
+_DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
+
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 # What a file said when it was first seen, which is near the time when it was imported.
@@ -165,20 +167,14 @@ def _only(found: list[FunctionNode], code: types.CodeType) -> FunctionNode:
     return around[-1]  # outer lambdas come before those in them
 
 
-class _StripDocstrings(ast.NodeTransformer):
-    def _strip(self, node):
-        self.generic_visit(node)
-        if ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-        return node
-
-    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Module = _strip
-
-
 @lru_cache(maxsize=4096)
 def normalised(node: ast.AST) -> str:
     """Source text that comments, formatting and docstrings do not change."""
-    return ast.unparse(ast.fix_missing_locations(_StripDocstrings().visit(copy.deepcopy(node))))
+    tree = copy.deepcopy(node)
+    for part in ast.walk(tree):
+        if isinstance(part, _DOCUMENTED) and ast.get_docstring(part, clean=False) is not None:
+            part.body = part.body[1:] or [ast.Pass()]
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def _dotted(node: ast.AST) -> tuple[str, ...]:

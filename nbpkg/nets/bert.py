@@ -6,8 +6,6 @@ each sum, as published (norm="post"), or before each block and at the end (norm=
 segments and the pooled output, which serve next-sentence prediction.
 """
 
-from __future__ import annotations
-
 import contextlib
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What every training of a `Bert` needs beside its loss: optimiser, schedules, clipping, held-out loss."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 

@@ -9,8 +9,6 @@ probabilities p = softmax(z / tau),
 The teacher's logits are constants: no gradient reaches them.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -130,9 +128,6 @@ def mutual_losses(
     return _Mutual.apply(a.float(), b.float(), targets, float(temperature))
 
 
-# ------------------------------------------------------------------ weights of one model in another
-
-
 def layer_map(old: int, new: int, rule: str = "last") -> list[int | None]:
     """Which of `old` layers each of `new` layers starts from; None: from none.
 
@@ -142,11 +137,10 @@ def layer_map(old: int, new: int, rule: str = "last") -> list[int | None]:
     """
     if min(old, new) < 1:
         raise NbpkgError(f"no layers can be mapped from {old} to {new}")
-    if rule == "last":
-        return [min(i, old - 1) for i in range(new)]
-    if rule == "first":
-        return [i if i < old else None for i in range(new)]
-    raise NbpkgError(f"no rule is called {rule!r}; take 'last' or 'first'")
+    if rule not in ("last", "first"):
+        raise NbpkgError(f"no rule is called {rule!r}; take 'last' or 'first'")
+    beyond = old - 1 if rule == "last" else None
+    return [i if i < old else beyond for i in range(new)]
 
 
 def init_from(
@@ -161,12 +155,17 @@ def init_from(
 
     Raises NbpkgError for other vocabularies, norms or widths of a head, and for an unknown `extra`.
     """
-    _check_sizes(source.config, config)
+    old = source.config
+    if old.vocabulary != config.vocabulary or old.norm != config.norm:
+        raise NbpkgError("weights go only between models of one vocabulary and one kind of norm")
+    sizes = old.width // old.heads, config.width // config.heads
+    if sizes[0] != sizes[1]:
+        raise NbpkgError(f"heads of {sizes[0]} and {sizes[1]} features cannot be mapped")
     if extra not in ("random", "zero"):
         raise NbpkgError(f"layers without a source can be 'random' or 'zero', not {extra!r}")
     model = bert(config, seed)
     given = source.state_dict()
-    mapped = [] if layers is None else layer_map(source.config.layers, config.layers, layers)
+    mapped = [] if layers is None else layer_map(old.layers, config.layers, layers)
     with torch.no_grad():
         for name, weight in model.state_dict().items():
             if not name.startswith("layers."):
@@ -178,15 +177,6 @@ def init_from(
                 elif extra == "zero" and name.startswith(("out.", "down.")):
                     weight.zero_()
     return model
-
-
-def _check_sizes(old: BertConfig, new: BertConfig) -> None:
-    if old.vocabulary != new.vocabulary or old.norm != new.norm:
-        raise NbpkgError("weights go only between models of one vocabulary and one kind of norm")
-    if old.width * new.heads != new.width * old.heads:
-        raise NbpkgError(
-            f"heads of {old.width // old.heads} and {new.width // new.heads} features cannot be mapped"
-        )
 
 
 def _copy(weight: Tensor, given: Tensor, blocks: int = 1) -> None:

@@ -7,8 +7,6 @@ batches of sets of one size, (..., n, features). The order of a set's elements c
 (equivariance).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

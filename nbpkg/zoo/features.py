@@ -12,8 +12,6 @@ Two extractors, fixed and never trained here, chosen by name (`EXTRACTORS`):
 `get(name)` has an extractor's width, the digest of its weights and a description, for a chapter to quote.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.util
@@ -70,21 +68,17 @@ class Extractor:
     build: Callable[[torch.device], Network]
     packages: tuple[str, ...] = ()
 
-    @property
-    def absent(self) -> list[str]:
-        """Those of its packages that are not installed."""
-        return [package for package in self.packages if importlib.util.find_spec(package) is None]
-
     def network(self, device: torch.device) -> Network:
         """The network on `device`, made once a process; it keeps no gradients.
 
         Raises NbpkgError when a package is absent (the message says how to get it) or the weights are not
         those of `digest`.
         """
-        if self.absent:
+        absent = [package for package in self.packages if importlib.util.find_spec(package) is None]
+        if absent:
             versions = " ".join(f"{package}==0.1.0" for package in self.packages)
             raise NbpkgError(
-                f"extractor {self.name}: {' and '.join(self.absent)} not installed; run `pip install "
+                f"extractor {self.name}: {' and '.join(absent)} not installed; run `pip install "
                 f'{versions}`, or use "random-conv", which needs nothing'
             )
         return self.build(device)
@@ -223,23 +217,6 @@ def features_of(
     return [found[request.entry.key] for request in requests]
 
 
-def _requests(
-    tasks: Iterable[Task], extractor: Extractor, split: str, device: torch.device, images: int | None
-) -> list[_FeatureRequest]:
-    if split not in ROLES:
-        raise NbpkgError(f"split {split!r} is none of {', '.join(ROLES)}")
-    code = content_hash([extractor.build, Task.data, _FeatureRequest.pixels, _computed])
-    made = (extractor.name, extractor.digest, machine.device_key(device), code)
-    requests = []
-    for task in tasks:
-        if not getattr(task, f"n_{split}"):
-            raise NbpkgError(f"task {task.name} has n_{split}=0, so no images to take features of")
-        key, label = key_of(task.key(), split, images, *made), f"features of {task.name}"
-        entry = Entry(f"features/{extractor.name}", f"{task.source}-{split}", key, label)
-        requests.append(_FeatureRequest(task, split, images, entry))
-    return requests
-
-
 @dataclass(eq=False)
 class _FeatureRequest:
     """A task whose features are to be had, and where they are kept."""
@@ -258,6 +235,23 @@ class _FeatureRequest:
         """uint8 (classes * images, 3, r, r), class by class."""
         x = getattr(self.task.data(), f"x_{self.split}")
         return x.unflatten(0, (self.task.num_classes, -1))[:, : self.images].flatten(0, 1)
+
+
+def _requests(
+    tasks: Iterable[Task], extractor: Extractor, split: str, device: torch.device, images: int | None
+) -> list[_FeatureRequest]:
+    if split not in ROLES:
+        raise NbpkgError(f"split {split!r} is none of {', '.join(ROLES)}")
+    code = content_hash([extractor.build, Task.data, _FeatureRequest.pixels, _computed])
+    made = (extractor.name, extractor.digest, machine.device_key(device), code)
+    requests = []
+    for task in tasks:
+        if not getattr(task, f"n_{split}"):
+            raise NbpkgError(f"task {task.name} has n_{split}=0, so no images to take features of")
+        key, label = key_of(task.key(), split, images, *made), f"features of {task.name}"
+        entry = Entry(f"features/{extractor.name}", f"{task.source}-{split}", key, label)
+        requests.append(_FeatureRequest(task, split, images, entry))
+    return requests
 
 
 def _computed(

@@ -4,8 +4,6 @@ Every network sees the batches, shifts and flips that its own seed draws, whatev
 results do not depend on its neighbours or their order, up to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

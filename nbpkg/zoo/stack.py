@@ -10,8 +10,6 @@ Stacking changes no network's arithmetic, only which kernels do it: results agre
 to rounding.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Sequence
@@ -159,13 +157,9 @@ class MixedCell(nn.Module):
 
 
 def _kind(module: nn.Module) -> str:
-    if isinstance(module, nn.Identity):
-        return "skip"
-    if isinstance(module, nn.AvgPool2d):
-        return "pool"
     if isinstance(module, nn.Sequential):
         return f"conv{module[1].kernel_size[0]}"
-    return "zero"
+    return {nn.Identity: "skip", nn.AvgPool2d: "pool"}.get(type(module), "zero")
 
 
 def stack(modules: Sequence[nn.Module]) -> nn.Module:
@@ -179,35 +173,24 @@ def stack(modules: Sequence[nn.Module]) -> nn.Module:
     modules = list(modules)
     if not modules:
         raise NbpkgError("there is no network to stack")
-    first = modules[0]
+    first, kind = modules[0], type(modules[0]).__name__
     if any(type(module) is not type(first) for module in modules):
         names = sorted({type(module).__name__ for module in modules})
         raise NbpkgError(f"networks of different shape cannot be stacked: {' and '.join(names)}")
-    if isinstance(first, Cell):
-        return MixedCell(modules)
-    if not list(first.children()):
-        return _leaf(modules)
-    names = [name for name, _ in first.named_children()]
-    if any([name for name, _ in module.named_children()] != names for module in modules):
-        raise NbpkgError(f"networks of different shape cannot be stacked: {type(first).__name__} differs")
-    if list(first.parameters(recurse=False)) or list(first.buffers(recurse=False)):
-        raise NbpkgError(f"{type(first).__name__} holds weights of its own and cannot be stacked")
-    stacked = copy.copy(first)
-    stacked._modules = {name: stack([getattr(module, name) for module in modules]) for name in names}
-    return stacked
-
-
-def _leaf(modules: list[nn.Module]) -> nn.Module:
-    first = modules[0]
-    shapes = {tuple(tuple(p.shape) for p in module.parameters()) for module in modules}
-    if len(shapes) > 1:
-        raise NbpkgError(f"networks of different shape cannot be stacked: {type(first).__name__} differs")
-    makers = {nn.Conv2d: _conv, nn.BatchNorm2d: _norm, nn.Linear: StackedLinear}
+    makers = {Cell: MixedCell, nn.Conv2d: _conv, nn.BatchNorm2d: _norm, nn.Linear: StackedLinear}
+    own = [[(name, p.shape) for name, p in module.named_parameters(recurse=False)] for module in modules]
+    names = [[name for name, _ in module.named_children()] for module in modules]
+    if type(first) is not Cell and (own.count(own[0]) < len(own) or names.count(names[0]) < len(names)):
+        raise NbpkgError(f"networks of different shape cannot be stacked: {kind} differs")
     if type(first) in makers:
         return makers[type(first)](modules)
-    if isinstance(first, _CHANNELWISE) or (isinstance(first, nn.Sequential) and not len(first)):
-        return first
-    raise NbpkgError(f"a layer of type {type(first).__name__} cannot be stacked")
+    if own[0] or list(first.buffers(recurse=False)):
+        raise NbpkgError(f"{kind} holds weights of its own and cannot be stacked")
+    if not names[0] and not isinstance(first, (*_CHANNELWISE, nn.Sequential)):
+        raise NbpkgError(f"a layer of type {kind} cannot be stacked")
+    stacked = copy.copy(first)
+    stacked._modules = {name: stack([getattr(module, name) for module in modules]) for name in names[0]}
+    return stacked
 
 
 @torch.no_grad()

@@ -3,8 +3,6 @@
 A table holds accuracies and losses, not weights: it is small, and may be committed with the package.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 from collections.abc import Mapping
