@@ -133,7 +133,10 @@ class _Walk:
             return [*_foreign_name(scope["__name__"], function.__qualname__ if own else code.co_name), *inner]
         node = source_text.function_node(function)
         chains, imports = source_text.uses(node)
-        names = source_text.global_names(code) - self._state_of(function)
+        names = source_text.global_names(code)
+        if str(scope.get("__name__")).partition(".")[0] == "nbpkg":  # caches: see the module's docstring
+            names = names - source_text.rebound_globals(source_text.file_tree(code.co_filename, scope))
+            names = {n for n in names if n.isupper() or not isinstance(scope.get(n), (dict, list, set))}
         # Names with two underscores, such as __file__, say where the code lies and not what it does.
         reachable = {name: scope[name] for name in names if name in scope and not _dunder(name)}
         reachable |= source_text.bound_by_imports(imports, scope)
@@ -158,20 +161,6 @@ class _Walk:
         for name in sorted(cells):
             if cells[name] != types.CellType():  # else it is not bound yet
                 yield from (name, self.digest(cells[name].cell_contents))
-
-    @staticmethod
-    def _state_of(function: types.FunctionType) -> set[str]:
-        """The names in the globals of a function of nbpkg that are caches (see the module's docstring)."""
-        scope = function.__globals__
-        if str(scope.get("__name__")).partition(".")[0] != "nbpkg":
-            return set()
-        state = {
-            name
-            for name, value in scope.items()
-            if isinstance(value, (dict, list, set)) and not name.isupper()
-        }
-        tree = source_text.file_tree(function.__code__.co_filename, scope)
-        return state | source_text.rebound_globals(tree)
 
     def _module(self, module: types.ModuleType) -> Parts:
         if not _own_module(module):

@@ -143,7 +143,7 @@ def fit(
         results += _evaluate(net, images, labels, which)
     net = net.to("cpu", memory_format=torch.contiguous_format)
     if groups > 1:
-        unstack(net, networks)
+        unstack(net)
     valid, valid_loss, test, test_loss = (values.tolist() for values in results)
     return [Fit(valid[g], test[g], valid_loss[g], test_loss[g], curve[:, g].clone()) for g in range(groups)]
 

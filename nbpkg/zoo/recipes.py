@@ -104,18 +104,17 @@ def collection(profile: str, tasks: tuple[int, int, int] | None = None, seed: in
     return Collection(*map(tuple, sampled))
 
 
-def _live_cells(n: int, seed: int) -> np.ndarray:
-    """n cells with a live path that compute different functions: canonical indices in random order."""
-    order = np.random.default_rng(seed).permutation(digits.cells())
-    return order[~space.is_dead(space.ops_of(order))][:n]
-
-
 def _trainings(profile: str, task: Task, cells: int, seed: int, widths: tuple[int, ...], epochs: int) -> Jobs:
-    """A training for each of so many random cells (drawn by `seed`), with the widths in turn."""
+    """A training for each of so many cells drawn by `seed`, with the widths in turn.
+
+    The cells have a live path and compute different functions.
+    """
     recipe = Recipe(epochs=epochs, batch=40, lr=0.1, pad=2, flip=True)
     if profile == "smoke":
         cells, widths, recipe = 4, (4,), _SMOKE_RECIPE
-    specs = zip(_live_cells(cells, seed), itertools.cycle(widths), strict=False)
+    order = np.random.default_rng(seed).permutation(digits.cells())
+    live = order[~space.is_dead(space.ops_of(order))][:cells]
+    specs = zip(live, itertools.cycle(widths), strict=False)
     return [TrainingJob(CellNet(int(cell), width, 1), task, 0, recipe) for cell, width in specs]
 
 

@@ -4,7 +4,7 @@
 are G times as wide and whose linear layers are batched. Everything channelwise (sums, ReLU, pooling, means)
 then needs no change, so that the networks' own `forward` runs as it stands. Cells of NAS-Bench-201 with
 different operations are stacked too: for each node the edges that carry the same operation become one grouped
-operation (`MixedCell`). `unstack` writes the weights back.
+operation (`MixedCell`). `unstack` writes the weights back into the networks.
 
 Stacking changes no network's arithmetic, only which kernels do it: results agree with training one by one up
 to rounding.
@@ -49,7 +49,8 @@ class StackedLinear(nn.Module):
 
 
 def _join(stacked: nn.Module, modules: Sequence[nn.Module]) -> nn.Module:
-    """Give `stacked` the weights and statistics of `modules`, and return it."""
+    """Give `stacked` the weights and statistics of `modules`, which it remembers, and return it."""
+    stacked.sources = list(modules)
     for name in _STATE:
         parts = [getattr(module, name, None) for module in modules]
         if parts[0] is not None:
@@ -97,8 +98,8 @@ class MixedCell(nn.Module):
 
     The edges that leave a node with the same operation are one grouped operation, over all the networks: at
     most four operations a node, however many networks there are. keys: (node, key of the operation), in the
-    order of computing. members: key -> (network, name of its edge) for each of the operation's groups.
-    targets: key -> (node that is added to, first and one past the last of the groups that are added).
+    order of computing. targets: key -> (node that is added to, first and one past the last of the groups that
+    are added).
     """
 
     def __init__(self, cells: Sequence[Cell]):
@@ -106,7 +107,6 @@ class MixedCell(nn.Module):
         self.groups = len(cells)
         self.keys: list[tuple[int, str]] = []
         self.joint = nn.ModuleDict()
-        self.members: dict[str, list[tuple[int, str]]] = {}
         self.targets: dict[str, list[tuple[int, int, int]]] = {}
         found: dict[tuple[int, str], list[tuple[int, int, str]]] = {}
         for group, cell in enumerate(cells):
@@ -118,7 +118,6 @@ class MixedCell(nn.Module):
             edges = sorted(found[start, kind])
             key = f"{start}_{kind}"
             self.keys.append((start, key))
-            self.members[key] = [(group, name) for _, group, name in edges]
             ends = [end for end, _, _ in edges]
             self.targets[key] = [
                 (end, ends.index(end), ends.index(end) + ends.count(end)) for end in sorted(set(ends))
@@ -194,23 +193,12 @@ def stack(modules: Sequence[nn.Module]) -> nn.Module:
 
 
 @torch.no_grad()
-def unstack(stacked: nn.Module, modules: Sequence[nn.Module]) -> None:
-    """Copy the weights and statistics of `stack(modules)` back into `modules`, of the same shapes."""
-    first = modules[0]
-    if isinstance(stacked, MixedCell):
-        for key, joint in stacked.joint.items():
-            if "conv" in key:
-                edges = [modules[group].edges[name] for group, name in stacked.members[key]]
-                unstack(joint[0], [edge[1] for edge in edges])
-                unstack(joint[1], [edge[2] for edge in edges])
-    elif isinstance(stacked, (StackedLinear, nn.Conv2d, nn.BatchNorm2d)):
-        for name in _STATE:
-            joined = getattr(stacked, name, None)
+def unstack(stacked: nn.Module) -> None:
+    """Copy the weights and statistics of `stack(modules)` back into those modules."""
+    for joint in stacked.modules():
+        sources = getattr(joint, "sources", [])
+        for name in _STATE if sources else ():
+            joined = getattr(joint, name, None)
             if joined is not None:
-                for piece, module in zip(joined.chunk(len(modules)), modules, strict=True):
+                for piece, module in zip(joined.chunk(len(sources)), sources, strict=True):
                     getattr(module, name).copy_(piece)
-    else:
-        for name, _ in first.named_children():
-            # The stack's own child is asked: the first network's may be a dead cell, which holds nothing.
-            if list(getattr(stacked, name).parameters()):
-                unstack(getattr(stacked, name), [getattr(module, name) for module in modules])
