@@ -26,20 +26,6 @@ def _check(student: Tensor, teacher: Tensor, temperature: float) -> None:
         raise NbpkgError(f"a temperature must be above 0, got {temperature}")
 
 
-def soft_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean over places of KL(softmax(teacher / tau) || softmax(student / tau)), in nats: (n, v) twice -> ().
-
-    Not multiplied by tau squared. In float32; the teacher gets no gradient. Raises NbpkgError for shapes
-    that differ and a temperature that is not above 0.
-    """
-    _check(student, teacher, temperature)
-    log_p = F.log_softmax(student.float() / temperature, -1)
-    with torch.no_grad():
-        log_q = F.log_softmax(teacher.float() / temperature, -1)
-    # "batchmean" divides by the number of places; "mean" would divide by the vocabulary as well.
-    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
-
-
 class _Mixture(torch.autograd.Function):
     """hard and soft at tau = 1 from one softmax of either side, with the gradient in closed form.
 
@@ -71,13 +57,18 @@ def losses(
 ) -> tuple[Tensor, Tensor]:
     """(hard, soft) of the student's logits (n, v), the targets (n,) and the teacher's logits (n, v): () each.
 
-    The hard loss is at temperature 1 always. At temperature 1 both come from one softmax. Raises NbpkgError
-    for shapes that differ and a temperature that is not above 0.
+    In nats and float32. The hard loss is at temperature 1 always, the soft one not multiplied by tau squared.
+    At temperature 1 both come from one softmax. Raises NbpkgError for shapes that differ and a temperature
+    that is not above 0.
     """
     _check(student, teacher, temperature)
+    student, teacher = student.float(), teacher.detach().float()
     if temperature == 1:
-        return _Mixture.apply(student.float(), targets, teacher.detach().float())
-    return F.cross_entropy(student.float(), targets), soft_loss(student, teacher, temperature)
+        return _Mixture.apply(student, targets, teacher)
+    log_p, log_q = (F.log_softmax(logits / temperature, -1) for logits in (student, teacher))
+    # "batchmean" divides by the number of places; "mean" would divide by the vocabulary as well.
+    soft = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+    return F.cross_entropy(student, targets), soft
 
 
 class _Mutual(torch.autograd.Function):

@@ -18,7 +18,6 @@ import importlib.util
 import io
 import itertools
 import math
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ class Extractor:
     """A fixed map from images to features.
 
     d: numbers for each image. digest: "sha256:..." of the weights. build: makes the network on a device.
-    packages: modules that it imports.
+    packages: those that it imports, each in version 0.1.0.
     """
 
     name: str
@@ -259,18 +258,15 @@ def _computed(
 ) -> Iterator[tuple[_FeatureRequest, Tensor]]:
     """Each request with its features, as soon as the last of its images is through."""
     requests.sort(key=lambda request: request.task.resolution)  # a batch holds images of one size
-    needed = Counter(name for request in requests for name in set(request.names))
-    waiting, rows = deque(requests), {}
-    for batch in _batches(requests, size):
-        names, pixels = zip(*batch, strict=True)
-        rows.update(zip(names, network(torch.stack(pixels)).cpu(), strict=True))
-        while waiting and all(name in rows for name in waiting[0].names):
-            request = waiting.popleft()
-            value = torch.stack([rows[name] for name in request.names])
-            needed.subtract(set(request.names))
-            for name in [name for name in set(request.names) if not needed[name]]:
-                del rows[name]
-            yield request, value.unflatten(0, (request.task.num_classes, -1))
+    last_use = {name: number for number, request in enumerate(requests) for name in request.names}
+    batches, rows = _batches(requests, size), {}
+    for number, request in enumerate(requests):
+        while not all(name in rows for name in request.names):
+            names, pixels = zip(*next(batches), strict=True)
+            rows.update(zip(names, network(torch.stack(pixels)).cpu(), strict=True))
+        value = torch.stack([rows[name] for name in request.names])
+        rows = {name: row for name, row in rows.items() if last_use[name] > number}
+        yield request, value.unflatten(0, (request.task.num_classes, -1))
 
 
 def _batches(requests: list[_FeatureRequest], size: int) -> Iterator[list[tuple[bytes, Tensor]]]:

@@ -26,8 +26,6 @@ from nbpkg.data import images
 from nbpkg.errors import NbpkgError
 
 ROLES = ("train", "valid", "test")
-#: Tasks whose images are kept in memory by a process; the one used longest ago goes first.
-CACHED_TASKS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +89,14 @@ class Task:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def data(self) -> TaskData:
-        """The task's images, kept for later calls.
+        """The task's images; a process keeps those of the 64 tasks that were used last.
 
         Raises NbpkgError when the source is absent, has no such class, or too few images of one.
         """
         return _cut(self)
 
 
-@functools.lru_cache(maxsize=CACHED_TASKS)
+@functools.lru_cache(maxsize=64)
 def _cut(task: Task) -> TaskData:
     source = images.load(task.source)
     labels, train = source.labels.numpy(), source.train.numpy()
