@@ -7,11 +7,10 @@ Local processes are joblib's, which need no guarded main module and so serve scr
 worker that dies, killed by the system for its memory, say, costs what it was at: the call is made again.
 """
 
-from __future__ import annotations
-
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 from nbpkg.errors import NbpkgError
@@ -21,14 +20,14 @@ DEATHS = 3
 
 
 def unordered(
-    function: Callable, calls: Sequence[tuple], workers: int = 1, cluster: Any = None
+    function: Callable, calls: Sequence[tuple], workers: int = 1, cluster: str | None = None
 ) -> Iterator[tuple[int, Any]]:
     """(position in `calls`, function(*call)) of every call, in the order in which they are finished.
 
     workers: processes on this machine; 1 calls the function here. cluster: None; "local" (a Dask
     `LocalCluster` of `workers` processes), "slurm" (workers as SLURM jobs, configured by Dask's own
-    `jobqueue.slurm`), the address of a Dask scheduler, or a Dask client or cluster. Calls and results are
-    pickled; every worker needs the same nbpkg.
+    `jobqueue.slurm`), or the address of a Dask scheduler. Calls and results are pickled; every worker needs
+    the same nbpkg.
 
     An exception of the function ends the iteration and is raised here; calls that were not begun are not
     made. Raises NbpkgError when workers keep dying, and for a cluster that cannot be reached.
@@ -74,13 +73,27 @@ def _in_processes(function: Callable, calls: Sequence[tuple], workers: int) -> I
                 ) from None
 
 
-def _on_cluster(function, calls, workers: int, cluster) -> Iterator[tuple[int, Any]]:
-    from distributed import as_completed
+def _on_cluster(function, calls, workers: int, cluster: str) -> Iterator[tuple[int, Any]]:
+    needed = ["distributed"] + ["dask_jobqueue"] * (cluster == "slurm")
+    if not all(map(importlib.util.find_spec, needed)):
+        raise NbpkgError(f"a cluster needs {' and '.join(needed)}: pip install 'nbpkg[cluster]'")
+    from distributed import Client, LocalCluster, as_completed
     from distributed.scheduler import KilledWorker
 
-    with _client(cluster, workers) as client, client.as_current():
+    with ExitStack() as own:  # what is started here is closed here
+        if cluster == "local":
+            options = {"threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+            cluster = own.enter_context(LocalCluster(n_workers=workers, **options))
+        elif cluster == "slurm":
+            cluster = own.enter_context(slurm_cluster(workers))
+        try:
+            client = own.enter_context(Client(cluster, timeout="30s", set_as_default=False))
+        except (OSError, ValueError, TypeError) as error:
+            raise NbpkgError(f"cluster {cluster}: no Dask scheduler answers there ({error})") from None
+        own.enter_context(client.as_current())
         # pure=False: every call is its own, whatever other calls the cluster remembers.
         futures = {client.submit(function, *call, pure=False): number for number, call in enumerate(calls)}
+        own.callback(lambda: client.cancel(list(futures)))
         try:
             for future in as_completed(list(futures)):
                 # Taken at once and let go: what the parent holds is safe from the death of a worker.
@@ -93,44 +106,15 @@ def _on_cluster(function, calls, workers: int, cluster) -> Iterator[tuple[int, A
                 "workers of the cluster died again and again at one call, most likely for want of memory; "
                 "take smaller stacks"
             ) from None
-        finally:
-            client.cancel(list(futures))
-
-
-@contextmanager
-def _client(cluster, workers: int):
-    """A Dask client of the cluster; what was started here is closed here, what was given is left running."""
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        raise NbpkgError("a cluster needs Dask: pip install 'nbpkg[cluster]'") from None
-
-    if isinstance(cluster, Client):
-        yield cluster
-        return
-    with ExitStack() as own:
-        if cluster == "local":
-            options = {"threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
-            cluster = own.enter_context(LocalCluster(n_workers=workers, **options))
-        elif cluster == "slurm":
-            cluster = own.enter_context(slurm_cluster(workers))
-        try:
-            client = Client(cluster, timeout="30s", set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:
-            raise NbpkgError(f"cluster {cluster}: no Dask scheduler answers there ({error})") from None
-        yield own.enter_context(client)
 
 
 def slurm_cluster(workers: int, **settings):
     """A Dask cluster of `workers` SLURM jobs of one core; queue, memory and time from Dask's configuration.
 
-    settings go to `dask_jobqueue.SLURMCluster` as they are. Raises NbpkgError when dask-jobqueue is absent.
+    settings go to `dask_jobqueue.SLURMCluster` as they are.
     """
-    try:
-        from dask_jobqueue import SLURMCluster
-    except ImportError:
-        raise NbpkgError("SLURM needs dask-jobqueue: pip install 'nbpkg[cluster]'") from None
-    settings = {"cores": 1, "processes": 1, "memory": "4GB"} | settings
-    cluster = SLURMCluster(**settings)
+    from dask_jobqueue import SLURMCluster
+
+    cluster = SLURMCluster(**{"cores": 1, "processes": 1, "memory": "4GB"} | settings)
     cluster.scale(jobs=workers)
     return cluster

@@ -121,8 +121,6 @@ class _Walk:
         kind = type(value)
         return kind.__name__ if foreign(kind.__module__) else self.digest(kind)
 
-    # ---------------------------------------------------------------- code
-
     def _function(self, function: types.FunctionType) -> Parts:
         code, scope = function.__code__, function.__globals__
         inner = [*self._cells(function)]
@@ -135,7 +133,10 @@ class _Walk:
             return [*_foreign_name(scope["__name__"], function.__qualname__ if own else code.co_name), *inner]
         node = source_text.function_node(function)
         chains, imports = source_text.uses(node)
-        names = source_text.global_names(code) - self._state_of(function)
+        names = source_text.global_names(code)
+        if str(scope.get("__name__")).partition(".")[0] == "nbpkg":  # caches: see the module's docstring
+            names = names - source_text.rebound_globals(source_text.file_tree(code.co_filename, scope))
+            names = {n for n in names if n.isupper() or not isinstance(scope.get(n), (dict, list, set))}
         # Names with two underscores, such as __file__, say where the code lies and not what it does.
         reachable = {name: scope[name] for name in names if name in scope and not _dunder(name)}
         reachable |= source_text.bound_by_imports(imports, scope)
@@ -156,28 +157,10 @@ class _Walk:
         return self.digest(value)
 
     def _cells(self, function: types.FunctionType) -> Iterator[str | bytes]:
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        for name, content in sorted(cells, key=lambda pair: pair[0]):
-            try:
-                value = content.cell_contents
-            except ValueError:
-                continue  # not bound yet
-            yield name
-            yield self.digest(value)
-
-    @staticmethod
-    def _state_of(function: types.FunctionType) -> set[str]:
-        """The names in the globals of a function of nbpkg that are caches (see the module's docstring)."""
-        scope = function.__globals__
-        if str(scope.get("__name__")).partition(".")[0] != "nbpkg":
-            return set()
-        state = {
-            name
-            for name, value in scope.items()
-            if isinstance(value, (dict, list, set)) and not name.isupper()
-        }
-        tree = source_text.file_tree(function.__code__.co_filename, scope)
-        return state | source_text.rebound_globals(tree)
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        for name in sorted(cells):
+            if cells[name] != types.CellType():  # else it is not bound yet
+                yield from (name, self.digest(cells[name].cell_contents))
 
     def _module(self, module: types.ModuleType) -> Parts:
         if not _own_module(module):
@@ -202,7 +185,10 @@ class _Walk:
         parts = ["class", cls.__name__, *map(self.digest, cls.__bases__), self.digest(type(cls))]
         is_enum = issubclass(cls, enum.Enum)
         if "__dataclass_params__" in vars(cls):
-            parts += [repr(cls.__dataclass_params__), *map(self._field, dataclasses.fields(cls))]
+            parts.append(repr(cls.__dataclass_params__))
+            for field in dataclasses.fields(cls):
+                flags = (field.init, field.repr, field.hash, field.compare, bool(field.kw_only))
+                parts.append(self.digest((field.name, flags, field.default, field.default_factory)))
         if is_enum:
             parts.append(self.digest([(member.name, member.value) for member in cls]))
         generated = is_enum or dataclasses.is_dataclass(cls) or issubclass(cls, tuple)
@@ -219,18 +205,12 @@ class _Walk:
             parts += [name, self._attribute(value)]
         return parts
 
-    def _field(self, field: dataclasses.Field) -> bytes:
-        flags = (field.init, field.repr, field.hash, field.compare, bool(field.kw_only))
-        return self.digest((field.name, flags, field.default, field.default_factory))
-
     def _attribute(self, value: Any) -> bytes:
         """A class's attribute; descriptors count by what they wrap."""
         names = ("fget", "fset", "fdel", "__func__", "func", "args", "keywords")
         if not isinstance(value, _WRAPPERS):
             return self.digest(value)
         return _hash([type(value).__name__, *(self.digest(getattr(value, name, None)) for name in names)])
-
-    # ---------------------------------------------------------------- objects
 
     def _object(self, value: Any) -> Parts:
         kind = type(value)

@@ -25,6 +25,8 @@ from nbpkg.errors import NbpkgError
 _LOOKUPS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _STDLIB = tuple({str(Path(sysconfig.get_paths()[key])) for key in ("stdlib", "platstdlib")})
 
+_DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
+
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 # What a file said when it was first seen, which is near the time when it was imported.
@@ -46,11 +48,9 @@ def foreign(name: Any) -> bool:
     return bool(file) and (file.startswith(_STDLIB) or not installed.isdisjoint(Path(file).parts))
 
 
-def remember(filename: str, module_globals: dict | None = None, afresh: bool = False) -> str:
-    """The text behind `filename` as it was first seen, "" when there is none; `afresh` looks again."""
-    if afresh:
-        linecache.checkcache(filename)
-    if afresh or filename not in _texts:
+def remember(filename: str, module_globals: dict | None = None) -> str:
+    """The text behind `filename` as it was first seen, "" when there is none."""
+    if filename not in _texts:
         text = "".join(linecache.getlines(filename, module_globals))
         if not text:
             return ""
@@ -70,12 +70,12 @@ def remember_package() -> None:
 _parse = lru_cache(maxsize=512)(ast.parse)
 
 
-def file_tree(filename: str, module_globals: dict | None = None, afresh: bool = False) -> ast.Module | None:
+def file_tree(filename: str, module_globals: dict | None = None) -> ast.Module | None:
     """The tree of a file or of whatever linecache knows under `filename`; None when there is no source.
 
     Do not change it.
     """
-    text = remember(filename, module_globals, afresh)
+    text = remember(filename, module_globals)
     with suppress(SyntaxError):
         return _parse(text) if text else None
     return None
@@ -101,8 +101,8 @@ def function_node(function: types.FunctionType) -> FunctionNode:
     if id(code) in _nodes:
         return _nodes[id(code)][1]
     name = "a lambda" if code.co_name == "<lambda>" else function.__qualname__
-    for afresh in (False, True):  # a second look, for a module that was reloaded
-        tree = file_tree(code.co_filename, function.__globals__, afresh)
+    for _ in range(2):
+        tree = file_tree(code.co_filename, function.__globals__)
         if tree is None:
             raise NbpkgError(
                 f"the source of {name} cannot be found: define it in a notebook cell, a chapter or a file"
@@ -111,6 +111,8 @@ def function_node(function: types.FunctionType) -> FunctionNode:
         if found and not _edited(function):
             _nodes[id(code)] = code, _only(found, code)
             return _nodes[id(code)][1]
+        del _texts[code.co_filename]  # a second look, for a module that was reloaded
+        linecache.checkcache(code.co_filename)
     file = code.co_filename.replace("\\", "/").rpartition("/")[2]
     raise NbpkgError(
         f"the source of {name} is not what {file} says now: it was edited since it was loaded, so start again"
@@ -165,20 +167,14 @@ def _only(found: list[FunctionNode], code: types.CodeType) -> FunctionNode:
     return around[-1]  # outer lambdas come before those in them
 
 
-class _StripDocstrings(ast.NodeTransformer):
-    def _strip(self, node):
-        self.generic_visit(node)
-        if ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-        return node
-
-    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Module = _strip
-
-
 @lru_cache(maxsize=4096)
 def normalised(node: ast.AST) -> str:
     """Source text that comments, formatting and docstrings do not change."""
-    return ast.unparse(ast.fix_missing_locations(_StripDocstrings().visit(copy.deepcopy(node))))
+    tree = copy.deepcopy(node)
+    for part in ast.walk(tree):
+        if isinstance(part, _DOCUMENTED) and ast.get_docstring(part, clean=False) is not None:
+            part.body = part.body[1:] or [ast.Pass()]
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def _dotted(node: ast.AST) -> tuple[str, ...]:

@@ -6,8 +6,6 @@ each sum, as published (norm="post"), or before each block and at the end (norm=
 segments and the pooled output, which serve next-sentence prediction.
 """
 
-from __future__ import annotations
-
 import contextlib
 from dataclasses import dataclass
 
@@ -50,12 +48,9 @@ class BertConfig:
             raise NbpkgError(f"no encoder has norm {self.norm!r} and weights of deviation {self.std}")
 
     def parameters(self) -> int:
-        """Number of all parameters, in closed form; the tied embedding counts once."""
-        d = self.width
-        embeddings = (self.vocabulary + self.length) * d + 2 * d
-        layer = 12 * d * d + 13 * d
-        head = d * d + 3 * d + self.vocabulary
-        return embeddings + self.layers * layer + head
+        """Number of all parameters; the tied embedding counts once."""
+        with torch.device("meta"):
+            return sum(weight.numel() for weight in Bert(self).parameters())
 
     def flops(self, batch: int, predicted: int, length: int | None = None) -> int:
         """Floating-point operations of the matrix products of one forward pass, a multiplication and its

@@ -1,11 +1,9 @@
 """What every training of a `Bert` needs beside its loss: optimiser, schedules, clipping, held-out loss."""
 
-from __future__ import annotations
-
+import bisect
 import contextlib
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,17 +43,15 @@ def ramp(*points: tuple[float, float]) -> Callable[[float], float]:
     `ramp((0, 4), (1, 1))` falls from 4 to 1; `ramp((0, 1), (0.5, 1), (0.5, 0))` is switched off half way. At
     a progress named twice, the later value holds. Raises NbpkgError when progress goes back or leaves 0 to 1.
     """
-    at, values = [float(x) for x, _ in points], [float(y) for _, y in points]
+    at = [float(x) for x, _ in points]
     if not at or sorted(at) != at or at[0] < 0 or at[-1] > 1:
         raise NbpkgError(f"the points of a schedule must go from progress 0 to 1, not {at}")
 
     def value(progress: float) -> float:
-        # The last point that is reached, and the way to the one after it.
-        last = int(np.searchsorted(at, progress, side="right")) - 1
-        if last < 0 or last + 1 == len(at):
-            return values[max(last, 0)]
-        share = (progress - at[last]) / (at[last + 1] - at[last])
-        return values[last] + share * (values[last + 1] - values[last])
+        reached = bisect.bisect_right(at, progress)
+        (before, low), (after, high) = points[max(reached - 1, 0)], points[min(reached, len(at) - 1)]
+        share = (progress - before) / (after - before) if after > before else 0.0
+        return low + share * (high - low)
 
     return value
 

@@ -6,8 +6,6 @@ of ``space.OPS`` follow from 2 on; ``adjacency[..., u, v]`` says that what leave
 the same adjacency and differ in the types of six vertices.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

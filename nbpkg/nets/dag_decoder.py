@@ -5,8 +5,6 @@ code, vertex by vertex and edge by edge (Lee et al., ICLR 2021, after D-VAE, Zha
 Batches of graphs are as in ``nbpkg.nets.dag``; computing goes over the vertices, never over the graphs.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -9,8 +9,6 @@ probabilities p = softmax(z / tau),
 The teacher's logits are constants: no gradient reaches them.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,20 +24,6 @@ def _check(student: Tensor, teacher: Tensor, temperature: float) -> None:
         )
     if not temperature > 0:
         raise NbpkgError(f"a temperature must be above 0, got {temperature}")
-
-
-def soft_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean over places of KL(softmax(teacher / tau) || softmax(student / tau)), in nats: (n, v) twice -> ().
-
-    Not multiplied by tau squared. In float32; the teacher gets no gradient. Raises NbpkgError for shapes
-    that differ and a temperature that is not above 0.
-    """
-    _check(student, teacher, temperature)
-    log_p = F.log_softmax(student.float() / temperature, -1)
-    with torch.no_grad():
-        log_q = F.log_softmax(teacher.float() / temperature, -1)
-    # "batchmean" divides by the number of places; "mean" would divide by the vocabulary as well.
-    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 
 class _Mixture(torch.autograd.Function):
@@ -73,13 +57,18 @@ def losses(
 ) -> tuple[Tensor, Tensor]:
     """(hard, soft) of the student's logits (n, v), the targets (n,) and the teacher's logits (n, v): () each.
 
-    The hard loss is at temperature 1 always. At temperature 1 both come from one softmax. Raises NbpkgError
-    for shapes that differ and a temperature that is not above 0.
+    In nats and float32. The hard loss is at temperature 1 always, the soft one not multiplied by tau squared.
+    At temperature 1 both come from one softmax. Raises NbpkgError for shapes that differ and a temperature
+    that is not above 0.
     """
     _check(student, teacher, temperature)
+    student, teacher = student.float(), teacher.detach().float()
     if temperature == 1:
-        return _Mixture.apply(student.float(), targets, teacher.detach().float())
-    return F.cross_entropy(student.float(), targets), soft_loss(student, teacher, temperature)
+        return _Mixture.apply(student, targets, teacher)
+    log_p, log_q = (F.log_softmax(logits / temperature, -1) for logits in (student, teacher))
+    # "batchmean" divides by the number of places; "mean" would divide by the vocabulary as well.
+    soft = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+    return F.cross_entropy(student, targets), soft
 
 
 class _Mutual(torch.autograd.Function):
@@ -130,9 +119,6 @@ def mutual_losses(
     return _Mutual.apply(a.float(), b.float(), targets, float(temperature))
 
 
-# ------------------------------------------------------------------ weights of one model in another
-
-
 def layer_map(old: int, new: int, rule: str = "last") -> list[int | None]:
     """Which of `old` layers each of `new` layers starts from; None: from none.
 
@@ -142,11 +128,10 @@ def layer_map(old: int, new: int, rule: str = "last") -> list[int | None]:
     """
     if min(old, new) < 1:
         raise NbpkgError(f"no layers can be mapped from {old} to {new}")
-    if rule == "last":
-        return [min(i, old - 1) for i in range(new)]
-    if rule == "first":
-        return [i if i < old else None for i in range(new)]
-    raise NbpkgError(f"no rule is called {rule!r}; take 'last' or 'first'")
+    if rule not in ("last", "first"):
+        raise NbpkgError(f"no rule is called {rule!r}; take 'last' or 'first'")
+    beyond = old - 1 if rule == "last" else None
+    return [i if i < old else beyond for i in range(new)]
 
 
 def init_from(
@@ -161,12 +146,17 @@ def init_from(
 
     Raises NbpkgError for other vocabularies, norms or widths of a head, and for an unknown `extra`.
     """
-    _check_sizes(source.config, config)
+    old = source.config
+    if old.vocabulary != config.vocabulary or old.norm != config.norm:
+        raise NbpkgError("weights go only between models of one vocabulary and one kind of norm")
+    sizes = old.width // old.heads, config.width // config.heads
+    if sizes[0] != sizes[1]:
+        raise NbpkgError(f"heads of {sizes[0]} and {sizes[1]} features cannot be mapped")
     if extra not in ("random", "zero"):
         raise NbpkgError(f"layers without a source can be 'random' or 'zero', not {extra!r}")
     model = bert(config, seed)
     given = source.state_dict()
-    mapped = [] if layers is None else layer_map(source.config.layers, config.layers, layers)
+    mapped = [] if layers is None else layer_map(old.layers, config.layers, layers)
     with torch.no_grad():
         for name, weight in model.state_dict().items():
             if not name.startswith("layers."):
@@ -178,15 +168,6 @@ def init_from(
                 elif extra == "zero" and name.startswith(("out.", "down.")):
                     weight.zero_()
     return model
-
-
-def _check_sizes(old: BertConfig, new: BertConfig) -> None:
-    if old.vocabulary != new.vocabulary or old.norm != new.norm:
-        raise NbpkgError("weights go only between models of one vocabulary and one kind of norm")
-    if old.width * new.heads != new.width * old.heads:
-        raise NbpkgError(
-            f"heads of {old.width // old.heads} and {new.width // new.heads} features cannot be mapped"
-        )
 
 
 def _copy(weight: Tensor, given: Tensor, blocks: int = 1) -> None:

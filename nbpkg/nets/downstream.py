@@ -1,7 +1,5 @@
 """What a pre-trained `Bert` is good for: linear probes of its states, fine-tuning on sentences."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 
@@ -42,15 +40,14 @@ def features(
     ids: int64 (n, length) from `tokens.padded`. places: column of each row's token in ids, (n,).
     """
     found = []
-    with evaluating(model):
+    with evaluating(model), precision(device):
         for low in range(0, len(ids), _EVALUATION_BATCH):
             rows = _trimmed(torch.as_tensor(ids[low : low + _EVALUATION_BATCH])).to(device)
-            with precision(device):
-                if places is None:
-                    states = pooled(model, rows)
-                else:
-                    at = torch.as_tensor(places[low : low + _EVALUATION_BATCH]).to(device)
-                    states = model.hidden(rows, rows != PAD)[torch.arange(len(rows), device=device), at]
+            if places is None:
+                states = pooled(model, rows)
+            else:
+                at = torch.as_tensor(places[low : low + _EVALUATION_BATCH])
+                states = model.hidden(rows, rows != PAD)[torch.arange(len(rows)), at]
             found.append(states.float().cpu().numpy())
     return np.concatenate(found)
 

@@ -5,8 +5,6 @@ will be on a data set. Default sizes are the published ones. Chapter `02_metad2a
 others use them as a baseline or as a guide.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -7,8 +7,6 @@ batches of sets of one size, (..., n, features). The order of a set's elements c
 (equivariance).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -84,18 +82,15 @@ class SAB(nn.Module):
 
 
 class PMA(nn.Module):
-    """Pooling by attention, MAB(S, X) with learned seeds S: (..., n, width) -> (..., seeds, width).
+    """Pooling by attention, MAB(S, X) with one learned seed S: (..., n, width) -> (..., 1, width).
 
     Lee et al., 2019, equation 11, without the row-wise layer before it, which the published code leaves out.
-    The seeds are drawn as Glorot and Bengio draw weights, as in the published code. Raises NbpkgError for
-    fewer than one seed.
+    The seed is drawn as Glorot and Bengio draw weights, as in the published code.
     """
 
-    def __init__(self, width: int, seeds: int = 1, heads: int = 4):
+    def __init__(self, width: int, heads: int = 4):
         super().__init__()
-        if seeds < 1:
-            raise NbpkgError(f"attention needs at least one learned element, not {seeds}")
-        self.seeds = nn.Parameter(nn.init.xavier_uniform_(torch.empty(seeds, width)))
+        self.seeds = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, width)))
         self.mab = MAB(width, width, width, heads)
 
     def forward(self, x: Tensor) -> Tensor:

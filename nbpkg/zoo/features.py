@@ -12,15 +12,12 @@ Two extractors, fixed and never trained here, chosen by name (`EXTRACTORS`):
 `get(name)` has an extractor's width, the digest of its weights and a description, for a chapter to quote.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.util
 import io
 import itertools
 import math
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +57,7 @@ class Extractor:
     """A fixed map from images to features.
 
     d: numbers for each image. digest: "sha256:..." of the weights. build: makes the network on a device.
-    packages: modules that it imports.
+    packages: those that it imports, each in version 0.1.0.
     """
 
     name: str
@@ -70,21 +67,17 @@ class Extractor:
     build: Callable[[torch.device], Network]
     packages: tuple[str, ...] = ()
 
-    @property
-    def absent(self) -> list[str]:
-        """Those of its packages that are not installed."""
-        return [package for package in self.packages if importlib.util.find_spec(package) is None]
-
     def network(self, device: torch.device) -> Network:
         """The network on `device`, made once a process; it keeps no gradients.
 
         Raises NbpkgError when a package is absent (the message says how to get it) or the weights are not
         those of `digest`.
         """
-        if self.absent:
+        absent = [package for package in self.packages if importlib.util.find_spec(package) is None]
+        if absent:
             versions = " ".join(f"{package}==0.1.0" for package in self.packages)
             raise NbpkgError(
-                f"extractor {self.name}: {' and '.join(self.absent)} not installed; run `pip install "
+                f"extractor {self.name}: {' and '.join(absent)} not installed; run `pip install "
                 f'{versions}`, or use "random-conv", which needs nothing'
             )
         return self.build(device)
@@ -223,23 +216,6 @@ def features_of(
     return [found[request.entry.key] for request in requests]
 
 
-def _requests(
-    tasks: Iterable[Task], extractor: Extractor, split: str, device: torch.device, images: int | None
-) -> list[_FeatureRequest]:
-    if split not in ROLES:
-        raise NbpkgError(f"split {split!r} is none of {', '.join(ROLES)}")
-    code = content_hash([extractor.build, Task.data, _FeatureRequest.pixels, _computed])
-    made = (extractor.name, extractor.digest, machine.device_key(device), code)
-    requests = []
-    for task in tasks:
-        if not getattr(task, f"n_{split}"):
-            raise NbpkgError(f"task {task.name} has n_{split}=0, so no images to take features of")
-        key, label = key_of(task.key(), split, images, *made), f"features of {task.name}"
-        entry = Entry(f"features/{extractor.name}", f"{task.source}-{split}", key, label)
-        requests.append(_FeatureRequest(task, split, images, entry))
-    return requests
-
-
 @dataclass(eq=False)
 class _FeatureRequest:
     """A task whose features are to be had, and where they are kept."""
@@ -260,23 +236,37 @@ class _FeatureRequest:
         return x.unflatten(0, (self.task.num_classes, -1))[:, : self.images].flatten(0, 1)
 
 
+def _requests(
+    tasks: Iterable[Task], extractor: Extractor, split: str, device: torch.device, images: int | None
+) -> list[_FeatureRequest]:
+    if split not in ROLES:
+        raise NbpkgError(f"split {split!r} is none of {', '.join(ROLES)}")
+    code = content_hash([extractor.build, Task.data, _FeatureRequest.pixels, _computed])
+    made = (extractor.name, extractor.digest, machine.device_key(device), code)
+    requests = []
+    for task in tasks:
+        if not getattr(task, f"n_{split}"):
+            raise NbpkgError(f"task {task.name} has n_{split}=0, so no images to take features of")
+        key, label = key_of(task.key(), split, images, *made), f"features of {task.name}"
+        entry = Entry(f"features/{extractor.name}", f"{task.source}-{split}", key, label)
+        requests.append(_FeatureRequest(task, split, images, entry))
+    return requests
+
+
 def _computed(
     requests: list[_FeatureRequest], network: Network, size: int
 ) -> Iterator[tuple[_FeatureRequest, Tensor]]:
     """Each request with its features, as soon as the last of its images is through."""
     requests.sort(key=lambda request: request.task.resolution)  # a batch holds images of one size
-    needed = Counter(name for request in requests for name in set(request.names))
-    waiting, rows = deque(requests), {}
-    for batch in _batches(requests, size):
-        names, pixels = zip(*batch, strict=True)
-        rows.update(zip(names, network(torch.stack(pixels)).cpu(), strict=True))
-        while waiting and all(name in rows for name in waiting[0].names):
-            request = waiting.popleft()
-            value = torch.stack([rows[name] for name in request.names])
-            needed.subtract(set(request.names))
-            for name in [name for name in set(request.names) if not needed[name]]:
-                del rows[name]
-            yield request, value.unflatten(0, (request.task.num_classes, -1))
+    last_use = {name: number for number, request in enumerate(requests) for name in request.names}
+    batches, rows = _batches(requests, size), {}
+    for number, request in enumerate(requests):
+        while not all(name in rows for name in request.names):
+            names, pixels = zip(*next(batches), strict=True)
+            rows.update(zip(names, network(torch.stack(pixels)).cpu(), strict=True))
+        value = torch.stack([rows[name] for name in request.names])
+        rows = {name: row for name, row in rows.items() if last_use[name] > number}
+        yield request, value.unflatten(0, (request.task.num_classes, -1))
 
 
 def _batches(requests: list[_FeatureRequest], size: int) -> Iterator[list[tuple[bytes, Tensor]]]:

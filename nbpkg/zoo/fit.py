@@ -4,8 +4,6 @@ Every network sees the batches, shifts and flips that its own seed draws, whatev
 results do not depend on its neighbours or their order, up to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -145,7 +143,7 @@ def fit(
         results += _evaluate(net, images, labels, which)
     net = net.to("cpu", memory_format=torch.contiguous_format)
     if groups > 1:
-        unstack(net, networks)
+        unstack(net)
     valid, valid_loss, test, test_loss = (values.tolist() for values in results)
     return [Fit(valid[g], test[g], valid_loss[g], test_loss[g], curve[:, g].clone()) for g in range(groups)]
 

@@ -10,10 +10,9 @@
 `nbpkg.zoo.loader` trains them or reads their tables.
 """
 
-from __future__ import annotations
-
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,8 +24,9 @@ from nbpkg.zoo.specs import CellNet, TinySpec
 from nbpkg.zoo.tasks import Collection, Task, sample_tasks, split_classes
 from nbpkg.zoo.train import TrainingJob
 
+Jobs = list[TrainingJob]
 #: Tasks of a zoo, and its trainings in parts.
-Parts = tuple[Collection, list[list[TrainingJob]]]
+Parts = tuple[Collection, list[Jobs]]
 #: Sources that no task of meta-training or meta-validation uses.
 HELD_OUT = ("cifar10", "mnist", "dtd10", "sign-digits")
 _FRACTIONS = {"train": 0.6, "valid": 0.2, "test": 0.2}
@@ -58,8 +58,6 @@ def _check(profile: str) -> None:
         raise NbpkgError(f"profile {profile!r} is none of {', '.join(PROFILES)}")
 
 
-# ------------------------------------------------------------------------------ the embedded benchmark
-
 DIGITS_TASK = Task(
     "digits", "digits", tuple(range(10)), n_train=90, n_valid=34, n_test=50, resolution=digits.RESOLUTION
 )
@@ -78,9 +76,6 @@ def _digits(profile: str) -> Parts:
     return Collection((DIGITS_TASK,), (), ()), [
         [TrainingJob(spec, DIGITS_TASK, seed, DIGITS_RECIPE) for spec in specs] for seed in range(seeds)
     ]
-
-
-# ------------------------------------------------------------------------------ tasks of meta-learning
 
 
 def collection(profile: str, tasks: tuple[int, int, int] | None = None, seed: int = 0) -> Collection:
@@ -109,36 +104,30 @@ def collection(profile: str, tasks: tuple[int, int, int] | None = None, seed: in
     return Collection(*map(tuple, sampled))
 
 
-def _live_cells(n: int, seed: int) -> np.ndarray:
-    """n cells with a live path that compute different functions: canonical indices in random order."""
+def _trainings(profile: str, task: Task, cells: int, seed: int, widths: tuple[int, ...], epochs: int) -> Jobs:
+    """A training for each of so many cells drawn by `seed`, with the widths in turn.
+
+    The cells have a live path and compute different functions.
+    """
+    recipe = Recipe(epochs=epochs, batch=40, lr=0.1, pad=2, flip=True)
+    if profile == "smoke":
+        cells, widths, recipe = 4, (4,), _SMOKE_RECIPE
     order = np.random.default_rng(seed).permutation(digits.cells())
-    return order[~space.is_dead(space.ops_of(order))][:n]
+    live = order[~space.is_dead(space.ops_of(order))][:cells]
+    specs = zip(live, itertools.cycle(widths), strict=False)
+    return [TrainingJob(CellNet(int(cell), width, 1), task, 0, recipe) for cell, width in specs]
 
 
 def _cells(profile: str) -> Parts:
     tasks = collection(profile)
-    per_task, width, recipe = 12, 8, Recipe(epochs=12, batch=40, lr=0.1, pad=2, flip=True)
-    if profile == "smoke":
-        per_task, width, recipe = 4, 4, _SMOKE_RECIPE
-    jobs = [
-        TrainingJob(CellNet(int(cell), width, 1), task, 0, recipe)
-        for number, task in enumerate(tasks.tasks)
-        for cell in _live_cells(per_task, 1_000 + number)
-    ]
-    return tasks, [jobs]
+    jobs = [_trainings(profile, task, 12, 1_000 + i, (8,), 12) for i, task in enumerate(tasks.tasks)]
+    return tasks, [list(itertools.chain(*jobs))]
 
 
 def _networks(profile: str) -> Parts:
     tasks = collection(profile, None if profile == "smoke" else (40, 4, 8))
-    per_task, widths, recipe = 20, (4, 8), Recipe(epochs=20, batch=40, lr=0.1, pad=2, flip=True)
-    if profile == "smoke":
-        per_task, widths, recipe = 4, (4,), _SMOKE_RECIPE
-    jobs = [
-        TrainingJob(CellNet(int(cell), widths[i % len(widths)], 1), task, number, recipe)
-        for number, task in enumerate(tasks.train)
-        for i, cell in enumerate(_live_cells(per_task, 2_000 + number))
-    ]
-    return tasks, [jobs]
+    jobs = [_trainings(profile, task, 20, 2_000 + i, (4, 8), 20) for i, task in enumerate(tasks.train)]
+    return tasks, [[replace(job, seed=i) for i, of_task in enumerate(jobs) for job in of_task]]
 
 
 def _tiny(profile: str) -> Parts:

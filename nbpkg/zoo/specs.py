@@ -1,14 +1,16 @@
 """Networks by description: what a job of the zoo trains, small enough to be sent to another machine.
 
-A spec is a frozen dataclass of plain values. `build` makes the network with weights drawn from a seed;
-`stack_key` says which networks can be trained side by side (`nbpkg.zoo.stack`); `floats` bounds the memory.
+A spec is a frozen dataclass of plain values with four methods:
+
+    build(num_classes, seed)    the network, with weights drawn from the seed
+    stack_key()                 equal for networks that can be trained side by side (`nbpkg.zoo.stack`)
+    floats(resolution)          numbers that training keeps for an image of so many pixels a side, from above
+    params(num_classes)         how many weights the network has
+
 Other families may be added by any class with these methods.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import nn
 
@@ -16,22 +18,6 @@ from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs, space
 from nbpkg.nb201.network import network
 from nbpkg.nets import tinycnn
-
-
-class Spec(Protocol):
-    """What `nbpkg.zoo.train` asks of a description."""
-
-    def build(self, num_classes: int, seed: int) -> nn.Module:
-        """The network, with weights drawn from `seed`."""
-
-    def stack_key(self) -> tuple:
-        """Equal for networks that can be stacked."""
-
-    def floats(self, resolution: int) -> int:
-        """Numbers that training keeps for one image of resolution x resolution pixels, from above."""
-
-    def params(self, num_classes: int) -> int:
-        """How many weights the network has."""
 
 
 @dataclass(frozen=True, order=True)
@@ -93,3 +79,6 @@ class TinySpec:
 
     def params(self, num_classes: int) -> int:
         return tinycnn.params(num_classes, self.widths, self.hidden)
+
+
+Spec = CellNet | TinySpec

@@ -4,13 +4,11 @@
 are G times as wide and whose linear layers are batched. Everything channelwise (sums, ReLU, pooling, means)
 then needs no change, so that the networks' own `forward` runs as it stands. Cells of NAS-Bench-201 with
 different operations are stacked too: for each node the edges that carry the same operation become one grouped
-operation (`MixedCell`). `unstack` writes the weights back.
+operation (`MixedCell`). `unstack` writes the weights back into the networks.
 
 Stacking changes no network's arithmetic, only which kernels do it: results agree with training one by one up
 to rounding.
 """
-
-from __future__ import annotations
 
 import copy
 import functools
@@ -51,7 +49,8 @@ class StackedLinear(nn.Module):
 
 
 def _join(stacked: nn.Module, modules: Sequence[nn.Module]) -> nn.Module:
-    """Give `stacked` the weights and statistics of `modules`, and return it."""
+    """Give `stacked` the weights and statistics of `modules`, which it remembers, and return it."""
+    stacked.sources = list(modules)
     for name in _STATE:
         parts = [getattr(module, name, None) for module in modules]
         if parts[0] is not None:
@@ -99,8 +98,8 @@ class MixedCell(nn.Module):
 
     The edges that leave a node with the same operation are one grouped operation, over all the networks: at
     most four operations a node, however many networks there are. keys: (node, key of the operation), in the
-    order of computing. members: key -> (network, name of its edge) for each of the operation's groups.
-    targets: key -> (node that is added to, first and one past the last of the groups that are added).
+    order of computing. targets: key -> (node that is added to, first and one past the last of the groups that
+    are added).
     """
 
     def __init__(self, cells: Sequence[Cell]):
@@ -108,7 +107,6 @@ class MixedCell(nn.Module):
         self.groups = len(cells)
         self.keys: list[tuple[int, str]] = []
         self.joint = nn.ModuleDict()
-        self.members: dict[str, list[tuple[int, str]]] = {}
         self.targets: dict[str, list[tuple[int, int, int]]] = {}
         found: dict[tuple[int, str], list[tuple[int, int, str]]] = {}
         for group, cell in enumerate(cells):
@@ -120,7 +118,6 @@ class MixedCell(nn.Module):
             edges = sorted(found[start, kind])
             key = f"{start}_{kind}"
             self.keys.append((start, key))
-            self.members[key] = [(group, name) for _, group, name in edges]
             ends = [end for end, _, _ in edges]
             self.targets[key] = [
                 (end, ends.index(end), ends.index(end) + ends.count(end)) for end in sorted(set(ends))
@@ -159,13 +156,9 @@ class MixedCell(nn.Module):
 
 
 def _kind(module: nn.Module) -> str:
-    if isinstance(module, nn.Identity):
-        return "skip"
-    if isinstance(module, nn.AvgPool2d):
-        return "pool"
     if isinstance(module, nn.Sequential):
         return f"conv{module[1].kernel_size[0]}"
-    return "zero"
+    return {nn.Identity: "skip", nn.AvgPool2d: "pool"}.get(type(module), "zero")
 
 
 def stack(modules: Sequence[nn.Module]) -> nn.Module:
@@ -179,55 +172,33 @@ def stack(modules: Sequence[nn.Module]) -> nn.Module:
     modules = list(modules)
     if not modules:
         raise NbpkgError("there is no network to stack")
-    first = modules[0]
+    first, kind = modules[0], type(modules[0]).__name__
     if any(type(module) is not type(first) for module in modules):
         names = sorted({type(module).__name__ for module in modules})
         raise NbpkgError(f"networks of different shape cannot be stacked: {' and '.join(names)}")
-    if isinstance(first, Cell):
-        return MixedCell(modules)
-    if not list(first.children()):
-        return _leaf(modules)
-    names = [name for name, _ in first.named_children()]
-    if any([name for name, _ in module.named_children()] != names for module in modules):
-        raise NbpkgError(f"networks of different shape cannot be stacked: {type(first).__name__} differs")
-    if list(first.parameters(recurse=False)) or list(first.buffers(recurse=False)):
-        raise NbpkgError(f"{type(first).__name__} holds weights of its own and cannot be stacked")
+    makers = {Cell: MixedCell, nn.Conv2d: _conv, nn.BatchNorm2d: _norm, nn.Linear: StackedLinear}
+    own = [[(name, p.shape) for name, p in module.named_parameters(recurse=False)] for module in modules]
+    names = [[name for name, _ in module.named_children()] for module in modules]
+    if type(first) is not Cell and (own.count(own[0]) < len(own) or names.count(names[0]) < len(names)):
+        raise NbpkgError(f"networks of different shape cannot be stacked: {kind} differs")
+    if type(first) in makers:
+        return makers[type(first)](modules)
+    if own[0] or list(first.buffers(recurse=False)):
+        raise NbpkgError(f"{kind} holds weights of its own and cannot be stacked")
+    if not names[0] and not isinstance(first, (*_CHANNELWISE, nn.Sequential)):
+        raise NbpkgError(f"a layer of type {kind} cannot be stacked")
     stacked = copy.copy(first)
-    stacked._modules = {name: stack([getattr(module, name) for module in modules]) for name in names}
+    stacked._modules = {name: stack([getattr(module, name) for module in modules]) for name in names[0]}
     return stacked
 
 
-def _leaf(modules: list[nn.Module]) -> nn.Module:
-    first = modules[0]
-    shapes = {tuple(tuple(p.shape) for p in module.parameters()) for module in modules}
-    if len(shapes) > 1:
-        raise NbpkgError(f"networks of different shape cannot be stacked: {type(first).__name__} differs")
-    makers = {nn.Conv2d: _conv, nn.BatchNorm2d: _norm, nn.Linear: StackedLinear}
-    if type(first) in makers:
-        return makers[type(first)](modules)
-    if isinstance(first, _CHANNELWISE) or (isinstance(first, nn.Sequential) and not len(first)):
-        return first
-    raise NbpkgError(f"a layer of type {type(first).__name__} cannot be stacked")
-
-
 @torch.no_grad()
-def unstack(stacked: nn.Module, modules: Sequence[nn.Module]) -> None:
-    """Copy the weights and statistics of `stack(modules)` back into `modules`, of the same shapes."""
-    first = modules[0]
-    if isinstance(stacked, MixedCell):
-        for key, joint in stacked.joint.items():
-            if "conv" in key:
-                edges = [modules[group].edges[name] for group, name in stacked.members[key]]
-                unstack(joint[0], [edge[1] for edge in edges])
-                unstack(joint[1], [edge[2] for edge in edges])
-    elif isinstance(stacked, (StackedLinear, nn.Conv2d, nn.BatchNorm2d)):
-        for name in _STATE:
-            joined = getattr(stacked, name, None)
+def unstack(stacked: nn.Module) -> None:
+    """Copy the weights and statistics of `stack(modules)` back into those modules."""
+    for joint in stacked.modules():
+        sources = getattr(joint, "sources", [])
+        for name in _STATE if sources else ():
+            joined = getattr(joint, name, None)
             if joined is not None:
-                for piece, module in zip(joined.chunk(len(modules)), modules, strict=True):
+                for piece, module in zip(joined.chunk(len(sources)), sources, strict=True):
                     getattr(module, name).copy_(piece)
-    else:
-        for name, _ in first.named_children():
-            # The stack's own child is asked: the first network's may be a dead cell, which holds nothing.
-            if list(getattr(stacked, name).parameters()):
-                unstack(getattr(stacked, name), [getattr(module, name) for module in modules])

@@ -3,8 +3,6 @@
 A table holds accuracies and losses, not weights: it is small, and may be committed with the package.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 from collections.abc import Mapping
@@ -89,7 +87,7 @@ def read(path: str | Path) -> tuple[Collection, Trained, dict]:
             raise ValueError(f"it is of format {metadata['format']}, not {FORMAT}")
         collection = Collection.from_json(json.dumps(metadata.pop("tasks")))
         recipes = [Recipe(**fields) for fields in metadata["recipes"]]
-        specs = {text: _spec(text) for text in set(table["spec"].to_pylist())}
+        specs = {text: _spec(*json.loads(text)) for text in set(table["spec"].to_pylist())}
         rows = zip(*(table[name].to_pylist() for name in ("task", "spec", "seed", "recipe")), strict=True)
         tasks = collection.tasks
         jobs = tuple(TrainingJob(specs[text], tasks[t], seed, recipes[r]) for t, text, seed, r in rows)
@@ -104,6 +102,5 @@ def read(path: str | Path) -> tuple[Collection, Trained, dict]:
     return collection, Trained(jobs, **numbers, curve=curve, _locations=()), metadata
 
 
-def _spec(text: str) -> Spec:
-    kind, fields = json.loads(text)
+def _spec(kind: str, fields: dict) -> Spec:
     return _SPECS[kind](**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})

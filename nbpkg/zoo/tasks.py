@@ -9,8 +9,6 @@ them share. Different sources may show the same things (CIFAR-10's cats, Tiny-Im
 sources where that matters.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools
@@ -18,19 +16,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from nbpkg.data import images
 from nbpkg.errors import NbpkgError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 ROLES = ("train", "valid", "test")
-#: Tasks whose images are kept in memory by a process; the one used longest ago goes first.
-CACHED_TASKS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +66,8 @@ class Task:
     resolution: int = 32
 
     def __post_init__(self):
-        where = f"task {self.name!r}"
         object.__setattr__(self, "classes", tuple(int(c) for c in self.classes))
+        where = f"task {self.name!r}"
         if self.source not in images.SOURCES:
             raise NbpkgError(f"{where}: no image set {self.source!r}; known: {', '.join(images.SOURCES)}")
         if self.role not in ROLES:
@@ -94,49 +89,41 @@ class Task:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def data(self) -> TaskData:
-        """The task's images, kept for later calls.
+        """The task's images; a process keeps those of the 64 tasks that were used last.
 
         Raises NbpkgError when the source is absent, has no such class, or too few images of one.
         """
         return _cut(self)
 
 
-def _choose(task: Task, label: int, split: str, positions: np.ndarray, n: int) -> np.ndarray:
-    if len(positions) < n:
-        raise NbpkgError(
-            f"task {task.name!r}: class {label} of {task.source} has {len(positions)} images in its {split} "
-            f"split, {n} are asked for"
-        )
-    # The class's own stream: which images it gives does not depend on the other classes of the task.
-    stream = np.random.default_rng([task.seed, label, split == "test"])
-    return stream.permutation(positions)[:n]
-
-
-@functools.lru_cache(maxsize=CACHED_TASKS)
+@functools.lru_cache(maxsize=64)
 def _cut(task: Task) -> TaskData:
-    import torch
-
     source = images.load(task.source)
     labels, train = source.labels.numpy(), source.train.numpy()
     picked: dict[str, list[np.ndarray]] = {role: [] for role in ROLES}
-    for label in task.classes:
+    splits = (("training", train, ("train", "valid")), ("test", ~train, ("test",)))
+    for label, (split, inside, roles) in itertools.product(task.classes, splits):
         if label >= len(source.class_names):
             raise NbpkgError(f"task {task.name!r}: {task.source} has no class {label}")
-        mine = labels == label
-        n = task.n_train + task.n_valid
-        learning = _choose(task, label, "training", np.flatnonzero(mine & train), n)
-        picked["train"].append(learning[: task.n_train])
-        picked["valid"].append(learning[task.n_train :])
-        picked["test"].append(_choose(task, label, "test", np.flatnonzero(mine & ~train), task.n_test))
-    x, y = {}, {}
+        positions = np.flatnonzero((labels == label) & inside)
+        ends = np.cumsum([getattr(task, f"n_{role}") for role in roles])
+        if len(positions) < ends[-1]:
+            raise NbpkgError(
+                f"task {task.name!r}: class {label} of {task.source} has {len(positions)} images in its "
+                f"{split} split, {ends[-1]} are asked for"
+            )
+        # The class's own stream: which images it gives does not depend on the other classes of the task.
+        order = np.random.default_rng([task.seed, label, split == "test"]).permutation(positions)
+        for role, part in zip(roles, np.split(order, ends), strict=False):
+            picked[role].append(part)
+    cut = {}
     for role, parts in picked.items():
         rows = torch.from_numpy(np.concatenate(parts))
-        x[role] = images.to_rgb(images.resize(source.images[rows], task.resolution)).contiguous()
-        y[role] = torch.arange(task.num_classes).repeat_interleave(len(parts[0]))
-    std, mean = torch.std_mean(x["train"].float() / 255, dim=(0, 2, 3), correction=0)
+        cut[f"x_{role}"] = images.to_rgb(images.resize(source.images[rows], task.resolution)).contiguous()
+        cut[f"y_{role}"] = torch.arange(task.num_classes).repeat_interleave(len(parts[0]))
+    std, mean = torch.std_mean(cut["x_train"].float() / 255, dim=(0, 2, 3), correction=0)
     # A channel without any contrast is left as it is instead of being divided by zero.
-    std = torch.where(std > 0, std, 1.0)
-    return TaskData(x["train"], y["train"], x["valid"], y["valid"], x["test"], y["test"], mean, std)
+    return TaskData(**cut, mean=mean, std=torch.where(std > 0, std, 1.0))
 
 
 def split_classes(source: str, fractions: Mapping[str, float], seed: int = 0) -> dict[str, tuple[int, ...]]:
@@ -152,11 +139,8 @@ def split_classes(source: str, fractions: Mapping[str, float], seed: int = 0) ->
     n = len(images.load(source).class_names)
     order = np.random.default_rng(seed).permutation(n)
     ends = np.floor(np.cumsum(list(fractions.values())) * n + 1e-9).astype(int)
-    starts = [0, *ends[:-1]]
-    return {
-        role: tuple(sorted(order[low:high].tolist()))
-        for role, low, high in zip(fractions, starts, ends, strict=True)
-    }
+    parts = np.split(order, ends)  # the last of them is what no role is given
+    return {role: tuple(sorted(part.tolist())) for role, part in zip(fractions, parts, strict=False)}
 
 
 def sample_tasks(
@@ -200,19 +184,19 @@ class Collection:
     def __post_init__(self):
         used: dict[tuple[str, int], str] = {}
         names: set[str] = set()
-        for role in ROLES:
-            for task in getattr(self, role):
-                if task.role != role:
-                    raise NbpkgError(f"task {task.name!r} has role {task.role}, but stands among {role}")
-                if task.name in names:
-                    raise NbpkgError(f"two tasks are called {task.name!r}")
-                names.add(task.name)
-                for label in task.classes:
-                    if used.setdefault((task.source, label), role) != role:
-                        raise NbpkgError(
-                            f"class {label} of {task.source} serves {used[task.source, label]} and {role} "
-                            f"(task {task.name!r}): meta-training must not see it"
-                        )
+        placed = [(role, task) for role in ROLES for task in getattr(self, role)]
+        for role, task in placed:
+            if task.role != role:
+                raise NbpkgError(f"task {task.name!r} has role {task.role}, but stands among {role}")
+            if task.name in names:
+                raise NbpkgError(f"two tasks are called {task.name!r}")
+            names.add(task.name)
+            for label in task.classes:
+                if (other := used.setdefault((task.source, label), role)) != role:
+                    raise NbpkgError(
+                        f"class {label} of {task.source} serves {other} and {role} (task {task.name!r}): "
+                        "meta-training must not see it"
+                    )
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -230,7 +214,7 @@ class Collection:
         return json.dumps([asdict(task) for task in self.tasks], indent=1)
 
     @classmethod
-    def from_json(cls, text: str) -> Collection:
+    def from_json(cls, text: str) -> Self:
         """The collection that `to_json` wrote, checked again. Raises NbpkgError for anything else."""
         try:
             tasks = [Task(**entry) for entry in json.loads(text)]

@@ -95,9 +95,9 @@ def test_pooling_does_not_see_the_order(name, n, random):
 
 
 def test_pooling_is_attention_of_the_seeds_to_the_set():
-    pool, x = made(PMA, 8, 3), normal(2, 4, 5, 8)
-    expected, result = pool.mab(pool.seeds.expand(2, 4, 3, 8), x), pool(x)
-    assert result.shape == (2, 4, 3, 8)
+    pool, x = made(PMA, 8), normal(2, 4, 5, 8)
+    expected, result = pool.mab(pool.seeds.expand(2, 4, 1, 8), x), pool(x)
+    assert result.shape == (2, 4, 1, 8)
     torch.testing.assert_close(result, expected)
     wanted = gradients(pool, expected.square().sum())
     torch.testing.assert_close(gradients(pool, result.square().sum()), wanted)
@@ -158,7 +158,6 @@ def test_modules_draw_from_the_seed_and_nothing_else():
         (lambda: MAB(3, 3, 6, 4), "width 6 has 4 heads"),
         (lambda: SAB(3, 4, 0), "has 0 heads"),
         (lambda: SetPool(0, 4), "no attention"),
-        (lambda: PMA(4, 0), "at least one learned element"),
         (lambda: DatasetEncoder(pool="max"), "no pooling is called 'max'"),
         (lambda: DatasetEncoder(5, 8)(torch.zeros(2, 3, 5)), r"not \(2, 3, 5\)"),
         (lambda: DatasetEncoder(5, 8)(torch.zeros(2, 3, 4, 6)), r"images, 5\)"),

