@@ -11,7 +11,6 @@ Nothing is trained here. How good such an answer is, and which cheaper answers a
 chapter measures.
 """
 
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -11,7 +11,6 @@ Nothing is trained. How far such an answer can be trusted, and what answers with
 as good, is what the chapter measures.
 """
 
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How large the package is: a reader should be able to read all of it, and each part at one sitting."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

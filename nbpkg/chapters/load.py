@@ -1,7 +1,5 @@
 """A chapter's method as a module: the very code that its reader sees."""
 
-from __future__ import annotations
-
 import linecache
 import sys
 import types

@@ -1,9 +1,10 @@
 """A record as Markdown tables: claims, deviations, metrics and the run card."""
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import astuple
 
 from nbpkg.progress import duration
-from nbpkg.report.record import Claim, Metric, Record, number
+from nbpkg.report.record import Metric, Record, number
 
 
 def cell(text: object) -> str:
@@ -34,25 +35,22 @@ def claims(record: Record) -> str:
 
     The verdict comes second, so that it is seen where a narrow screen cuts the table.
     """
-    header = ("claim", "verdict", "ours", "paper", "test")
-    return table(header, [_claim_row(claim, record) for claim in record.claims])
-
-
-def _claim_row(claim: Claim, record: Record) -> tuple[str, ...]:
-    ours, paper = [], []
-    for name in claim.metrics:
-        metric, label = record.metrics[name], f"`{name}` " if len(claim.metrics) > 1 else ""
-        ours.append(label + measured(metric))
-        if metric.paper is not None:
-            paper.append(label + _with_unit(metric.paper, metric))
-    test = claim.test + (f"\n{claim.note}" if claim.note else "")
-    return claim.statement, f"**{claim.verdict}**", "\n".join(ours) or "–", "\n".join(paper) or "–", test
+    rows = []
+    for claim in record.claims:
+        ours, paper = [], []
+        for name in claim.metrics:
+            metric, label = record.metrics[name], f"`{name}` " if len(claim.metrics) > 1 else ""
+            ours.append(label + measured(metric))
+            if metric.paper is not None:
+                paper.append(label + _with_unit(metric.paper, metric))
+        numbers = ("\n".join(lines) or "–" for lines in (ours, paper))
+        rows.append((claim.statement, f"**{claim.verdict}**", *numbers, f"{claim.test}\n{claim.note}"))
+    return table(("claim", "verdict", "ours", "paper", "test"), rows)
 
 
 def deviations(record: Record) -> str:
     """The numbered deviations and their expected effects."""
-    header = ("no.", "deviation", "expected effect")
-    return table(header, [(d.number, d.text, d.effect) for d in record.deviations])
+    return table(("no.", "deviation", "expected effect"), map(astuple, record.deviations))
 
 
 def metrics(record: Record, names: Iterable[str]) -> str:
