@@ -27,21 +27,16 @@ _WIDGET_CODE = re.compile(r"\b(ipywidgets|tqdm\.(?:notebook|auto)|rich\.jupyter)
 
 def check() -> tuple[list[str], list[str]]:
     """Look at the whole book; returns the problems, to be mended, and the remarks, which may stand."""
-    problems, remarks = [], []
-    for chapter in chapters.existing():
-        problems += [f"{chapter.name}: {line}" for line in _guarded(chapter_problems(chapter))]
-        remarks += [f"{chapter.name}: {line}" for line in chapter_remarks(chapter)]
-    for lines in (stray_files(), record_problems(), scoreboard_problems(), path_problems()):
-        problems += _guarded(lines)
-    return problems, remarks
-
-
-def _guarded(lines: Iterator[str]) -> Iterator[str]:
-    """The lines of one check; an error that ends it early is a problem itself."""
-    try:
-        yield from lines
-    except NbpkgError as error:
-        yield str(error)
+    written, problems = chapters.existing(), []
+    checks = [(f"{chapter.name}: ", chapter_problems(chapter)) for chapter in written]
+    checks += [("", lines()) for lines in (stray_files, record_problems, scoreboard_problems, path_problems)]
+    for where, lines in checks:
+        try:
+            for line in lines:
+                problems.append(where + line)
+        except NbpkgError as error:  # it ends one check early and is a problem itself
+            problems.append(f"{where}{error}")
+    return problems, [f"{chapter.name}: {line}" for chapter in written for line in chapter_remarks(chapter)]
 
 
 def chapter_problems(chapter: Chapter) -> Iterator[str]:

@@ -157,20 +157,21 @@ def sync(chapter: Chapter, prefer: str | None = None) -> tuple[str, bool]:
     if fingerprint(old) == old.metadata.get(SYNCED) == fingerprint(twin):
         return "in step", True
     had = any(cell.outputs for cell in code_cells(old))
-    new, kept = take_over(chapter, twin, old)
-    write_text(path, text_of(new))
+    kept = take_over(chapter, twin, old)
+    write_text(path, text_of(twin))
     words = "outputs kept" if kept else "outputs cleared, because the code changed"
     return "text brought up to the twin" + (f"; {words}" if had else ""), True
 
 
-def take_over(chapter: Chapter, twin, old) -> tuple:
-    """`twin` with the outputs of an older notebook where they still belong to its code; whether they do."""
+def take_over(chapter: Chapter, twin, old) -> bool:
+    """Give `twin` the outputs of an older notebook if they still belong to its code; returns whether."""
     run = old.metadata.get("nbpkg", {})
-    if code_sha256(old) != code_sha256(twin) and not moved.covers(chapter.name, run):
-        return twin, False
-    if run:
-        twin.metadata["nbpkg"] = run
-    return with_outputs(twin, old, only_moved=True), True
+    same = code_sha256(old) == code_sha256(twin) or moved.covers(chapter.name, run)
+    if same:
+        with_outputs(twin, old, only_moved=True)
+        if run:
+            twin.metadata["nbpkg"] = run
+    return same
 
 
 def _write_twin(chapter: Chapter, notebook) -> None:

@@ -19,10 +19,7 @@ _STAMP = re.compile(r'^(\s*REPOSITORY\s*=\s*)""', re.MULTILINE)
 
 
 def repository() -> str:
-    """The repository's address from `$NBPKG_REPOSITORY`, or an empty string when it is not known.
-
-    Raises NbpkgError when the variable holds anything but `https://github.com/owner/name`.
-    """
+    """The address in `$NBPKG_REPOSITORY`, or "". Raises NbpkgError for any but https://github.com/owner/name."""
     address = os.environ.get("NBPKG_REPOSITORY", "").strip().removesuffix("/").removesuffix(".git")
     if address and not ADDRESS.fullmatch(address):
         raise NbpkgError(f"NBPKG_REPOSITORY={address!r} is not an address like https://github.com/owner/name")
@@ -124,8 +121,8 @@ def _config(root: Path, source: str, profile: str, address: str) -> bytes:
         colab = f"https://colab.research.google.com/github/{name}/blob/{COLAB_BRANCH}/"
         config["sphinx"]["config"]["nbpkg_colab"] = colab
     if source == "run":
-        words = f"Outputs on these pages come from a run at profile {profile} on this machine"
-        config["html"]["announcement"] = f"{words}, not from the published runs."
+        where = f"a run at profile {profile} on this machine, not from the published runs"
+        config["html"]["announcement"] = f"Outputs on these pages come from {where}."
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
 
 
@@ -135,10 +132,7 @@ def stamp_text(text: str, address: str) -> str:
 
 
 def stamp(folder: str | Path) -> list[Path]:
-    """Write stamped copies of the published notebooks to `folder/notebooks`, for the branch that Colab opens.
-
-    Raises NbpkgError when `$NBPKG_REPOSITORY` is not set or an install cell has no place for the address.
-    """
+    """Write stamped notebooks to `folder/notebooks`. Raises NbpkgError for no address or no place for it."""
     root, address = paths.root(), repository()
     if not address:
         raise NbpkgError("set NBPKG_REPOSITORY=https://github.com/owner/name to stamp the notebooks")

@@ -24,10 +24,9 @@ MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extens
 def mathjax_folder() -> Path | None:
     """The folder of MathJax inside the installed pip package, or None when it is not installed."""
     spec = find_spec(MATHJAX_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(next(iter(spec.submodule_search_locations))) / "static" / "mathjax"
-    return folder if (folder / MATHJAX_PARTS[0]).is_file() else None
+    places = spec.submodule_search_locations if spec else None
+    folders = [Path(place) / "static" / "mathjax" for place in places or ()]
+    return next((folder for folder in folders if (folder / MATHJAX_PARTS[0]).is_file()), None)
 
 
 class Generated(SphinxDirective):
@@ -86,13 +85,12 @@ def _links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 def _page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
     """Drop the scripts of a live kernel: they name a CDN, and one of them fails on every page."""
+
+    def of_thebe(file: object) -> bool:
+        return "thebe" in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}".lower()
+
     for kind in ("script_files", "css_files"):
-        context[kind] = [file for file in context.get(kind, []) if not _of_thebe(file)]
-
-
-def _of_thebe(file: object) -> bool:
-    words = (getattr(file, "filename", file), getattr(file, "attributes", ""))
-    return any("thebe" in str(word).lower() for word in words)
+        context[kind] = [file for file in context.get(kind, []) if not of_thebe(file)]
 
 
 def setup(app: Sphinx) -> dict:

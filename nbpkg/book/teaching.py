@@ -53,7 +53,7 @@ def handout(chapter: Chapter, outputs: bool = False):
 
     made = notebook.from_twin(chapter)
     if outputs and chapter.notebook.exists():
-        made, _ = notebook.take_over(chapter, made, notebook.read(chapter.notebook))
+        notebook.take_over(chapter, made, notebook.read(chapter.notebook))
         made.metadata.pop("nbpkg", None)
     kept = []
     for cell in made.cells:
@@ -69,9 +69,7 @@ def handout(chapter: Chapter, outputs: bool = False):
 
 
 def write_handout(name: str, folder: str | Path, outputs: bool = False) -> Path:
-    """Writes `handout` into a folder, which is made; returns the file. Raises NbpkgError for an unknown or
-    unwritten chapter, and for the folder of the chapters themselves.
-    """
+    """Writes `handout` into a folder. Raises NbpkgError if the chapter is unwritten or lies there."""
     chapter = chapters.get(name)
     path = Path(folder) / f"{chapter.name}.ipynb"
     if path.resolve() == chapter.notebook.resolve():

@@ -33,13 +33,8 @@ def code_sha256(name: str) -> str:
 def hashed_files() -> list[str]:
     """The package's files that a chapter's numbers can depend on, relative to its folder, sorted."""
     names = [path.relative_to(package()).as_posix() for path in package().rglob("*") if path.is_file()]
-    return [
-        name
-        for name in sorted(names)
-        if "__pycache__" not in name
-        and not name.rpartition("/")[2].startswith(".")
-        and not any(fnmatch(name, pattern) for pattern in TOOLING)
-    ]
+    left_out = (*TOOLING, "*__pycache__*", ".*", "*/.*")
+    return [name for name in sorted(names) if not any(fnmatch(name, pattern) for pattern in left_out)]
 
 
 def package_sha256() -> str:

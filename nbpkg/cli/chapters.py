@@ -43,7 +43,10 @@ def run(
     """Execute chapters (all that are written when none is named); results go under runs/."""
     from nbpkg import runner
 
-    numbers = parse_seeds(seeds)
+    try:
+        numbers = [int(part) for part in seeds.split(",")]
+    except ValueError:
+        raise NbpkgError(f"seeds must be whole numbers with commas, as in 0,1,2; not {seeds!r}") from None
     outcomes = runner.run(names or [], profile, numbers, device, jobs, script, force, cell_timeout, say)
     rows = []
     for done in outcomes:
@@ -140,11 +143,3 @@ def write_handouts(
     for name in names or [chapter.name for chapter in chapters.existing()]:
         path = teaching.write_handout(name, out, outputs)
         say(f"wrote {path.parent.name}/{path.name}")
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Seeds such as "0,1,2" as [0, 1, 2]. Raises NbpkgError for anything but whole numbers with commas."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise NbpkgError(f"seeds must be whole numbers with commas, as in 0,1,2; not {text!r}") from None

@@ -82,10 +82,7 @@ def colour(name: str) -> str:
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Styles for the methods of one figure: known names keep theirs, no two others share colour and marker.
-
-    The result depends on the set of names only, not on their order.
-    """
+    """Styles for a figure, in any order: known names keep theirs, no two others share colour and marker."""
     names = list(dict.fromkeys(names))
     out = {name: style(name) for name in names if _key(name) in _FIXED}
     taken = {(s.marker, s.colour) for s in out.values()}
@@ -127,13 +124,12 @@ def curve(
     how = style(name)
     ax.plot(x, mean, label=label or name, **how.line_kwargs())
     if low is not None and high is not None:
-        low, high = np.asarray(low, float), np.asarray(high, float)
         ax.fill_between(x, low, high, color=how.colour, alpha=0.15, linewidth=0)
 
 
 def intervals(
-    ax: Axes, names: Sequence[str], means: Sequence[float], lows: Sequence[float] | None = None,
-    highs: Sequence[float] | None = None, *, paper: Mapping[str, float] | None = None,
+    ax: Axes, names: Sequence[str], means: Sequence[float], lows: Sequence[float | None],
+    highs: Sequence[float | None], *, paper: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """One row a method, the first on top: a point at the mean, a bar from low to high, a tick for the paper.
@@ -142,15 +138,13 @@ def intervals(
     yourself.
     """
     look, paper, labels = styles(names), paper or {}, labels or {}
-    lows, highs = ([None] * len(names) if ends is None else ends for ends in (lows, highs))
     for row, (name, mean, low, high) in enumerate(zip(names, means, lows, highs, strict=True)):
         known = np.isfinite(np.array([low, high], float)).all()  # None becomes nan
         error = [[mean - low], [high - mean]] if known else None
         dot = {**look[name].line_kwargs(), "markersize": 7, "linestyle": "none"}
         ax.errorbar([mean], [row], xerr=error, capsize=3, **dot)
         if name in paper:
-            tick = {"color": INK, "marker": "|", "markersize": 13, "markeredgewidth": 2, "linestyle": "none"}
-            ax.plot([paper[name]], [row], **tick)
+            ax.plot([paper[name]], [row], "|", color=INK, markersize=13, markeredgewidth=2)
     ax.set_yticks(range(len(names)), [labels.get(name, name) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
@@ -183,10 +177,7 @@ def _is_number(text: str) -> bool:
 
 
 def unlabelled(fig: Figure) -> list[str]:
-    """Axes that show numbers without saying of what, as short descriptions; empty when all is well.
-
-    An axis needs a label when it has visible numeric tick labels; names as tick labels speak for themselves.
-    """
+    """Axes that show numbers without saying of what, in words; names as tick labels speak for themselves."""
     fig.draw_without_rendering()
     shared = {"x": fig.get_supxlabel(), "y": fig.get_supylabel()}
     missing = []
@@ -216,10 +207,7 @@ def png(fig: Figure) -> bytes:
 
 
 def finish(fig: Figure) -> None:
-    """End a figure cell: check the axis labels, then show the figure (in a plain script: only check).
-
-    Raises ValueError when an axis shows numbers without a label.
-    """
+    """Check the axis labels, then show the figure (a script only checks). Raises ValueError if one lacks."""
     missing = unlabelled(fig)
     if missing:
         raise ValueError("axes without a label: " + "; ".join(missing))

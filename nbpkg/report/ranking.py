@@ -72,8 +72,7 @@ def incumbents(valid) -> np.ndarray:
     if valid.ndim == 0 or not np.isfinite(valid).all():
         raise NbpkgError("the values of a search must be finite, along at least one axis of steps")
     best = np.maximum.accumulate(valid, axis=-1)
-    new = np.ones(valid.shape, bool)
-    new[..., 1:] = best[..., 1:] > best[..., :-1]
+    new = np.diff(best, axis=-1, prepend=-np.inf) > 0
     return np.maximum.accumulate(np.where(new, np.arange(valid.shape[-1]), 0), axis=-1)
 
 

@@ -94,10 +94,7 @@ class Deviation:
 
 @dataclass
 class Record:
-    """One run of one chapter.
-
-    Times in seconds, memory in MB (10^6 bytes); `seconds` and `cpu_seconds` hold "total" and sections.
-    """
+    """One run of one chapter: memory in MB (10^6 bytes); the times hold "total" and sections, in seconds."""
 
     chapter: str
     profile: str

@@ -73,10 +73,7 @@ def spearman(a, b) -> np.ndarray | float:
 
 
 def kendall_tau_b(a, b) -> np.ndarray | float:
-    """Kendall's tau-b along the last axis, leading axes broadcast; (..., n), (..., n) -> (...).
-
-    A loop over the batch, each O(n log n). nan where an input is constant, holds nan, or n < 2.
-    """
+    """Kendall's tau-b along the last axis, broadcast and nan as `pearson` is; (..., n), (..., n) -> (...)."""
     from scipy.stats import kendalltau
 
     def tau(a, b):
@@ -105,10 +102,7 @@ def t_interval(values, axis: int = -1) -> Interval:
 
 
 def _resampled_means(groups: list[np.ndarray], seed: int, n: int) -> np.ndarray:
-    """Means of `n` resamples, (n,): groups are drawn with replacement, then members inside each drawn group.
-
-    A single group is never resampled itself, which is the plain bootstrap.
-    """
+    """Means of `n` resamples, (n,): groups are drawn with replacement, then members inside each of them."""
     rng = np.random.default_rng(seed)
     sizes = np.array([len(group) for group in groups])
     padded = np.array([np.pad(group, (0, sizes.max() - len(group))) for group in groups])

@@ -62,7 +62,7 @@ def metrics(record: Record, names: Iterable[str]) -> str:
 
 def run_card(record: Record) -> str:
     """What ran, on what, for how long."""
-    data = [f"{name} `{digest[:19]}…`" for name, digest in record.data.items()]
+    data = "\n".join(f"{name} `{digest[:19]}…`" for name, digest in record.data.items())
     rows = [
         ("chapter", record.chapter),
         ("profile", record.profile),
@@ -70,7 +70,7 @@ def run_card(record: Record) -> str:
         ("device", record.device),
         ("threads", record.threads),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
-        ("data", "\n".join(data) or "embedded or none"),
+        ("data", data or "embedded or none"),
     ]
     for name in sorted(record.seconds, key=lambda name: name != "total"):
         wall, cpu = (duration(part.get(name, 0.0), True) for part in (record.seconds, record.cpu_seconds))

@@ -6,6 +6,7 @@ succeeds or fails.
 """
 
 import json
+import math
 import os
 import sys
 import threading
@@ -16,7 +17,6 @@ from pathlib import Path
 
 from nbpkg import chapters
 from nbpkg.book import notebook
-from nbpkg.book.notebook import headline
 from nbpkg.paths import write_text
 
 
@@ -26,9 +26,8 @@ class CellProgress:
     def __init__(self, path: Path, total: int):
         self.path, self.total = path, total
         self.source, self.line, self.cell_seconds = "", "", []
-        self.started = self.mark = time.monotonic()
-        self.written = 0.0
-        self._write(force=True)
+        self.mark, self.written = time.monotonic(), -math.inf
+        self._write()
 
     def cell_started(self, cell, cell_index: int) -> None:
         """nbclient's hook `on_cell_start`, which cells of text reach too: the cell before is done."""
@@ -51,13 +50,13 @@ class CellProgress:
     def flush(self) -> None:
         """Nothing is held back."""
 
-    def _write(self, force: bool = False) -> None:
+    def _write(self) -> None:
         now, done = time.monotonic(), len(self.cell_seconds)
-        if not force and now - self.written < 0.2 and done < self.total:
+        if now - self.written < 0.2 and done < self.total:
             return
         self.written = now
         state = {"done": done, "total": self.total, "line": self.line, "cell_seconds": self.cell_seconds}
-        write_text(self.path, json.dumps({**state, "elapsed": round(now - self.started, 3)}))
+        write_text(self.path, json.dumps(state))
 
 
 def execute_notebook(job: dict, folder: Path) -> dict:
@@ -77,18 +76,17 @@ def execute_notebook(job: dict, folder: Path) -> dict:
             source, folder / "executed.ipynb", job["parameters"], **times, **shown, **where
         )
     except PapermillExecutionError as error:
-        return _failure(error.source, f"{error.ename}: {headline(error.evalue, 200)}")
+        return _failure(error.source, f"{error.ename}: {notebook.headline(error.evalue, 200)}")
     except CellTimeoutError:
         return _failure(progress.source, f"took longer than {job['cell_timeout']} s")
     except DeadKernelError:
         return _failure(progress.source, "the kernel died; was there enough memory?")
     # papermill takes a cell that leaves by sys.exit() for a success and never looks at the cells after it.
-    for cell in executed.cells:
-        if cell.cell_type == "code" and cell.source.strip():
-            if any(output.output_type == "error" for output in cell.outputs):
-                return _failure(cell.source, "the cell left the program")
-            if cell.execution_count is None:
-                return _failure(cell.source, "the cell was never executed")
+    for cell in (cell for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()):
+        if any(output.output_type == "error" for output in cell.outputs):
+            return _failure(cell.source, "the cell left the program")
+        if cell.execution_count is None:
+            return _failure(cell.source, "the cell was never executed")
     progress.cell_done()
     return {"status": "done", "cell_seconds": progress.cell_seconds}
 
@@ -107,7 +105,7 @@ def execute_script(job: dict, folder: Path) -> dict:
             chapters.execute(cell, module)
         except BaseException as error:  # sys.exit() inside a cell must not pass for success
             traceback.print_exc()
-            return _failure(cell.source, f"{type(error).__name__}: {headline(str(error), 200)}")
+            return _failure(cell.source, f"{type(error).__name__}: {notebook.headline(str(error), 200)}")
         if "parameters" in cell.tags:
             vars(module).update(job["parameters"])
         progress.cell_done()
@@ -115,7 +113,7 @@ def execute_script(job: dict, folder: Path) -> dict:
 
 
 def _failure(source: str, error: str) -> dict:
-    return {"status": "failed", "cell": headline(source), "error": error.rstrip(": ")}
+    return {"status": "failed", "cell": notebook.headline(source), "error": error.rstrip(": ")}
 
 
 def _leave_with_parent() -> None:
@@ -139,7 +137,7 @@ def main(folder: Path) -> int:
         result = (execute_script if job["mode"] == "script" else execute_notebook)(job, folder)
     except Exception as error:
         traceback.print_exc()
-        result = _failure("", f"{type(error).__name__}: {headline(str(error), 200)}")
+        result = _failure("", f"{type(error).__name__}: {notebook.headline(str(error), 200)}")
     result["seconds"] = round(time.monotonic() - started, 2)
     write_text(folder / "result.json", json.dumps(result))
     return 0

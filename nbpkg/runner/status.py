@@ -18,9 +18,8 @@ class Reporter:
         # A warm run is one seed of several, and a failed run ended early: such times would mislead.
         if job.warm or earlier.get("status") != "done":
             earlier = {}
-        self.cells = [] if job.warm else earlier.get("cell_seconds", [])
-        self.total = None if job.warm else earlier.get("seconds")
-        if not job.warm and self.total is None:
+        self.cells, self.total = earlier.get("cell_seconds", []), earlier.get("seconds")
+        if not (job.warm or self.total):
             published = root() / "results" / job.profile / f"{job.chapter.name}.json"
             self.total = read_json(published).get("seconds", {}).get("total")
         seeds = ",".join(map(str, job.seeds))
