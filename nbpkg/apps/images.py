@@ -1,7 +1,5 @@
 """Images of a user's own, from a folder or as arrays: read, checked, and turned into features."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +28,12 @@ def read_folder(path: str | Path, most: int = MOST_IMAGES) -> tuple[Tensor, Tens
     path = Path(path)
     if not path.is_dir():
         raise NbpkgError(f"{path}: there is no such folder of images")
-    classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    classes = sorted(entry for entry in path.glob("[!.]*") if entry.is_dir())
     if len(classes) < 2:
         raise NbpkgError(f"{path}: needs a subfolder for each class, two or more; it has {len(classes)}")
     images, labels = [], []
     for label, folder in enumerate(classes):
-        names = sorted(
-            entry for entry in folder.iterdir()
-            if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".")
-        )  # fmt: skip
+        names = sorted(entry for entry in folder.glob("[!.]*") if entry.suffix.lower() in SUFFIXES)
         if not names:
             raise NbpkgError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
         for place in np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)):
@@ -60,10 +55,7 @@ def _read(path: Path) -> Tensor:
 
 
 def check(images: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    """uint8 (n, 3, h, w) and labels 0..C-1 (n,), from tensors or arrays; channels may stand last.
-
-    Raises NbpkgError, saying what does not fit.
-    """
+    """uint8 (n, 3, h, w), from channels last too, and labels 0..C-1 (n,). Raises NbpkgError for a misfit."""
     images, labels = torch.as_tensor(images), torch.as_tensor(labels)
     if images.dim() != 4 or images.dtype != torch.uint8:
         raise NbpkgError(f"images must be uint8 (n, 3, h, w), not {images.dtype} {tuple(images.shape)}")

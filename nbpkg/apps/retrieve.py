@@ -11,8 +11,6 @@ Nothing is trained here. How good such an answer is, and which cheaper answers a
 chapter measures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,10 +57,7 @@ class Retrieved:
     state: Mapping[str, Tensor] = field(repr=False, compare=False)
 
     def network(self, seed: int = 0) -> nn.Module:
-        """The network with trained body and a new linear layer drawn from `seed`, in training mode.
-
-        It takes float images (n, 3, resolution, resolution) from `prepare`.
-        """
+        """The network in training mode, its last layer drawn from `seed`; for images from `prepare`."""
         net = CellNet(self.cell, self.C, self.N).build(self.classes, seed)
         body = {name: value for name, value in self.state.items() if not name.startswith("classifier")}
         net.load_state_dict(body, strict=False)
@@ -97,10 +92,9 @@ def retrieve(
     classes = int(labels.max()) + 1
     specs = [_spec(net) for net in made["networks"]]
     params = torch.tensor([spec.params(classes) for spec in specs])
-    allowed = torch.ones(len(specs), dtype=torch.bool) if max_params is None else params <= max_params
+    allowed = params <= (torch.inf if max_params is None else max_params)
     if not allowed.any():
-        least = int(params.min())
-        raise NbpkgError(f"no network has at most {max_params} parameters; the smallest has {least}")
+        raise NbpkgError(f"no network has at most {max_params} parameters; the smallest has {params.min()}")
     q = _query(images, labels, made, machine.device(device))
     scores = (made["places"].float() @ q).masked_fill(~allowed, -torch.inf)
     found = scores.topk(min(top, int(allowed.sum()))).indices

@@ -11,8 +11,6 @@ Nothing is trained. How far such an answer can be trusted, and what answers with
 as good, is what the chapter measures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +64,6 @@ def _sets(bank: Tensor, count: int, images: int, draws: torch.Generator) -> Tens
 
 
 def _network(kind: type, name: str, weights: Mapping[str, Any], device: torch.device) -> torch.nn.Module:
-    """A network of the chapter with its trained weights, ready to use."""
     net = kind(**weights[f"{name}_sizes"])
     net.load_state_dict({key: value.float() for key, value in weights[name].items()})
     return net.to(device).eval()

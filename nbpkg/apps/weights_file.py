@@ -5,8 +5,6 @@ number of the format. What the tensors mean is up to who writes and reads them: 
 `nbpkg.apps.retrieve`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

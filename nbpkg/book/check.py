@@ -1,8 +1,6 @@
 """What `nbpkg check` looks for: the places where the book's files can come apart without a test failing."""
 
-from __future__ import annotations
-
-import os
+import contextlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,31 +13,30 @@ from nbpkg.errors import NbpkgError
 from nbpkg.paths import root
 from nbpkg.report.record import Record
 
+# What may name a folder of one machine; notebooks' outputs are looked at with the chapters.
 TEXT = {
-    *(".py", ".md", ".toml", ".yml", ".yaml", ".json", ".ipynb", ".txt", ".cfg", ".ini", ".lock", ".csv"),
+    *(".py", ".md", ".toml", ".yml", ".yaml", ".json", ".txt", ".cfg", ".ini", ".lock", ".csv"),
     *(".css", ".js", ".html", ".bib", ".cff", ".sh", ".svg", ""),
 }
-SKIPPED = {".git", ".venv", ".venv.tmp", "runs", "_build", "__pycache__", "build", "dist", ".cache"}
+SKIPPED = {
+    *(".git", ".venv", ".venv.tmp", "runs", "_build", "__pycache__", "build", "dist", ".cache"),
+    "nbpkg.egg-info",
+}
 _WIDGET_CODE = re.compile(r"\b(ipywidgets|tqdm\.(?:notebook|auto)|rich\.jupyter)\b")
 
 
 def check() -> tuple[list[str], list[str]]:
     """Look at the whole book; returns the problems, to be mended, and the remarks, which may stand."""
-    problems, remarks = [], []
-    for chapter in chapters.existing():
-        problems += [f"{chapter.name}: {line}" for line in _guarded(chapter_problems(chapter))]
-        remarks += [f"{chapter.name}: {line}" for line in chapter_remarks(chapter)]
-    for lines in (stray_files(), record_problems(), scoreboard_problems(), path_problems()):
-        problems += _guarded(lines)
-    return problems, remarks
-
-
-def _guarded(lines: Iterator[str]) -> Iterator[str]:
-    """The lines of one check; an error that ends it early is a problem itself."""
-    try:
-        yield from lines
-    except NbpkgError as error:
-        yield str(error)
+    written, problems = chapters.existing(), []
+    checks = [(f"{chapter.name}: ", chapter_problems(chapter)) for chapter in written]
+    checks += [("", lines()) for lines in (stray_files, record_problems, scoreboard_problems, path_problems)]
+    for where, lines in checks:
+        try:
+            for line in lines:
+                problems.append(where + line)
+        except NbpkgError as error:  # it ends one check early and is a problem itself
+            problems.append(f"{where}{error}")
+    return problems, [f"{chapter.name}: {line}" for chapter in written for line in chapter_remarks(chapter)]
 
 
 def chapter_problems(chapter: Chapter) -> Iterator[str]:
@@ -56,10 +53,7 @@ def chapter_problems(chapter: Chapter) -> Iterator[str]:
     for line in notebook.differences(twin, published):
         yield f"{line}; `nbpkg sync {chapter.name}`"
     yield from published_problems(chapter, published)
-    yield from notebook_lint.output_faults(published)
-    yield from notebook_lint.figure_faults(published)
-    if fault := notebook_lint.size_fault(chapter.notebook.stat().st_size):
-        yield f"the notebook {fault}"
+    yield from notebook_lint.faults(published, chapter.notebook.stat().st_size)
 
 
 def published_problems(chapter: Chapter, published) -> Iterator[str]:
@@ -71,7 +65,7 @@ def published_problems(chapter: Chapter, published) -> Iterator[str]:
         for path in sorted((root() / "results").glob(f"*/{chapter.name}.json")):
             yield f"results/{path.parent.name}/ has a record but the notebook no published outputs"
         return
-    if said["source_sha256"] != chapters.code_sha256(chapter.name) and not _only_moved(chapter, said):
+    if said["source_sha256"] != chapters.code_sha256(chapter.name) and not moved.covers(chapter.name, said):
         yield f"the code has changed since the outputs were made: run at {said['profile']} and publish again"
     path = root() / "results" / said["profile"] / f"{chapter.name}.json"
     if not path.is_file():
@@ -83,18 +77,14 @@ def published_problems(chapter: Chapter, published) -> Iterator[str]:
             yield f"the notebook's outputs and results/{said['profile']}/ disagree on {field}: publish again"
 
 
-def _only_moved(chapter: Chapter, said: dict) -> bool:
-    return moved.covers(chapter.name, said["source_sha256"], chapters.code_sha256(chapter.name))
-
-
 def chapter_remarks(chapter: Chapter) -> list[str]:
     """What may stand but should be looked at."""
     try:
-        lines = notebook_lint.sentence_faults(chapters.cells(chapter.name))
-        published = notebook.read(chapter.notebook).metadata.get("nbpkg")
+        lines = list(notebook_lint.sentence_faults(chapters.cells(chapter.name)))
+        said = notebook.read(chapter.notebook).metadata.get("nbpkg", {})
     except NbpkgError:
         return []
-    if published and _only_moved(chapter, published):
+    if moved.covers(chapter.name, said):
         lines.append("code has moved since the run; its smoke numbers are equal")
     if not any((root() / "results").glob(f"*/{chapter.name}.json")):
         lines.append("not published yet")
@@ -137,14 +127,9 @@ def scoreboard_problems() -> Iterator[str]:
 
 
 def path_problems() -> Iterator[str]:
-    """Text files that name a folder of one machine. Notebooks' outputs are looked at with the chapters."""
+    """Text files that name a folder of one machine."""
     for path in text_files():
-        if path.suffix == ".ipynb":
-            continue
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            continue
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, start=1):
             if found := notebook_lint.machine_path(line):
                 yield f"{path.relative_to(root()).as_posix()}, line {number}: a path of one machine: {found}"
@@ -154,17 +139,11 @@ def text_files() -> list[Path]:
     """The repository's text files: what git tracks or would; without git, all outside the build folders."""
     home = root()
     command = ["git", "-C", str(home), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = None
+    listed = ""
     if (home / ".git").exists():
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=30)
-            names = done.stdout.decode().split("\0") if done.returncode == 0 else None
-        except OSError:
-            names = None  # no git on this machine
-    if names is None:
-        names = []
-        for folder, inside, files in os.walk(home):
-            inside[:] = [name for name in inside if name not in SKIPPED and not name.endswith(".egg-info")]
-            names += [str((Path(folder) / name).relative_to(home)) for name in files]
-    paths = [home / name for name in names if name and Path(name).suffix in TEXT]
-    return sorted(path for path in paths if path.is_file() and not path.is_symlink())
+        with contextlib.suppress(OSError):  # no git on this machine
+            listed = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=30).stdout
+    paths = [home / name for name in listed.split("\0")] if listed else [
+        path for path in home.rglob("*") if not SKIPPED.intersection(path.relative_to(home).parts)
+    ]  # fmt: skip
+    return sorted(p for p in paths if p.suffix in TEXT and p.is_file() and not p.is_symlink())

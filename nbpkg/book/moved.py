@@ -6,11 +6,11 @@ chapter the hash of the code that was run ("run"), that of the code now ("now"),
 of the two are equal to the last bit ("metrics"). `tests/references.py --same-as` writes it, from records.
 """
 
-from __future__ import annotations
-
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from nbpkg import chapters
 from nbpkg.paths import root
 
 
@@ -24,7 +24,7 @@ def entries() -> dict[str, dict]:
     return json.loads(path().read_text(encoding="utf-8")) if path().is_file() else {}
 
 
-def covers(chapter: str, run: str, now: str) -> bool:
-    """Whether the code of a chapter has only moved between the hashes `run` and `now`."""
-    entry = entries().get(chapter, {})
-    return (entry.get("run"), entry.get("now")) == (run, now)
+def covers(chapter: str, said: Mapping) -> bool:
+    """Whether the code of a chapter has only moved since the run of which its notebook says `said`."""
+    entry, now = entries().get(chapter, {}), chapters.code_sha256(chapter)
+    return (entry.get("run"), entry.get("now")) == (said.get("source_sha256"), now)

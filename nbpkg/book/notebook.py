@@ -1,10 +1,10 @@
 """Notebooks as files: made from a twin, given a run's outputs, kept in step, written whole or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from nbpkg import chapters
@@ -30,12 +30,12 @@ def from_twin(chapter: Chapter):
     chapters.cells(chapter.name)  # says clearly what is wrong with a twin that cannot be read
     read = jupytext.reads(chapter.twin.read_text(encoding="utf-8"), fmt="py:percent")
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNELSPEC, "language_info": LANGUAGE})
-    used: dict[str, int] = {}
+    used: Counter[str] = Counter()
     for cell in read.cells:
         make = getattr(nbformat.v4, f"new_{cell.cell_type}_cell")
         # An id that follows the source leaves the other cells' ids alone when one cell is put in.
         stem = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
-        used[stem] = used.get(stem, 0) + 1
+        used[stem] += 1
         identity = stem if used[stem] == 1 else f"{stem}-{used[stem]}"
         notebook.cells.append(make(cell.source, metadata=_kept(cell), id=identity))
     if code_sha256(notebook) != chapters.code_sha256(chapter.name):
@@ -56,20 +56,18 @@ def fingerprint(notebook) -> str:
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
 
 
-def differences(twin, notebook) -> list[str]:
-    """One line for each cell in which a notebook parts from its twin; an empty list when they agree."""
-    found = []
+def differences(twin, notebook) -> Iterator[str]:
+    """One line for each cell in which a notebook parts from its twin; none when they agree."""
     if len(twin.cells) != len(notebook.cells):
-        found.append(f"the twin has {len(twin.cells)} cells, the notebook {len(notebook.cells)}")
+        yield f"the twin has {len(twin.cells)} cells, the notebook {len(notebook.cells)}"
     for number, (ours, theirs) in enumerate(zip(twin.cells, notebook.cells, strict=False), start=1):
-        kinds, where = (ours.cell_type, theirs.cell_type), f"cell {number} ({headline(ours.source)!r})"
-        if kinds[0] != kinds[1]:
-            found.append(f"cell {number} is {kinds[0]} in the twin and {kinds[1]} in the notebook")
+        where = f"cell {number} ({headline(ours.source)!r})"
+        if ours.cell_type != theirs.cell_type:
+            yield f"{where} is {ours.cell_type} in the twin and {theirs.cell_type} in the notebook"
         elif ours.source.strip() != theirs.source.strip():
-            found.append(f"{where} reads differently in the notebook")
+            yield f"{where} reads differently in the notebook"
         elif _kept(ours) != _kept(theirs):
-            found.append(f"{where} has other tags or figure metadata in the notebook")
-    return found
+            yield f"{where} has other tags or figure metadata in the notebook"
 
 
 def headline(source: str, width: int = 60) -> str:
@@ -156,27 +154,24 @@ def sync(chapter: Chapter, prefer: str | None = None) -> tuple[str, bool]:
         old.metadata[SYNCED] = fingerprint(old)
         write_text(path, text_of(old))
         return "wrote the twin from the notebook", True
-    if not differences(twin, old) and old.metadata.get(SYNCED) == fingerprint(twin):
+    if fingerprint(old) == old.metadata.get(SYNCED) == fingerprint(twin):
         return "in step", True
     had = any(cell.outputs for cell in code_cells(old))
-    new, kept = take_over(chapter, twin, old)
-    write_text(path, text_of(new))
+    kept = take_over(chapter, twin, old)
+    write_text(path, text_of(twin))
     words = "outputs kept" if kept else "outputs cleared, because the code changed"
     return "text brought up to the twin" + (f"; {words}" if had else ""), True
 
 
-def take_over(chapter: Chapter, twin, old) -> tuple:
-    """The twin's notebook with the outputs of an older one, where they still belong to its code.
-
-    Returns the notebook, which is `twin` itself, and whether the outputs were taken over.
-    """
+def take_over(chapter: Chapter, twin, old) -> bool:
+    """Give `twin` the outputs of an older notebook if they still belong to its code; returns whether."""
     run = old.metadata.get("nbpkg", {})
-    digest = code_sha256(twin)
-    if code_sha256(old) != digest and not moved.covers(chapter.name, run.get("source_sha256"), digest):
-        return twin, False
-    if run:
-        twin.metadata["nbpkg"] = run
-    return with_outputs(twin, old, only_moved=True), True
+    same = code_sha256(old) == code_sha256(twin) or moved.covers(chapter.name, run)
+    if same:
+        with_outputs(twin, old, only_moved=True)
+        if run:
+            twin.metadata["nbpkg"] = run
+    return same
 
 
 def _write_twin(chapter: Chapter, notebook) -> None:

@@ -1,9 +1,6 @@
 """How large the package is: a reader should be able to read all of it, and each part at one sitting."""
 
-from __future__ import annotations
-
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 from nbpkg.paths import package
@@ -26,17 +23,10 @@ def check(folder: Path | None = None) -> tuple[str, list[str], list[str]]:
     problems = [f"nbpkg has {total} lines, more than {LIMIT}"] if total > LIMIT else []
     remarks = []
     for path, text in texts.items():
-        where, length = f"nbpkg/{path.as_posix()}", len(text.splitlines())
-        if length > FILE_LIMIT:
-            remarks.append(f"{where} has {length} lines, more than {FILE_LIMIT}")
-        for name, length in _functions(text):
-            if length > FUNCTION_LIMIT:
-                remarks.append(f"{where}: {name} has {length} lines, more than {FUNCTION_LIMIT}")
+        where = f"nbpkg/{path.as_posix()}"
+        parts = [(where, len(text.splitlines()), FILE_LIMIT)]
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                parts.append((f"{where}: {node.name}", node.end_lineno - node.lineno + 1, FUNCTION_LIMIT))
+        remarks += [f"{name} has {n} lines, more than {most}" for name, n, most in parts if n > most]
     return counts, problems, remarks
-
-
-def _functions(text: str) -> Iterator[tuple[str, int]]:
-    """The functions and methods in a file, with their numbers of lines."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node.name, node.end_lineno - node.lineno + 1

@@ -1,8 +1,5 @@
 """Adopts finished runs: outputs into notebooks/, records into results/, all of it or nothing."""
 
-from __future__ import annotations
-
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +8,7 @@ from nbpkg import chapters
 from nbpkg.book import notebook, notebook_lint, scoreboard
 from nbpkg.chapters import Chapter
 from nbpkg.errors import NbpkgError
-from nbpkg.paths import root
+from nbpkg.paths import replacing, root
 from nbpkg.report.record import Record
 
 
@@ -40,34 +37,30 @@ def publish(names: Sequence[str], profile: str = "standard") -> list[str]:
 
 def prepare(chapter: Chapter, profile: str) -> tuple[str, str]:
     """The texts of the notebook and the record to publish. Raises NbpkgError, saying why there are none."""
-    again = f"run `nbpkg run {chapter.name} --profile {profile}` again"
-    state = _finished_state(chapter, profile, again)
     path = chapters.runs_dir(profile) / f"{chapter.name}.json"
-    record = _checked_record(chapter, profile, path, state, again)
+    record = _finished_record(chapter, profile, path)
     executed = notebook.read(path.with_suffix(".ipynb"))
     try:
         merged = notebook.with_outputs(notebook.from_twin(chapter), executed)
     except NbpkgError as error:
+        again = f"run `nbpkg run {chapter.name} --profile {profile}` again"
         raise NbpkgError(f"the {profile} run of {chapter.name} is stale: {error}; {again}") from None
-    faults = notebook_lint.output_faults(merged) + notebook_lint.figure_faults(merged)
+    merged.metadata["nbpkg"] = {field: getattr(record, field) for field in ("profile", *notebook.OF_RECORD)}
+    text = notebook.text_of(merged)
+    faults = list(notebook_lint.faults(merged, len(text.encode())))
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise NbpkgError(f"{chapter.name} cannot be published: {faults[0]}{more}")
-    merged.metadata["nbpkg"] = {field: getattr(record, field) for field in ("profile", *notebook.OF_RECORD)}
-    text = notebook.text_of(merged)
-    fault = notebook_lint.size_fault(len(text.encode()))
-    if fault:
-        raise NbpkgError(f"{chapter.name}: {fault}: make its figures smaller")
     return text, path.read_text(encoding="utf-8")
 
 
-def _finished_state(chapter: Chapter, profile: str, again: str) -> dict:
-    """The state of the run: done, as a notebook, of the code of today. Raises NbpkgError if it is not."""
-    state, name = chapters.state(chapter, profile), chapter.name
+def _finished_record(chapter: Chapter, profile: str, path: Path) -> Record:
+    """The record of a run that is done, as a notebook, of the code of today. Raises NbpkgError for others."""
+    name, state = chapter.name, chapters.state(chapter, profile)
+    command = f"`nbpkg run {name} --profile {profile}`"
+    run, again = f"the {profile} run of {name}", f"run {command} again"
     if not state:
-        first = f"`nbpkg run {name} --profile {profile}` first"
-        raise NbpkgError(f"{name} has no run at profile {profile}: {first}")
-    run = f"the {profile} run of {name}"
+        raise NbpkgError(f"{name} has no run at profile {profile}: {command} first")
     if state["status"] != "done":
         raise NbpkgError(f"{run} failed ({state.get('error', '')}): mend it and {again}")
     if state["mode"] != "notebook":
@@ -76,41 +69,28 @@ def _finished_state(chapter: Chapter, profile: str, again: str) -> dict:
         raise NbpkgError(f"{run} is stale: the chapter's code has changed since; {again}")
     if state["package_sha256"] != chapters.package_sha256():
         raise NbpkgError(f"{run} is stale: nbpkg has changed since; {again}")
-    return state
-
-
-def _checked_record(chapter: Chapter, profile: str, path: Path, state: dict, again: str) -> Record:
-    """The record that the run wrote, in agreement with the run's state. Raises NbpkgError if it is not."""
-    name = chapter.name
     if not path.is_file() or chapters.file_sha256(path) != state["record_sha256"]:
         raise NbpkgError(f"{path.name} of {name} is not the one that the run wrote; {again}")
-    record = Record.load(path)
-    wanted = {"chapter": name, "profile": profile}
-    wanted |= {field: state[field] for field in ("seeds", "source_sha256", "package_sha256")}
-    for field, value in wanted.items():
-        if getattr(record, field) != value:
+    record, wanted = Record.load(path), {**state, "chapter": name, "profile": profile}
+    for field in ("chapter", "profile", "seeds", "source_sha256", "package_sha256"):
+        if getattr(record, field) != wanted[field]:
             raise NbpkgError(f"the record of {name} disagrees with the run on {field}; {again}")
-    found = notebook_lint.machine_path(path.read_text(encoding="utf-8"))
-    if found:
+    if found := notebook_lint.machine_path(path.read_text(encoding="utf-8")):
         raise NbpkgError(f"the record of {name} holds a path of this machine: {found}")
     return record
 
 
 def replace_all(files: dict[Path, str]) -> None:
     """Write all of `files` or none: all is written beside its place before the first file is replaced."""
-    with ExitStack() as stack:
-        ready = []
-        for path, text in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.publish")
-            stack.callback(temporary.unlink, missing_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            ready.append((temporary, path))
-        before = [(path, path.read_bytes() if path.exists() else None) for _, path in ready]
-        try:
-            for temporary, path in ready:
-                os.replace(temporary, path)
-        except BaseException:
-            for path, old in before:
-                path.unlink(missing_ok=True) if old is None else path.write_bytes(old)
-            raise
+    before = {path: path.read_bytes() if path.exists() else None for path in files}
+    try:
+        with ExitStack() as stack:
+            for path, text in files.items():
+                stack.enter_context(replacing(path)).write_text(text, encoding="utf-8")
+    except BaseException:
+        for path, old in before.items():
+            if old is None:
+                path.unlink(missing_ok=True)
+            elif path.read_bytes() != old:  # a full disk must not cost what was never replaced
+                path.write_bytes(old)
+        raise

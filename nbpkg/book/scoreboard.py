@@ -1,7 +1,5 @@
 """The scoreboard: what became of the papers' claims, made from the published records and never typed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from nbpkg import chapters
@@ -72,10 +70,7 @@ def readme() -> Path:
 
 
 def updated() -> str:
-    """README's text with the scoreboard, between its marks, as the records have it.
-
-    Raises NbpkgError without the marks.
-    """
+    """README's text with the scoreboard that the records make. Raises NbpkgError without its marks."""
     text = readme().read_text(encoding="utf-8")
     start, end = text.find(START), text.find(END)
     if start < 0 or end < start or text.count(START) != 1 or text.count(END) != 1:

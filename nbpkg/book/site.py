@@ -1,10 +1,4 @@
-"""Stages the pages and the notebooks of the book and builds the site with Jupyter Book.
-
-Staging keeps the repository clean and lets one site show the published outputs or those of a run on this
-machine.
-"""
-
-from __future__ import annotations
+"""Stages the book's pages and notebooks, which keeps the repository clean, and builds the site of them."""
 
 import json
 import os
@@ -17,7 +11,6 @@ from pathlib import Path
 from nbpkg import paths
 from nbpkg.errors import NbpkgError
 
-SOURCES = ("published", "run")
 ADDRESS = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 #: The branch that holds the stamped notebooks which Colab opens; the publish workflow writes it.
 COLAB_BRANCH = "colab"
@@ -26,10 +19,7 @@ _STAMP = re.compile(r'^(\s*REPOSITORY\s*=\s*)""', re.MULTILINE)
 
 
 def repository() -> str:
-    """The repository's address from `$NBPKG_REPOSITORY`, or an empty string when it is not known.
-
-    Raises NbpkgError when the variable holds anything but `https://github.com/owner/name`.
-    """
+    """The address in `$NBPKG_REPOSITORY`, or "". Raises NbpkgError for any but https://github.com/owner/name."""
     address = os.environ.get("NBPKG_REPOSITORY", "").strip().removesuffix("/").removesuffix(".git")
     if address and not ADDRESS.fullmatch(address):
         raise NbpkgError(f"NBPKG_REPOSITORY={address!r} is not an address like https://github.com/owner/name")
@@ -47,15 +37,14 @@ def build(
 
     Raises NbpkgError when a notebook is missing, Jupyter Book is not installed or the build fails.
     """
-    if source not in SOURCES:
-        raise NbpkgError(f"no site source is called {source!r}; there are: {', '.join(SOURCES)}")
+    usual = {"published": "html", "run": "html-run"}
+    if source not in usual:
+        raise NbpkgError(f"no site source is called {source!r}; there are: {', '.join(usual)}")
     root = paths.root()
     work = root / "_build" / "site" / source
-    usual = root / "_build" / ("html" if source == "published" else "html-run")
-    target = Path(out).resolve() if out else usual
+    target = Path(out).resolve() if out else root / "_build" / usual[source]
     stage(root, work / "src", source, profile)
-    html = _jupyter_book(root, work, strict)
-    _replace(html, target)
+    _replace(_jupyter_book(root, work, strict), target)
     index = target / "index.html"
     print(f"site: {paths.relative(index)}", f"open: {index.as_uri()}", sep="\n", flush=True)
     return target
@@ -74,14 +63,18 @@ def stage(root: Path, folder: Path, source: str = "published", profile: str = "s
             files[f"notebooks/src/{name}.py"] = stamp_text(twin.read_text("utf-8"), address).encode()
         files[f"notebooks/{name}.ipynb"] = _notebook(root, name, source, profile, address)
     files["_config.yml"] = _config(root, source, profile, address)
-    for old in [path for path in folder.rglob("*") if path.is_file()]:
-        if old.relative_to(folder).as_posix() not in files:
-            old.unlink()
+    old = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    for name in old.keys() - files.keys():
+        old[name].unlink()
     for name, content in files.items():
-        path = folder / name
-        if not path.is_file() or path.read_bytes() != content:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+        if name not in old or old[name].read_bytes() != content:
+            _write(folder / name, content)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
 
 
 def _yaml():
@@ -94,8 +87,7 @@ def _yaml():
 
 def toc_chapters(root: Path) -> list[str]:
     """The names of the chapters in `_toc.yml`, as in `03_help`, in its order."""
-    yaml = _yaml()
-    toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
+    toc = _yaml().safe_load((root / "_toc.yml").read_text("utf-8"))
     files = [entry["file"] for part in toc.get("parts", []) for entry in part.get("chapters", [])]
     return [name.split("/", 1)[1] for name in files if name.startswith("notebooks/")]
 
@@ -129,8 +121,8 @@ def _config(root: Path, source: str, profile: str, address: str) -> bytes:
         colab = f"https://colab.research.google.com/github/{name}/blob/{COLAB_BRANCH}/"
         config["sphinx"]["config"]["nbpkg_colab"] = colab
     if source == "run":
-        words = f"Outputs on these pages come from a run at profile {profile} on this machine"
-        config["html"]["announcement"] = f"{words}, not from the published runs."
+        where = f"a run at profile {profile} on this machine, not from the published runs"
+        config["html"]["announcement"] = f"Outputs on these pages come from {where}."
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
 
 
@@ -140,10 +132,7 @@ def stamp_text(text: str, address: str) -> str:
 
 
 def stamp(folder: str | Path) -> list[Path]:
-    """Write stamped copies of the published notebooks to `folder/notebooks`, for the branch that Colab opens.
-
-    Raises NbpkgError when `$NBPKG_REPOSITORY` is not set or an install cell has no place for the address.
-    """
+    """Write stamped notebooks to `folder/notebooks`. Raises NbpkgError for no address or no place for it."""
     root, address = paths.root(), repository()
     if not address:
         raise NbpkgError("set NBPKG_REPOSITORY=https://github.com/owner/name to stamp the notebooks")
@@ -152,10 +141,7 @@ def stamp(folder: str | Path) -> list[Path]:
         content = _notebook(root, name, "published", "", address)
         if address.encode() not in content:
             raise NbpkgError(f'notebooks/{name}.ipynb: no cell tagged install holds REPOSITORY = ""')
-        path = Path(folder) / "notebooks" / f"{name}.ipynb"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        written.append(path)
+        written.append(_write(Path(folder) / "notebooks" / f"{name}.ipynb", content))
     return written
 
 
@@ -173,12 +159,11 @@ def _jupyter_book(root: Path, work: Path, strict: bool) -> Path:
     if "No module named 'jupyter_book'" in output:
         raise NbpkgError(_NO_BOOK)
     problems = [line for line in output.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL):", line)]
-    if problems:
-        print(*problems, sep="\n", file=sys.stderr, flush=True)
     html = work / "_build" / "html"
-    if done.returncode != 0 or not (html / "index.html").is_file():
-        if not problems:
-            print(output[-4000:], file=sys.stderr, flush=True)
+    failed = done.returncode != 0 or not (html / "index.html").is_file()
+    if problems or failed:
+        print("\n".join(problems) or output[-4000:], file=sys.stderr, flush=True)
+    if failed:
         raise NbpkgError(f"the site was not built: {len(problems)} problems, listed above")
     return html
 

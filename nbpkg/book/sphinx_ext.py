@@ -3,8 +3,6 @@
 Named in `_config.yml`; nothing else imports it, so Sphinx is needed only to build the site.
 """
 
-from __future__ import annotations
-
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,10 +24,9 @@ MATHJAX_PARTS = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extens
 def mathjax_folder() -> Path | None:
     """The folder of MathJax inside the installed pip package, or None when it is not installed."""
     spec = find_spec(MATHJAX_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(next(iter(spec.submodule_search_locations))) / "static" / "mathjax"
-    return folder if (folder / MATHJAX_PARTS[0]).is_file() else None
+    places = spec.submodule_search_locations if spec else None
+    folders = [Path(place) / "static" / "mathjax" for place in places or ()]
+    return next((folder for folder in folders if (folder / MATHJAX_PARTS[0]).is_file()), None)
 
 
 class Generated(SphinxDirective):
@@ -39,10 +36,9 @@ class Generated(SphinxDirective):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        name = self.arguments[0]
-        if name not in site_tables.PAGES:
-            known = ", ".join(site_tables.PAGES)
-            raise self.error(f"no generated text is called {name!r}; there are: {known}")
+        name, known = self.arguments[0], site_tables.PAGES
+        if name not in known:
+            raise self.error(f"no generated text is called {name!r}; there are: {', '.join(known)}")
         text = site_tables.text(name, "\n".join(self.content))
         for path in site_tables.sources(name):
             self.env.note_dependency(str(path))
@@ -70,39 +66,31 @@ def _copy(app: Sphinx, error: Exception | None) -> None:
 
 
 def _twin(app: Sphinx, docname: str) -> Path | None:
-    if not docname.startswith("notebooks/"):
-        return None
-    path = Path(app.srcdir) / "notebooks" / "src" / f"{docname.split('/', 1)[1]}.py"
+    path = Path(app.srcdir) / "notebooks" / "src" / f"{docname.removeprefix('notebooks/')}.py"
     return path if path.is_file() else None
 
 
 def _links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Put the downloads of a chapter, and Colab when it can be reached, under its title."""
-    if app.builder.format != "html" or _twin(app, docname) is None:
-        return
-    name = docname.split("/", 1)[1]
-    links = [
-        ("notebook", f"../_sources/notebooks/{name}.ipynb", " download"),
-        ("Python script", f"../_sources/notebooks/{name}.py", " download"),
-    ]
-    text = "Download: " + " · ".join(f'<a href="{url}"{extra}>{words}</a>' for words, url, extra in links)
-    if app.config.nbpkg_colab:
-        text += f' · <a href="{app.config.nbpkg_colab}{docname}.ipynb">Open in Colab</a>'
     title = next(iter(doctree.findall(nodes.title)), None)
-    if title is not None:
-        line = nodes.raw("", f'<p class="chapter-links">{text}</p>', format="html")
-        title.parent.insert(title.parent.index(title) + 1, line)
+    if app.builder.format != "html" or _twin(app, docname) is None or title is None:
+        return
+    ends = (("notebook", "ipynb"), ("Python script", "py"))
+    links = [f'<a href="../_sources/{docname}.{end}" download>{words}</a>' for words, end in ends]
+    if app.config.nbpkg_colab:
+        links.append(f'<a href="{app.config.nbpkg_colab}{docname}.ipynb">Open in Colab</a>')
+    text = f'<p class="chapter-links">Download: {" · ".join(links)}</p>'
+    title.parent.insert(title.parent.index(title) + 1, nodes.raw("", text, format="html"))
 
 
 def _page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: object) -> None:
     """Drop the scripts of a live kernel: they name a CDN, and one of them fails on every page."""
+
+    def of_thebe(file: object) -> bool:
+        return "thebe" in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', '')}".lower()
+
     for kind in ("script_files", "css_files"):
-        context[kind] = [file for file in context.get(kind, []) if not _of_thebe(file)]
-
-
-def _of_thebe(file: object) -> bool:
-    words = (getattr(file, "filename", file), getattr(file, "attributes", ""))
-    return any("thebe" in str(word).lower() for word in words)
+        context[kind] = [file for file in context.get(kind, []) if not of_thebe(file)]
 
 
 def setup(app: Sphinx) -> dict:

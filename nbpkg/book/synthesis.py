@@ -5,8 +5,6 @@ Which claims speak to which question is chosen in results/questions.toml, by wha
 are those of the published records.
 """
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 
@@ -30,10 +28,7 @@ def path() -> Path:
 
 
 def answers() -> list[tuple[chapters.Chapter, list[list[Claim]]]]:
-    """Of every published chapter on a paper: for each of `QUESTIONS` the claims that speak to it.
-
-    Raises NbpkgError for a chosen claim that the record lacks.
-    """
+    """By published chapter the claims chosen for each of `QUESTIONS`. Raises NbpkgError if one is gone."""
     chosen = tomllib.loads(path().read_text(encoding="utf-8"))
     found = []
     for chapter, record in scoreboard.records():

@@ -1,7 +1,5 @@
 """For courses: what a chapter asks of its reader, and a copy of it without the solutions."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,19 +27,20 @@ class Exercise:
     title: str
 
 
+def _prose(chapter: Chapter) -> str:
+    return "\n".join(cell.source for cell in chapters.cells(chapter.name) if cell.kind == "markdown")
+
+
 def exercises(chapter: Chapter) -> list[Exercise]:
     """The exercises of a written chapter, in order."""
-    text = "\n".join(cell.source for cell in chapters.cells(chapter.name) if cell.kind == "markdown")
-    return [Exercise(int(n), len(stars), title.strip()) for n, stars, _, title in _HEADING.findall(text)]
+    found = _HEADING.findall(_prose(chapter))
+    return [Exercise(int(n), len(stars), title.strip()) for n, stars, _, title in found]
 
 
 def minutes(chapter: Chapter) -> int | None:
     """How long a chapter takes to read, in minutes, by its card; None when the card does not say."""
-    for cell in chapters.cells(chapter.name):
-        found = _MINUTES.search(cell.source) if cell.kind == "markdown" else None
-        if found:
-            return int(found[1])
-    return None
+    found = _MINUTES.search(_prose(chapter))
+    return int(found[1]) if found else None
 
 
 def handout(chapter: Chapter, outputs: bool = False):
@@ -54,27 +53,23 @@ def handout(chapter: Chapter, outputs: bool = False):
 
     made = notebook.from_twin(chapter)
     if outputs and chapter.notebook.exists():
-        made, _ = notebook.take_over(chapter, made, notebook.read(chapter.notebook))
+        notebook.take_over(chapter, made, notebook.read(chapter.notebook))
         made.metadata.pop("nbpkg", None)
     kept = []
     for cell in made.cells:
         if "solution" in cell.metadata.get("tags", []):
-            stem = f"{cell.id}-left-out"[-64:]
-            cell = nbformat.v4.new_markdown_cell(LEFT_OUT, id=stem)
+            cell = nbformat.v4.new_markdown_cell(LEFT_OUT, id=f"{cell.id}-left-out"[-64:])
         elif cell.cell_type == "markdown":
             cell.source = _ANSWER.sub("", cell.source).strip()
         if cell.source:
             kept.append(cell)
     made.cells = kept
-    # It is no longer the twin's notebook, nor a published one.
-    made.metadata.pop(notebook.SYNCED, None)
+    made.metadata.pop(notebook.SYNCED, None)  # it is no longer the twin's notebook
     return made
 
 
 def write_handout(name: str, folder: str | Path, outputs: bool = False) -> Path:
-    """Writes `handout` into a folder, which is made; returns the file. Raises NbpkgError for an unknown or
-    unwritten chapter, and for the folder of the chapters themselves.
-    """
+    """Writes `handout` into a folder. Raises NbpkgError if the chapter is unwritten or lies there."""
     chapter = chapters.get(name)
     path = Path(folder) / f"{chapter.name}.ipynb"
     if path.resolve() == chapter.notebook.resolve():

@@ -1,7 +1,5 @@
 """The list of chapters, from `chapters.toml`."""
 
-from __future__ import annotations
-
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,19 +40,12 @@ class Chapter:
         return self.twin.is_file()
 
 
-def _read() -> list[Chapter]:
-    entries = tomllib.loads((package() / "chapters" / "chapters.toml").read_text(encoding="utf-8"))
-    return [Chapter(name, **entry) for name, entry in entries.items()]
-
-
-CHAPTERS = _read()
+_ENTRIES = tomllib.loads((package() / "chapters" / "chapters.toml").read_text(encoding="utf-8"))
+CHAPTERS = [Chapter(name, **entry) for name, entry in _ENTRIES.items()]
 
 
 def get(name: str) -> Chapter:
-    """The chapter called `name`: its full name, its number, or its name without the number.
-
-    Raises NbpkgError, with the known names, for any other string.
-    """
+    """The chapter by its name, its number, or its name without it. Raises NbpkgError with the known names."""
     wanted = str(name).removesuffix(".py").removesuffix(".ipynb")
     for chapter in CHAPTERS:
         if wanted in (chapter.name, chapter.number, chapter.name.split("_", 1)[1]):

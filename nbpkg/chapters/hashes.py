@@ -1,7 +1,5 @@
 """What a run was made of: hashes of a chapter's code and of the package."""
 
-from __future__ import annotations
-
 import hashlib
 from fnmatch import fnmatch
 
@@ -33,17 +31,10 @@ def code_sha256(name: str) -> str:
 
 
 def hashed_files() -> list[str]:
-    """The files of `nbpkg` that a chapter's numbers can depend on: sources and small tables, sorted, relative
-    to the package's folder.
-    """
+    """The package's files that a chapter's numbers can depend on, relative to its folder, sorted."""
     names = [path.relative_to(package()).as_posix() for path in package().rglob("*") if path.is_file()]
-    return [
-        name
-        for name in sorted(names)
-        if "__pycache__" not in name
-        and not name.rpartition("/")[2].startswith(".")
-        and not any(fnmatch(name, pattern) for pattern in TOOLING)
-    ]
+    left_out = (*TOOLING, "*__pycache__*", ".*", "*/.*")
+    return [name for name in sorted(names) if not any(fnmatch(name, pattern) for pattern in left_out)]
 
 
 def package_sha256() -> str:

@@ -1,7 +1,5 @@
 """A chapter's method as a module: the very code that its reader sees."""
 
-from __future__ import annotations
-
 import linecache
 import sys
 import types
@@ -29,7 +27,6 @@ def load(name: str) -> types.ModuleType:
         return module
     module = types.ModuleType(f"nbpkg_chapter_{chapter.name}", f"The method of chapter {chapter.name}.")
     module.__source_sha256__ = digest
-    module.__chapter__ = chapter.name
     module.__file__ = register(chapter.name, wanted, digest)
     previous = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # dataclasses and pickle look their module up by name

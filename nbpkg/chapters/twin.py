@@ -4,8 +4,6 @@ It is read here with a small parser, so that a machine without Jupyter can still
 method.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re
@@ -34,12 +32,11 @@ _KEY = re.compile(r"(?:^|\s)([A-Za-z_][\w.-]*)=")
 
 
 def parse(text: str, where: str = "the twin") -> list[Cell]:
-    """The cells of a py:percent text, as jupytext reads it.
-
-    Raises NbpkgError, with the line, for metadata that are not `key=JSON` pairs.
-    """
+    """The cells of a py:percent text. Raises NbpkgError, with the line, for metadata not `key=JSON`."""
     lines = text.splitlines()
-    start = _end_of_header(lines)
+    # The header of YAML stands in comments between two `# ---`.
+    fences = [index for index, line in enumerate(lines) if line.rstrip() == "# ---"]
+    start = fences[1] + 1 if fences[:1] == [0] and len(fences) > 1 else 0
     marks = [index for index in range(start, len(lines)) if _MARKER.match(lines[index])]
     if any(line.strip() for line in lines[start : marks[0] if marks else len(lines)]):
         raise NbpkgError(f"{where}: text stands before the first cell marker '# %%'")
@@ -56,12 +53,6 @@ def parse(text: str, where: str = "the twin") -> list[Cell]:
             body = [re.sub(r"^# ?", "", line) for line in body]
         cells.append(Cell(name, "\n".join(body), tuple(metadata.get("tags", ())), metadata, first + 1))
     return cells
-
-
-def _end_of_header(lines: list[str]) -> int:
-    """The number of lines of the YAML header, which stands in comments between two `# ---`."""
-    fences = [index for index, line in enumerate(lines) if line.rstrip() == "# ---"]
-    return fences[1] + 1 if fences[:1] == [0] and len(fences) > 1 else 0
 
 
 def _metadata(rest: str, where: str) -> dict:

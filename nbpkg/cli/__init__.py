@@ -1,5 +1,62 @@
-"""The command line."""
+"""The command line. A command imports what it needs inside itself, so that `nbpkg --help` answers at once."""
 
-from nbpkg.cli.app import app, main
+import os
+import sys
+from collections.abc import Sequence
 
-__all__ = ["app", "main"]
+import typer
+
+from nbpkg.cli import apps, chapters
+from nbpkg.cli.data import data_app
+from nbpkg.cli.zoo import zoo_app
+from nbpkg.errors import NbpkgError
+
+app = typer.Typer(
+    help="Runs, checks and publishes the chapters of Transferable AutoML, Reproduced.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(data_app, name="data")
+app.add_typer(zoo_app, name="zoo")
+app.command("list")(chapters.list_chapters)
+for command in (chapters.run, chapters.publish, chapters.check, chapters.sync, chapters.site, chapters.stamp):
+    app.command()(command)
+app.command()(chapters.scoreboard)
+app.command("handout")(chapters.write_handouts)
+app.command("search")(apps.search_folder)
+app.command("weights")(apps.make_weights)
+app.command("retrieve")(apps.retrieve_folder)
+app.command("retrieve-weights")(apps.make_retrieval_weights)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line: 0, 1 after a finding or a failure, 2 for a wrong use, 130 when stopped."""
+    try:
+        command = typer.main.get_command(app)
+        result = command.main(
+            args=list(arguments) if arguments is not None else None, prog_name="nbpkg", standalone_mode=False
+        )
+        return result if isinstance(result, int) else 0
+    except NbpkgError as error:
+        message = str(error)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        return 130
+    except typer.Exit as left:
+        return left.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has gone; without this the interpreter complains once more while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        # Wrong use: typer's errors carry their text, in older and newer versions under different classes.
+        if not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return 2
+        message = error.format_message()
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -2,6 +2,6 @@
 
 import sys
 
-from nbpkg.cli.app import main
+from nbpkg.cli import main
 
 sys.exit(main())

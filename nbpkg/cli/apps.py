@@ -1,28 +1,26 @@
 """Commands for a folder of images: search, retrieve; weights, retrieve-weights write what they use."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nbpkg.cli.out import say, table
+from nbpkg.cli.out import Device, Profile, say, table
 from nbpkg.errors import NbpkgError
 
 Folder = Annotated[Path, typer.Argument(help="Images, one subfolder a class.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]
 Seed = Annotated[int, typer.Option(help="Of the training.")]
+Top = Annotated[int, typer.Option(help="How many to show.")]
+MaxParams = Annotated[int | None, typer.Option(help="Parameters at most.")]
 Out = Annotated[Path | None, typer.Option(help="Where to; default: where the command reads.")]
 
 
 def search_folder(
     folder: Folder,
-    top: Annotated[int, typer.Option(help="How many cells to show.")] = 10,
+    top: Top = 10,
     candidates: Annotated[int, typer.Option(help="How many cells to draw.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the images that are looked at, and of the draws.")] = 0,
-    max_params: Annotated[int | None, typer.Option(help="Parameters at most.")] = None,
+    max_params: MaxParams = None,
     max_flops: Annotated[int | None, typer.Option(help="FLOPs at most.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -44,8 +42,8 @@ def make_weights(profile: Profile = "standard", seed: Seed = 0, out: Out = None)
 
 def retrieve_folder(
     folder: Folder,
-    top: Annotated[int, typer.Option(help="How many networks to show.")] = 10,
-    max_params: Annotated[int | None, typer.Option(help="Parameters at most.")] = None,
+    top: Top = 10,
+    max_params: MaxParams = None,
     save: Annotated[Path | None, typer.Option(help="Write the first one's weights, safetensors.")] = None,
     device: Device = "auto",
 ) -> None:
@@ -53,8 +51,7 @@ def retrieve_folder(
     from nbpkg.apps import images, retrieve
 
     found = retrieve.retrieve(*images.read_folder(folder), max_params, top, device)
-    header = ["rank", "predicted", "score", "parameters", "trained on", "architecture"]
-    table(header, retrieve.lines(found))
+    table(["rank", "predicted", "score", "parameters", "trained on", "architecture"], retrieve.lines(found))
     if save is not None:
         from safetensors.torch import save_file
 

@@ -1,18 +1,18 @@
 """Commands on chapters: list, run, sync, check, publish, scoreboard, site, stamp, handout."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
-from nbpkg.cli.out import say, table
+from nbpkg.cli.out import Device, Profile, say, table
 from nbpkg.errors import NbpkgError
 
-Chapters = Annotated[
-    list[str] | None, typer.Argument(help="Chapters, as in 03_help, 03 or help; by default all.")
-]
-Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]
+NAMES = "Chapters, as in 03_help, 03 or help"
+Chapters = Annotated[list[str] | None, typer.Argument(help=f"{NAMES}; by default all.")]
+Jobs = Annotated[int | None, typer.Option(help="Executions at once; default: usable cores / NBPKG_THREADS.")]
+Script = Annotated[bool, typer.Option("--script", help="Run the twins as scripts: a record only.")]
+FromNotebook = Annotated[bool, typer.Option("--from-notebook", help="Write the twin of an edited notebook.")]
+FromTwin = Annotated[bool, typer.Option("--from-twin", help="Where a notebook was edited, drop that edit.")]
 
 
 def list_chapters() -> None:
@@ -23,9 +23,8 @@ def list_chapters() -> None:
     rows = []
     for chapter in CHAPTERS:
         results = [path.parent.name for path in sorted((root() / "results").glob(f"*/{chapter.name}.json"))]
-        state = "written" if chapter.exists else "to come"
-        if results:
-            state = f"published ({', '.join(results)})"
+        published = f"published ({', '.join(results)})" if results else ""
+        state = published or ("written" if chapter.exists else "to come")
         source = f"{chapter.authors}, {chapter.venue}" if chapter.paper else ""
         rows.append([chapter.name, chapter.title, source, chapter.part, state])
     table(["chapter", "title", "paper", "part", "state"], rows)
@@ -35,22 +34,20 @@ def run(
     names: Chapters = None,
     profile: Profile = "smoke",
     seeds: Annotated[str, typer.Option(help="Training seeds, as in 0,1,2.")] = "0",
-    jobs: Annotated[
-        int | None, typer.Option(help="Executions at once; default: usable cores / NBPKG_THREADS.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    script: Annotated[
-        bool, typer.Option("--script", help="Run the twins as scripts: a record only.")
-    ] = False,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    script: Script = False,
     force: Annotated[bool, typer.Option("--force", help="Run again what is up to date.")] = False,
     cell_timeout: Annotated[float | None, typer.Option(help="Longest time for one cell, in seconds.")] = None,
 ) -> None:
     """Execute chapters (all that are written when none is named); results go under runs/."""
     from nbpkg import runner
 
-    outcomes = runner.run(
-        names or [], profile, parse_seeds(seeds), device, jobs, script, force, cell_timeout, say
-    )
+    try:
+        numbers = [int(part) for part in seeds.split(",")]
+    except ValueError:
+        raise NbpkgError(f"seeds must be whole numbers with commas, as in 0,1,2; not {seeds!r}") from None
+    outcomes = runner.run(names or [], profile, numbers, device, jobs, script, force, cell_timeout, say)
     rows = []
     for done in outcomes:
         memory = f"{done.record['peak_memory_mb']:.0f}" if done.record else ""
@@ -62,7 +59,7 @@ def run(
 
 
 def publish(
-    names: Annotated[list[str], typer.Argument(help="Chapters, as in 03_help, 03 or help.")],
+    names: Annotated[list[str], typer.Argument(help=f"{NAMES}.")],
     profile: Profile = "standard",
 ) -> None:
     """Adopt finished runs: outputs into notebooks/, records into results/, the scoreboard anew."""
@@ -84,24 +81,14 @@ def check() -> None:
     say(counts)
     found = checks.check()
     problems += found[0]
-    for line in remarks + found[1]:
-        say(f"remark: {line}")
-    for line in problems:
+    for line in [*(f"remark: {remark}" for remark in remarks + found[1]), *problems]:
         say(line)
     say(f"check: {len(problems)} problem{'' if len(problems) == 1 else 's'}")
     if problems:
         raise typer.Exit(1)
 
 
-def sync(
-    names: Chapters = None,
-    from_notebook: Annotated[
-        bool, typer.Option("--from-notebook", help="Where a notebook was edited, write the twin from it.")
-    ] = False,
-    from_twin: Annotated[
-        bool, typer.Option("--from-twin", help="Where a notebook was edited, drop that edit.")
-    ] = False,
-) -> None:
+def sync(names: Chapters = None, from_notebook: FromNotebook = False, from_twin: FromTwin = False) -> None:
     """Bring the notebooks up to their twins; outputs stay where no code changed."""
     from nbpkg import chapters
     from nbpkg.book import notebook
@@ -133,8 +120,7 @@ def scoreboard() -> None:
     """Write the scoreboard in README.md from the published records."""
     from nbpkg.book import scoreboard as board
 
-    changed = board.refresh()
-    say("README.md: scoreboard brought up to the records" if changed else "README.md: scoreboard is fresh")
+    say(f"README.md: scoreboard {'brought up to the records' if board.refresh() else 'is fresh'}")
 
 
 def stamp(folder: Annotated[str, typer.Argument(help="Folder to write notebooks/ into.")]) -> None:
@@ -157,11 +143,3 @@ def write_handouts(
     for name in names or [chapter.name for chapter in chapters.existing()]:
         path = teaching.write_handout(name, out, outputs)
         say(f"wrote {path.parent.name}/{path.name}")
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Seeds such as "0,1,2" as [0, 1, 2]. Raises NbpkgError for anything but whole numbers with commas."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise NbpkgError(f"seeds must be whole numbers with commas, as in 0,1,2; not {text!r}") from None

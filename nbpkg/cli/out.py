@@ -1,9 +1,13 @@
-"""What commands print."""
-
-from __future__ import annotations
+"""What commands share: options that several have, and how they print."""
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 def say(line: str) -> None:
@@ -22,6 +26,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             drawn.add_row(*row)
         Console().print(drawn)
         return
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in [header, *rows]:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

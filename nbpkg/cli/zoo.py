@@ -1,17 +1,13 @@
 """The command line of the zoos: `nbpkg zoo list | build`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
-from nbpkg.cli.out import say, table
+from nbpkg.cli.out import Device, Profile, say, table
 from nbpkg.errors import NbpkgError
 
-zoo_app = typer.Typer(
-    help="Zoos of small trained networks: list, and build into the cache.", no_args_is_help=True
-)
+zoo_app = typer.Typer(help="Zoos of small trained networks: list, and build.", no_args_is_help=True)
 
 
 @zoo_app.command("list")
@@ -33,29 +29,22 @@ def zoo_list() -> None:
 @zoo_app.command("build")
 def zoo_build(
     name: Annotated[str, typer.Argument(help="A zoo; see `nbpkg zoo list`.")],
-    profile: Annotated[str, typer.Option(help="smoke, standard or paper.")] = "smoke",
+    profile: Profile = "smoke",
     workers: Annotated[int | None, typer.Option(help="Processes; default: usable cores, on a GPU 1.")] = None,
-    cluster: Annotated[
-        str | None, typer.Option(help="Dask: local, slurm, or the address of a scheduler.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    cluster: Annotated[str | None, typer.Option(help="Dask: local, slurm, or a scheduler's address.")] = None,
+    device: Device = "auto",
     out: Annotated[str | None, typer.Option(help="Write the table of results to this file too.")] = None,
 ) -> None:
     """Train what the cache lacks of a zoo; interrupted, it goes on where it stopped."""
+    from nbpkg import machine
     from nbpkg.zoo import loader
 
-    trained, path = loader.build(name, profile, _workers(workers, device), cluster, device, out)
+    if workers is None:
+        workers = 1 if machine.device(device).type == "cuda" else len(machine.usable_cpus())
+    trained, path = loader.build(name, profile, workers, cluster, device, out)
     say(
         f"{len(trained.jobs)} networks, {trained.cpu_seconds.sum():.0f} CPU seconds of training, "
         f"mean test accuracy {trained.test.mean():.1f} %"
     )
     if path is not None:
         say(f"wrote {path.name}")
-
-
-def _workers(workers: int | None, device: str) -> int:
-    from nbpkg import machine
-
-    if workers is not None:
-        return workers
-    return 1 if machine.device(device).type == "cuda" else len(machine.usable_cpus())

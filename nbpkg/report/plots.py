@@ -5,9 +5,8 @@ page and on a dark one at once; the site frames them in dark mode. Importing thi
 `theme()` does, when called.
 """
 
-from __future__ import annotations
-
 import io
+import itertools
 import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -72,12 +71,9 @@ def style(name: str) -> Style:
     key = _key(name)
     if key in _FIXED:
         return _FIXED[key]
-    code = zlib.crc32(key.encode())
-    return Style(
-        PALETTE[code % len(PALETTE)],
-        MARKERS[code // len(PALETTE) % len(MARKERS)],
-        LINES[code // (len(PALETTE) * len(MARKERS)) % len(LINES)],
-    )
+    rest, hue = divmod(zlib.crc32(key.encode()), len(PALETTE))
+    rest, mark = divmod(rest, len(MARKERS))
+    return Style(PALETTE[hue], MARKERS[mark], LINES[rest % len(LINES)])
 
 
 def colour(name: str) -> str:
@@ -86,23 +82,18 @@ def colour(name: str) -> str:
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """Styles for the methods of one figure: known names keep theirs, no two others share colour and marker.
-
-    The result depends on the set of names only, not on their order.
-    """
+    """Styles for a figure, in any order: known names keep theirs, no two others share colour and marker."""
     names = list(dict.fromkeys(names))
     out = {name: style(name) for name in names if _key(name) in _FIXED}
-    taken = {(s.colour, s.marker) for s in out.values()}
+    taken = {(s.marker, s.colour) for s in out.values()}
     for name in sorted(set(names) - set(out)):
         first = style(name)
         hue, mark = PALETTE.index(first.colour), MARKERS.index(first.marker)
-        for step in range(len(PALETTE) * len(MARKERS)):
-            turn, shift = divmod(step, len(PALETTE))
-            pair = (PALETTE[(hue + shift) % len(PALETTE)], MARKERS[(mark + turn) % len(MARKERS)])
-            if pair not in taken:
-                break
-        taken.add(pair)
-        out[name] = Style(*pair, first.line)
+        # From its own marker and colour on, the first pair that is free.
+        pairs = itertools.product(MARKERS[mark:] + MARKERS[:mark], PALETTE[hue:] + PALETTE[:hue])
+        marker, colour = next((pair for pair in pairs if pair not in taken), (first.marker, first.colour))
+        taken.add((marker, colour))
+        out[name] = Style(colour, marker, first.line)
     return {name: out[name] for name in names}
 
 
@@ -133,13 +124,12 @@ def curve(
     how = style(name)
     ax.plot(x, mean, label=label or name, **how.line_kwargs())
     if low is not None and high is not None:
-        low, high = np.asarray(low, float), np.asarray(high, float)
         ax.fill_between(x, low, high, color=how.colour, alpha=0.15, linewidth=0)
 
 
 def intervals(
-    ax: Axes, names: Sequence[str], means: Sequence[float], lows: Sequence[float] | None = None,
-    highs: Sequence[float] | None = None, *, paper: Mapping[str, float] | None = None,
+    ax: Axes, names: Sequence[str], means: Sequence[float], lows: Sequence[float | None],
+    highs: Sequence[float | None], *, paper: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """One row a method, the first on top: a point at the mean, a bar from low to high, a tick for the paper.
@@ -148,16 +138,13 @@ def intervals(
     yourself.
     """
     look, paper, labels = styles(names), paper or {}, labels or {}
-    none = [None] * len(names)
-    lows, highs = none if lows is None else lows, none if highs is None else highs
     for row, (name, mean, low, high) in enumerate(zip(names, means, lows, highs, strict=True)):
-        known = low is not None and high is not None and np.isfinite([low, high]).all()
+        known = np.isfinite(np.array([low, high], float)).all()  # None becomes nan
         error = [[mean - low], [high - mean]] if known else None
         dot = {**look[name].line_kwargs(), "markersize": 7, "linestyle": "none"}
         ax.errorbar([mean], [row], xerr=error, capsize=3, **dot)
         if name in paper:
-            tick = {"color": INK, "marker": "|", "markersize": 13, "markeredgewidth": 2, "linestyle": "none"}
-            ax.plot([paper[name]], [row], **tick)
+            ax.plot([paper[name]], [row], "|", color=INK, markersize=13, markeredgewidth=2)
     ax.set_yticks(range(len(names)), [labels.get(name, name) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
@@ -190,23 +177,18 @@ def _is_number(text: str) -> bool:
 
 
 def unlabelled(fig: Figure) -> list[str]:
-    """Axes that show numbers without saying of what, as short descriptions; empty when all is well.
-
-    An axis needs a label when it has visible numeric tick labels; names as tick labels speak for themselves.
-    """
+    """Axes that show numbers without saying of what, in words; names as tick labels speak for themselves."""
     fig.draw_without_rendering()
+    shared = {"x": fig.get_supxlabel(), "y": fig.get_supylabel()}
     missing = []
     for index, ax in enumerate(fig.axes):
-        if not ax.get_visible() or not ax.axison:
-            continue
-        for axis, get in (("x", ax.get_xlabel), ("y", ax.get_ylabel)):
-            which = getattr(ax, f"{axis}axis")
-            ticks = which.get_ticklabels() if which.get_visible() else []
-            shown = [tick.get_text() for tick in ticks if tick.get_visible() and tick.get_text()]
-            if any(_is_number(text) for text in shown) and not get().strip():
-                missing.append(f"panel {index} ({ax.get_title(loc='left') or 'untitled'}): {axis}")
-    shared = [get() for get in (fig.get_supxlabel, fig.get_supylabel)]
-    return [text for text in missing if not (shared["xy".index(text[-1])])]
+        for name, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
+            if axis.get_label_text().strip() or shared[name] or not (ax.get_visible() and ax.axison):
+                continue
+            ticks = axis.get_ticklabels() if axis.get_visible() else []
+            if any(_is_number(tick.get_text()) for tick in ticks if tick.get_visible()):
+                missing.append(f"panel {index} ({ax.get_title(loc='left') or 'untitled'}): {name}")
+    return missing
 
 
 def png(fig: Figure) -> bytes:
@@ -225,10 +207,7 @@ def png(fig: Figure) -> bytes:
 
 
 def finish(fig: Figure) -> None:
-    """End a figure cell: check the axis labels, then show the figure (in a plain script: only check).
-
-    Raises ValueError when an axis shows numbers without a label.
-    """
+    """Check the axis labels, then show the figure (a script only checks). Raises ValueError if one lacks."""
     missing = unlabelled(fig)
     if missing:
         raise ValueError("axes without a label: " + "; ".join(missing))

@@ -16,9 +16,7 @@ def _pair(prediction, truth) -> tuple[np.ndarray, np.ndarray]:
         raise NbpkgError(f"last axes differ: {prediction.shape} and {truth.shape}")
     if not (np.isfinite(prediction).all() and np.isfinite(truth).all()):
         raise NbpkgError("predictions and truths must be finite: leave out what was not measured")
-    batch = np.broadcast_shapes(prediction.shape[:-1], truth.shape[:-1])
-    n = prediction.shape[-1]
-    return np.broadcast_to(prediction, (*batch, n)), np.broadcast_to(truth, (*batch, n))
+    return np.broadcast_arrays(prediction, truth)
 
 
 def _count(n: int, k: int | None, fraction: float | None) -> int:
@@ -69,16 +67,12 @@ def top_k_regret(prediction, truth, k: int = 1):
 
 
 def incumbents(valid) -> np.ndarray:
-    """Position of the best so far at each step of a search: (..., steps) -> int64 (..., steps).
-
-    Of equal values the first one found stays.
-    """
+    """Position of the best so far at each step, of equals the first: (..., steps) -> int64 (..., steps)."""
     valid = np.asarray(valid, np.float64)
     if valid.ndim == 0 or not np.isfinite(valid).all():
         raise NbpkgError("the values of a search must be finite, along at least one axis of steps")
     best = np.maximum.accumulate(valid, axis=-1)
-    new = np.ones(valid.shape, bool)
-    new[..., 1:] = best[..., 1:] > best[..., :-1]
+    new = np.diff(best, axis=-1, prepend=-np.inf) > 0
     return np.maximum.accumulate(np.where(new, np.arange(valid.shape[-1]), 0), axis=-1)
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +43,8 @@ class Metric:
     per_seed: Mapping[int, float] | None = None
 
     def __post_init__(self):
+        if self.per_seed is not None:  # in JSON seeds are strings
+            object.__setattr__(self, "per_seed", {int(seed): x for seed, x in self.per_seed.items()})
         numbers = [self.value, self.low, self.high, self.paper, *(self.per_seed or {}).values()]
         if not all(x is None or math.isfinite(x) for x in numbers):
             raise ValueError("a metric must be finite: nan or infinity is not a measurement")
@@ -58,25 +60,10 @@ class Metric:
         """Mean over n seeds with its 95 % t-interval, which is None for a single seed."""
         if not values:
             raise ValueError("a metric over seeds needs at least one value")
-        values = {int(seed): float(values[seed]) for seed in sorted(values)}
+        values = {seed: float(values[seed]) for seed in sorted(values)}
         mean, low, high = map(float, t_interval(list(values.values())))
         low, high = (None, None) if len(values) == 1 else (low, high)
         return cls(mean, low, high, len(values), paper, unit, values)
-
-    def to_json(self) -> dict:
-        """Plain JSON types; what is None or empty is left out."""
-        out = {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "paper": self.paper}
-        out["unit"] = self.unit or None
-        if self.per_seed:
-            out["per_seed"] = {str(seed): value for seed, value in self.per_seed.items()}
-        return {key: value for key, value in out.items() if value is not None}
-
-    @classmethod
-    def from_json(cls, raw: Mapping) -> "Metric":
-        raw = dict(raw)
-        if "per_seed" in raw:
-            raw["per_seed"] = {int(seed): value for seed, value in raw["per_seed"].items()}
-        return cls(**raw)
 
 
 @dataclass(frozen=True)
@@ -91,6 +78,7 @@ class Claim:
     note: str = ""
 
     def __post_init__(self):
+        object.__setattr__(self, "metrics", tuple(self.metrics))
         if self.verdict not in VERDICTS:
             raise ValueError(f"claim {self.id}: verdict {self.verdict!r} is none of {', '.join(VERDICTS)}")
 
@@ -106,10 +94,7 @@ class Deviation:
 
 @dataclass
 class Record:
-    """One run of one chapter.
-
-    Times in seconds, memory in MB (10^6 bytes); `seconds` and `cpu_seconds` hold "total" and sections.
-    """
+    """One run of one chapter: memory in MB (10^6 bytes); the times hold "total" and sections, in seconds."""
 
     chapter: str
     profile: str
@@ -130,33 +115,28 @@ class Record:
     memo: list[dict] = field(default_factory=list)
 
     def to_json(self) -> dict:
-        """The record as plain JSON types, not validated."""
-        out = {"schema": SCHEMA, **vars(self)}
-        out["metrics"] = {name: metric.to_json() for name, metric in self.metrics.items()}
-        out["claims"] = [{**vars(claim), "metrics": list(claim.metrics)} for claim in self.claims]
-        out["deviations"] = [dict(vars(deviation)) for deviation in self.deviations]
+        """The record as plain JSON types, not validated; what a metric has not is left out."""
+        # Through text: tuples become lists, and seeds strings.
+        out = {"schema": SCHEMA, **json.loads(json.dumps(asdict(self)))}
+        for metric in out["metrics"].values():
+            for name in [name for name, value in metric.items() if value in (None, "", {})]:
+                del metric[name]
         if self.peak_gpu_memory_mb is None:
             del out["peak_gpu_memory_mb"]
         return out
 
     @classmethod
     def from_json(cls, raw: Mapping, where: str = "record") -> "Record":
-        """The inverse of to_json.
-
-        Raises NbpkgError, naming `where` and the field, for anything that is not a valid record.
-        """
+        """The inverse of to_json. Raises NbpkgError, naming `where` and the field, for what is no record."""
         validate(raw, where)
-        raw = {key: value for key, value in raw.items() if key != "schema"}
-        raw["metrics"] = {name: Metric.from_json(metric) for name, metric in raw["metrics"].items()}
-        raw["claims"] = [Claim(**{**claim, "metrics": tuple(claim["metrics"])}) for claim in raw["claims"]]
-        raw["deviations"] = [Deviation(**deviation) for deviation in raw["deviations"]]
-        return cls(**raw)
+        fields = {key: value for key, value in raw.items() if key != "schema"}
+        fields["metrics"] = {name: Metric(**metric) for name, metric in raw["metrics"].items()}
+        fields["claims"] = [Claim(**claim) for claim in raw["claims"]]
+        fields["deviations"] = [Deviation(**deviation) for deviation in raw["deviations"]]
+        return cls(**fields)
 
     def save(self, path: str | Path) -> Path:
-        """Validates and writes atomically: whoever reads meets the old file or the whole new one.
-
-        Raises NbpkgError.
-        """
+        """Validates and writes, whole or not at all. Raises NbpkgError naming the field at fault."""
         path, raw = Path(path), self.to_json()
         validate(raw, path.name)
         write_text(path, json.dumps(raw, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -164,17 +144,10 @@ class Record:
 
     @classmethod
     def load(cls, path: str | Path) -> "Record":
-        """Reads and validates.
-
-        Raises NbpkgError naming the file: absent, not JSON, another schema version, nan, a bad field.
-        """
+        """Reads and validates. Raises NbpkgError naming the file: absent, no JSON, or a field at fault."""
         path = Path(path)
-
-        def refuse(constant):
-            raise ValueError(f"{constant} is not a number")
-
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+            raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise NbpkgError(f"{path.name}: there is no such record") from None
         except (OSError, ValueError) as error:
@@ -186,16 +159,19 @@ class Record:
 def _validator():
     # jsonschema takes a fifth of a second to import, which nobody who only opens a session should pay.
     from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
 
+    def is_measurement(checker, value) -> bool:
+        return standard.is_type(value, "number") and abs(value) < math.inf  # no nan
+
+    standard = Draft202012Validator.TYPE_CHECKER
+    finite = extend(Draft202012Validator, type_checker=standard.redefine("number", is_measurement))
     schema = json.loads(Path(__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
-    return Draft202012Validator(schema)
+    return finite(schema)
 
 
 def validate(raw: object, where: str = "record") -> None:
-    """Checks plain JSON types against the schema and what a schema cannot say.
-
-    Raises NbpkgError in one line naming the field.
-    """
+    """Checks plain JSON types by the schema and beyond it. Raises NbpkgError in one line naming the field."""
     if isinstance(raw, Mapping) and raw.get("schema") != SCHEMA:
         reads = f"this nbpkg reads {SCHEMA}: run the chapter again"
         raise NbpkgError(f"{where}: record schema {raw.get('schema')!r}, {reads}")
@@ -206,7 +182,6 @@ def validate(raw: object, where: str = "record") -> None:
         place = "/".join(map(str, error.absolute_path)) or "top level"
         message = error.message if len(error.message) < 160 else error.message[:157] + "..."
         raise NbpkgError(f"{where}: {place}: {message}".replace("\n", " "))
-    _check_numbers(raw, where, "")
     for name, metric in raw["metrics"].items():
         if "low" in metric and metric["low"] > metric["high"]:
             raise NbpkgError(f"{where}: metrics/{name}: low lies above high")
@@ -220,14 +195,3 @@ def validate(raw: object, where: str = "record") -> None:
         missing = [name for name in claim["metrics"] if name not in raw["metrics"]]
         if missing:
             raise NbpkgError(f"{where}: claims/{claim['id']}: there is no metric {missing[0]!r}")
-
-
-def _check_numbers(raw, where: str, place: str) -> None:
-    if isinstance(raw, float) and not math.isfinite(raw):
-        raise NbpkgError(f"{where}: {place}: {raw} is not a measurement")
-    if isinstance(raw, Mapping):
-        for key, value in raw.items():
-            _check_numbers(value, where, f"{place}/{key}".lstrip("/"))
-    elif isinstance(raw, list):
-        for index, value in enumerate(raw):
-            _check_numbers(value, where, f"{place}/{index}")

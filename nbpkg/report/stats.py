@@ -29,16 +29,20 @@ class PairedResult(NamedTuple):
 
 
 def rankdata(values) -> np.ndarray:
-    """Ranks 1..n along the last axis, ties sharing their average rank; (..., n) -> (..., n) float64.
-
-    A row that holds nan is nan throughout.
-    """
-    from scipy.stats import rankdata as scipy_rankdata
+    """Ranks 1..n along the last axis, ties by average: (..., n) -> (..., n) float64; nan makes a row nan."""
+    import scipy.stats
 
     values = np.asarray(values)
     if values.ndim == 0:
         raise ValueError("rankdata needs at least one axis")
-    return scipy_rankdata(values, axis=-1)
+    return scipy.stats.rankdata(values, axis=-1)
+
+
+def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape[-1:] != b.shape[-1:] or a.ndim == 0:
+        raise ValueError(f"last axes differ: {a.shape} and {b.shape}")
+    return a, b
 
 
 def pearson(a, b) -> np.ndarray | float:
@@ -47,9 +51,7 @@ def pearson(a, b) -> np.ndarray | float:
     nan where an input is constant, holds nan, or n < 2: a constant has no correlation, and saying 0 would
     flatter it.
     """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.shape[-1:] != b.shape[-1:] or a.ndim == 0:
-        raise ValueError(f"last axes differ: {a.shape} and {b.shape}")
+    a, b = _pair(a, b)
     if a.shape[-1] < 2:
         return np.full(np.broadcast_shapes(a.shape[:-1], b.shape[:-1]), np.nan)[()]
     a_constant, b_constant = np.ptp(a, axis=-1) == 0, np.ptp(b, axis=-1) == 0
@@ -71,22 +73,13 @@ def spearman(a, b) -> np.ndarray | float:
 
 
 def kendall_tau_b(a, b) -> np.ndarray | float:
-    """Kendall's tau-b along the last axis, leading axes broadcast; (..., n), (..., n) -> (...).
-
-    A loop over the batch, each O(n log n). nan where an input is constant, holds nan, or n < 2.
-    """
+    """Kendall's tau-b along the last axis, broadcast and nan as `pearson` is; (..., n), (..., n) -> (...)."""
     from scipy.stats import kendalltau
 
-    a, b = np.asarray(a), np.asarray(b)
-    if a.shape[-1:] != b.shape[-1:] or a.ndim == 0:
-        raise ValueError(f"last axes differ: {a.shape} and {b.shape}")
-    batch = np.broadcast_shapes(a.shape[:-1], b.shape[:-1])
-    a, b = np.broadcast_to(a, (*batch, a.shape[-1])), np.broadcast_to(b, (*batch, b.shape[-1]))
-    result = np.full(batch, np.nan)
-    if a.shape[-1] >= 2:
-        for index in np.ndindex(batch):
-            result[index] = kendalltau(a[index], b[index], variant="b").statistic
-    return result[()]
+    def tau(a, b):
+        return kendalltau(a, b, variant="b").statistic if len(a) > 1 else np.nan
+
+    return np.vectorize(tau, otypes=[float], signature="(n),(n)->()")(*_pair(a, b))[()]
 
 
 def t_interval(values, axis: int = -1) -> Interval:
@@ -102,24 +95,17 @@ def t_interval(values, axis: int = -1) -> Interval:
     n = values.shape[axis]
     if n == 0:
         raise ValueError("no values")
-    mean = values.mean(axis=axis)
-    if n == 1:
-        half = np.full_like(mean, np.nan)
-    else:
+    mean, half = values.mean(axis=axis), np.nan
+    if n > 1:
         half = stdtrit(n - 1, 0.5 + LEVEL / 2) * values.std(axis=axis, ddof=1) / np.sqrt(n)
     return Interval(mean[()], (mean - half)[()], (mean + half)[()])
 
 
 def _resampled_means(groups: list[np.ndarray], seed: int, n: int) -> np.ndarray:
-    """Means of `n` resamples, (n,): groups are drawn with replacement, then members inside each drawn group.
-
-    A single group is never resampled itself, which is the plain bootstrap.
-    """
+    """Means of `n` resamples, (n,): groups are drawn with replacement, then members inside each of them."""
     rng = np.random.default_rng(seed)
     sizes = np.array([len(group) for group in groups])
-    padded = np.zeros((len(groups), sizes.max()))
-    for row, group in zip(padded, groups, strict=True):
-        row[: len(group)] = group
+    padded = np.array([np.pad(group, (0, sizes.max() - len(group))) for group in groups])
     means = np.empty(n)
     chunk = max(1, 4_000_000 // padded.size)  # bounds the working memory at some 100 MB
     for start in range(0, n, chunk):
@@ -131,15 +117,6 @@ def _resampled_means(groups: list[np.ndarray], seed: int, n: int) -> np.ndarray:
         picked = np.where(inside, padded[drawn[..., None], member], 0.0)
         means[start : start + m] = picked.sum(axis=(1, 2)) / counts.sum(axis=(1, 2))
     return means
-
-
-def _groups(values: np.ndarray, clusters) -> list[np.ndarray]:
-    if clusters is None:
-        return [values]
-    clusters = np.asarray(clusters)
-    if clusters.shape != values.shape:
-        raise ValueError(f"clusters have shape {clusters.shape}, values {values.shape}")
-    return [values[clusters == label] for label in np.unique(clusters)]
 
 
 def _floats(values) -> np.ndarray:
@@ -155,8 +132,10 @@ def _bootstrap(values: np.ndarray, clusters, seed: int, n: int) -> tuple[Interva
     mean = float(values.mean())
     if values.size == 1:
         return Interval(mean, float("nan"), float("nan")), float("nan")
-    clusters = None if clusters is None else np.asarray(clusters).reshape(-1)
-    means = _resampled_means(_groups(values, clusters), seed, n)
+    labels = np.zeros(values.shape) if clusters is None else np.asarray(clusters).reshape(-1)
+    if labels.shape != values.shape:
+        raise ValueError(f"clusters have shape {labels.shape}, values {values.shape}")
+    means = _resampled_means([values[labels == label] for label in np.unique(labels)], seed, n)
     low, high = np.quantile(means, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     tail = min(np.sum(means <= 0), np.sum(means >= 0))
     return Interval(mean, float(low), float(high)), float(min(1.0, 2 * (tail + 1) / (n + 1)))
@@ -189,7 +168,7 @@ def paired_bootstrap(a, b, clusters=None, seed: int = 0, n: int = 10_000) -> Pai
 
 def wilcoxon(a, b) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test on the pairs; 1.0 when no pair differs."""
-    from scipy.stats import wilcoxon as scipy_wilcoxon
+    import scipy.stats
 
     difference = (_floats(a) - _floats(b)).reshape(-1)
-    return float(scipy_wilcoxon(difference).pvalue) if np.any(difference) else 1.0
+    return float(scipy.stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0

@@ -1,9 +1,10 @@
 """A record as Markdown tables: claims, deviations, metrics and the run card."""
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import astuple
 
 from nbpkg.progress import duration
-from nbpkg.report.record import Claim, Metric, Record, number
+from nbpkg.report.record import Metric, Record, number
 
 
 def cell(text: object) -> str:
@@ -34,25 +35,22 @@ def claims(record: Record) -> str:
 
     The verdict comes second, so that it is seen where a narrow screen cuts the table.
     """
-    header = ("claim", "verdict", "ours", "paper", "test")
-    return table(header, [_claim_row(claim, record) for claim in record.claims])
-
-
-def _claim_row(claim: Claim, record: Record) -> tuple[str, ...]:
-    ours, paper = [], []
-    for name in claim.metrics:
-        metric, label = record.metrics[name], f"`{name}` " if len(claim.metrics) > 1 else ""
-        ours.append(label + measured(metric))
-        if metric.paper is not None:
-            paper.append(label + _with_unit(metric.paper, metric))
-    test = claim.test + (f"\n{claim.note}" if claim.note else "")
-    return claim.statement, f"**{claim.verdict}**", "\n".join(ours) or "–", "\n".join(paper) or "–", test
+    rows = []
+    for claim in record.claims:
+        ours, paper = [], []
+        for name in claim.metrics:
+            metric, label = record.metrics[name], f"`{name}` " if len(claim.metrics) > 1 else ""
+            ours.append(label + measured(metric))
+            if metric.paper is not None:
+                paper.append(label + _with_unit(metric.paper, metric))
+        numbers = ("\n".join(lines) or "–" for lines in (ours, paper))
+        rows.append((claim.statement, f"**{claim.verdict}**", *numbers, f"{claim.test}\n{claim.note}"))
+    return table(("claim", "verdict", "ours", "paper", "test"), rows)
 
 
 def deviations(record: Record) -> str:
     """The numbered deviations and their expected effects."""
-    header = ("no.", "deviation", "expected effect")
-    return table(header, [(d.number, d.text, d.effect) for d in record.deviations])
+    return table(("no.", "deviation", "expected effect"), map(astuple, record.deviations))
 
 
 def metrics(record: Record, names: Iterable[str]) -> str:
@@ -64,7 +62,7 @@ def metrics(record: Record, names: Iterable[str]) -> str:
 
 def run_card(record: Record) -> str:
     """What ran, on what, for how long."""
-    data = [f"{name} `{digest[:19]}…`" for name, digest in record.data.items()]
+    data = "\n".join(f"{name} `{digest[:19]}…`" for name, digest in record.data.items())
     rows = [
         ("chapter", record.chapter),
         ("profile", record.profile),
@@ -72,7 +70,7 @@ def run_card(record: Record) -> str:
         ("device", record.device),
         ("threads", record.threads),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
-        ("data", "\n".join(data) or "embedded or none"),
+        ("data", data or "embedded or none"),
     ]
     for name in sorted(record.seconds, key=lambda name: name != "total"):
         wall, cpu = (duration(part.get(name, 0.0), True) for part in (record.seconds, record.cpu_seconds))

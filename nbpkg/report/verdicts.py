@@ -72,12 +72,16 @@ def within(name: str, target: float, tolerance: float) -> Rule:
     return rule
 
 
-def _run(rules: tuple[Rule, ...], metrics) -> tuple[list[str], str]:
-    if not rules:
-        raise ValueError("no rules to combine")
-    results = [rule(metrics) for rule in rules]
-    results = [(result, "") if isinstance(result, str) else result for result in results]
-    return [verdict for verdict, _ in results], "; ".join(note for _, note in results if note)
+def _combined(rules: tuple[Rule, ...], decide: Callable[[list[str]], str]) -> Rule:
+    def rule(metrics):
+        if not rules:
+            raise ValueError("no rules to combine")
+        results = [part(metrics) for part in rules]
+        results = [(result, "") if isinstance(result, str) else result for result in results]
+        note = "; ".join(note for _, note in results if note)
+        return decide([verdict for verdict, _ in results]), note
+
+    return rule
 
 
 def all_of(*rules: Rule) -> Rule:
@@ -86,16 +90,13 @@ def all_of(*rules: Rule) -> Rule:
     A part that was not tested caps the whole at partly; when none was tested, neither was the whole.
     """
 
-    def rule(metrics):
-        verdicts, note = _run(rules, metrics)
-        tested = [verdict for verdict in verdicts if verdict != NOT_TESTED]
-        if not tested:
-            return NOT_TESTED, note
-        if len(tested) < len(verdicts):
-            tested.append(PARTLY)
-        return max(tested, key=(REPRODUCED, PARTLY, NOT_REPRODUCED, CONTRADICTED).index), note
+    def weakest(verdicts):
+        # A part that was not tested counts as partly.
+        tested = [PARTLY if verdict == NOT_TESTED else verdict for verdict in verdicts]
+        order = (REPRODUCED, PARTLY, NOT_REPRODUCED, CONTRADICTED)
+        return NOT_TESTED if set(verdicts) == {NOT_TESTED} else max(tested, key=order.index)
 
-    return rule
+    return _combined(rules, weakest)
 
 
 def one_run(rule: Rule) -> Rule:
@@ -112,12 +113,9 @@ def each_of(*rules: Rule) -> Rule:
     reproduced when no case is reproduced or partly so, not tested when no case was tested, partly otherwise.
     """
 
-    def rule(metrics):
-        verdicts, note = _run(rules, metrics)
-        for verdict in (REPRODUCED, CONTRADICTED, NOT_TESTED):
-            if set(verdicts) == {verdict}:
-                return verdict, note
-        held = {REPRODUCED, PARTLY} & set(verdicts)
-        return (PARTLY if held else NOT_REPRODUCED), note
+    def shared(verdicts):
+        if len(set(verdicts)) == 1:
+            return verdicts[0]
+        return PARTLY if {REPRODUCED, PARTLY} & set(verdicts) else NOT_REPRODUCED
 
-    return rule
+    return _combined(rules, shared)

@@ -1,7 +1,5 @@
 """One execution of a chapter as a child process: its environment, its files, its end with all it started."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -36,17 +34,9 @@ class Execution:
     started: float = 0.0
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    @property
-    def label(self) -> str:
-        return f"{self.chapter.name} seed {self.seeds[0]}" if self.warm else self.chapter.name
-
-    @property
-    def output(self) -> Path:
-        return self.scratch / "executed.ipynb"
-
-    @property
-    def record(self) -> Path:
-        return self.scratch / "record.json"
+    def __post_init__(self):
+        self.label = f"{self.chapter.name} seed {self.seeds[0]}" if self.warm else self.chapter.name
+        self.output, self.record = self.scratch / "executed.ipynb", self.scratch / "record.json"
 
     def start(self) -> None:
         """Write the job's files and start its process, out of reach of the terminal's Ctrl-C."""
@@ -60,24 +50,15 @@ class Execution:
             "parameters": {"PROFILE": self.profile, "SEEDS": self.seeds, "DEVICE": self.device},
             "cwd": str(root()),
             "cell_timeout": self.cell_timeout,
-            "input": str(self.scratch / "input.ipynb"),
-            "output": str(self.output),
-            "progress": str(self.scratch / "progress.json"),
-            "result": str(self.scratch / "result.json"),
         }
         write_text(self.scratch / "job.json", json.dumps(job))
         self.started = time.monotonic()
-        own = {"NBPKG_RECORD": str(self.record), MARK: self.mark}
+        command = [sys.executable, "-m", "nbpkg.runner.child", str(self.scratch)]
+        env = environment(self.scratch, self.script)
+        env |= {"NBPKG_RECORD": str(self.record), MARK: self.mark}
         with open(self.scratch / "log.txt", "wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "nbpkg.runner.child", str(self.scratch / "job.json")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=root(),
-                env=environment(self.scratch, self.script) | own,
-                start_new_session=True,
-            )
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
+            self.process = subprocess.Popen(command, cwd=root(), env=env, start_new_session=True, **streams)
 
     def progress(self) -> dict:
         """The child's last word on its cells; empty before the first."""
@@ -94,7 +75,7 @@ class Execution:
             result = {"status": "failed", "cell": "", "error": error}
         elif result["status"] == "done" and not self.record.is_file():
             error = "no record was written: the last cell calls s.finish()"
-            result |= {"status": "failed", "cell": "", "error": error}
+            result = {"status": "failed", "cell": "", "error": error}
         return {"seconds": round(time.monotonic() - self.started, 2), **result}
 
     def remove(self) -> None:
@@ -115,12 +96,10 @@ def environment(scratch: Path, script: bool = False) -> dict[str, str]:
     (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
     return {
         **os.environ,
-        "NBPKG_ROOT": str(root()),
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
+        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+        **dict.fromkeys(("PYTHONUNBUFFERED", "PYDEVD_DISABLE_FILE_VALIDATION"), "1"),
         "PYTHONHASHSEED": "0",
-        "PYTHONUNBUFFERED": "1",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "NBPKG_ROOT": str(root()),
         "MPLBACKEND": "agg" if script else "module://matplotlib_inline.backend_inline",
         "JUPYTER_PATH": str(scratch / "jupyter"),  # comes before the user's and the system's kernels
         "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),

@@ -1,7 +1,5 @@
 """What a run tells while it goes on: the lines of progress and the estimate of the time that is left."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 
@@ -20,8 +18,10 @@ class Reporter:
         # A warm run is one seed of several, and a failed run ended early: such times would mislead.
         if job.warm or earlier.get("status") != "done":
             earlier = {}
-        self.cells = [] if job.warm else earlier.get("cell_seconds", [])
-        self.total = None if job.warm else earlier.get("seconds") or published_seconds(job)
+        self.cells, self.total = earlier.get("cell_seconds", []), earlier.get("seconds")
+        if not (job.warm or self.total):
+            published = root() / "results" / job.profile / f"{job.chapter.name}.json"
+            self.total = read_json(published).get("seconds", {}).get("total")
         seeds = ",".join(map(str, job.seeds))
         echo(f"{job.label}: started at {job.profile}" + ("" if job.warm else f", seeds {seeds}"))
 
@@ -31,11 +31,9 @@ class Reporter:
         if now - self.last < LINE_EVERY:
             return
         self.last = now
-        status = self.job.progress()
-        if not status:
+        if not (status := self.job.progress()):
             return
-        elapsed = now - self.job.started
-        done, total = status["done"], status["total"]
+        elapsed, done, total = now - self.job.started, status["done"], status["total"]
         left = time_left(done, total, status["cell_seconds"], elapsed, self.cells, self.total)
         line = f"{self.job.label}: {done}/{total} cells in {duration(elapsed)}"
         line += f", about {duration(left)} left" if left is not None else ""
@@ -64,9 +62,3 @@ def time_left(
     if done and 4 * done >= total:  # cells differ too much to go by the first few
         return max(spent / done * (total - done) - current, 0.0)
     return None
-
-
-def published_seconds(job: Execution) -> float | None:
-    """The seconds that the chapter's published run took at the job's profile, or None."""
-    path = root() / "results" / job.profile / f"{job.chapter.name}.json"
-    return read_json(path).get("seconds", {}).get("total")

@@ -178,13 +178,13 @@ def test_figures_need_a_caption_and_a_telling_alt_text(book, settings, words):
     book.write(middle=f"\n# %% {settings}\nadd(1)\n")
     made = notebook.from_twin(chapters.get("help"))
     notebook.code_cells(made)[4].outputs = [nbformat.from_dict(PICTURE)]
-    faults = notebook_lint.figure_faults(made)
+    faults = list(notebook_lint.faults(made, 0))
     assert (words in faults[0]) if words else (faults == [])
 
 
 def test_an_empty_figure_is_found_before_there_are_outputs(book):
     book.write(middle=f'\n# %% mystnb={CAPTION}, "image": {{}}}}\nadd(1)\n')
-    assert notebook_lint.figure_faults(notebook.from_twin(chapters.get("help")))
+    assert list(notebook_lint.faults(notebook.from_twin(chapters.get("help")), 0))
 
 
 def test_a_large_notebook_is_found(published):

@@ -68,7 +68,7 @@ def test_sync_makes_the_notebook_and_then_has_nothing_to_do(book):
     assert notebook.sync(CHAPTER) == ("in step", True)
     assert CHAPTER.notebook.read_bytes() == content
     made = notebook.read(CHAPTER.notebook)
-    assert notebook.differences(notebook.from_twin(CHAPTER), made) == []
+    assert list(notebook.differences(notebook.from_twin(CHAPTER), made)) == []
     assert notebook.code_sha256(made) == chapters.code_sha256("help")
 
 
@@ -88,9 +88,9 @@ def test_new_tags_reach_the_notebook_and_keep_outputs(book):
     notebook.sync(CHAPTER)
     give_outputs(CHAPTER.notebook)
     book.edit('tags=["nbval-check-output"]', 'tags=["nbval-check-output", "hide-input"]')
-    assert notebook.differences(notebook.from_twin(CHAPTER), notebook.read(CHAPTER.notebook))
+    assert list(notebook.differences(notebook.from_twin(CHAPTER), notebook.read(CHAPTER.notebook)))
     assert notebook.sync(CHAPTER)[1] and all(outputs(CHAPTER.notebook))
-    assert notebook.differences(notebook.from_twin(CHAPTER), notebook.read(CHAPTER.notebook)) == []
+    assert list(notebook.differences(notebook.from_twin(CHAPTER), notebook.read(CHAPTER.notebook))) == []
 
 
 def test_an_edited_notebook_is_never_taken_silently(book):

@@ -186,7 +186,7 @@ def test_a_disk_that_fills_half_way_changes_nothing(book, monkeypatch, failing):
         replace(source, target)
 
     before = snapshot(book)
-    monkeypatch.setattr(publish.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError):
         publish.publish(["help"])
     assert snapshot(book) == before

@@ -361,7 +361,7 @@ def test_progress_lines_are_ten_seconds_apart(book, monkeypatch):
 def test_a_chapters_own_output_reaches_the_progress(tmp_path):
     from nbpkg.runner.child import CellProgress
 
-    progress = CellProgress(str(tmp_path / "p.json"), 2)
+    progress = CellProgress(tmp_path / "p.json", 2)
     progress.written = 0.0
     progress.write("one\ntwo\n\n")
     assert json.loads((tmp_path / "p.json").read_text())["line"] == "two"
