@@ -3,24 +3,23 @@
     digits = load("digits")              scikit-learn's, inside its package: needs no file and no network
     cifar = load("cifar10").to("cuda")   a registered set; NbpkgError says how to get it when it is absent
 
-"cifar10" is the part of CIFAR-10 that the book works with; "cifar10-full" is all of it, from the archive that
-its makers publish. `ImageSet.registered` is the set's name in the data registry.
-
-There is no loader that streams: every part fits in 100 MB, the largest whole set in 340 MB, and cutting
-batches out of one tensor costs next to nothing.
+"cifar10" is the part of CIFAR-10 that the book works with. `ImageSet.registered` is the set's name in the
+data registry. There is no loader that streams: every set fits in 100 MB, and cutting batches out of one
+tensor costs next to nothing.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbpkg.data import image_cache, official, registry, store
+from nbpkg.data import image_cache, registry, store
 from nbpkg.errors import NbpkgError
 from nbpkg.untrusted import refuse
 
@@ -37,15 +36,8 @@ _FILES = {
     "sign-digits": ("images/sign_digits.parquet", 32, 3, 10),
     "omniglot": ("images/omniglot_28x28.npz", 28, 1, 1623),
 }
-# Name of a whole set -> reader of the published archives, which the registry knows as set "image-NAME".
-_FULL = {
-    "cifar10-full": official.read_cifar10,
-    "cifar100-full": official.read_cifar100,
-    "tiny-imagenet-full": official.read_tiny_imagenet,
-    "mnist-full": official.read_mnist,
-}
 #: Names of all image sets; "digits" is the one that is always there.
-SOURCES = ("digits", *_FILES, *_FULL)
+SOURCES = ("digits", *_FILES)
 
 _MAX_IMAGES = 200_000
 _DIGITS_TEST = 50  # test images of each digit
@@ -88,8 +80,6 @@ def load(name: str) -> ImageSet:
     files = [store.path(file.path) for file in dataset.files]
 
     def make():
-        if name in _FULL:
-            return _FULL[name](*files)
         file, side, channels, classes = _FILES[name]
         read = read_parquet if file.endswith(".parquet") else read_omniglot
         return read(*files, side, channels, classes)
@@ -167,8 +157,24 @@ def read_parquet(path: str | Path, side: int, channels: int, classes: int):
     images = np.empty((len(labels), channels, side, side), np.uint8)
     for row, blob in enumerate(blobs):
         # Of a grey picture, stored as RGB, the first channel.
-        images[row] = official.picture(path, f"row {row}", blob, "WEBP", "RGB", side, side)[0, :channels]
+        images[row] = _picture(path, row, blob, side)[:channels]
     return images, labels, tuple(name for _, name in sorted(pairs)), np.array(splits) == "train"
+
+
+def _picture(path, row: int, blob: bytes, side: int) -> np.ndarray:
+    """The RGB pixels of a WebP file of side x side pixels: (3, side, side)."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(blob), formats=["WEBP"]) as picture:
+            # The size stands in the header: a picture that would unpack to gigabytes is never unpacked.
+            size = picture.size
+            pixels = np.asarray(picture.convert("RGB")) if size == (side, side) else None
+    except Exception as error:  # a damaged picture can fail in many ways
+        refuse(path, f"row {row}: not a readable WEBP picture", error)
+    if pixels is None:
+        refuse(path, f"row {row}: a picture of {size} pixels where {(side, side)} is due")
+    return pixels.transpose(2, 0, 1)
 
 
 def read_omniglot(path: str | Path, side: int, channels: int, classes: int):

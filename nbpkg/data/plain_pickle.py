@@ -141,22 +141,3 @@ def _text(path, value) -> str:
     if type(value) is not str:
         refuse(path, "holds a name that is no text")
     return value
-
-
-def names(path: str | Path, values, length: int) -> tuple[str, ...]:
-    """A list of `length` different names, bytes or text, as text; NbpkgError when it is anything else."""
-    if type(values) is not list or len(values) != length:
-        refuse(path, f"does not hold {length} names")
-    found = tuple(_text(path, value) for value in values)
-    if len(set(found)) != length:
-        refuse(path, "names a class twice")
-    return found
-
-
-def labels(path: str | Path, values, length: int, classes: int) -> np.ndarray:
-    """A list of `length` whole numbers from 0 to `classes` - 1 as int64 (length,); NbpkgError otherwise."""
-    if type(values) is not list or len(values) != length or set(map(type, values)) - {int}:
-        refuse(path, f"does not hold {length:,} labels")
-    if not (min(values) >= 0 and max(values) < classes):
-        refuse(path, f"holds labels outside 0 to {classes - 1}")
-    return np.array(values, np.int64)

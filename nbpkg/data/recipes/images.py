@@ -7,15 +7,17 @@ is the digest of its values: pixels, labels, class names and splits, in order.
 """
 
 import io
+import math
 import re
+import struct
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from nbpkg.data import official, plain_pickle
-from nbpkg.data.archives import MiB, read_tar, read_zip, walk_tar
+from nbpkg.data import plain_pickle
+from nbpkg.data.archives import MiB, read_gzip, read_tar, read_zip, walk_tar
 from nbpkg.untrusted import refuse
 
 Sources = dict[str, Path]
@@ -152,13 +154,29 @@ def mnist(sources: Sources, out: Path) -> None:
         rows = _folders(_only(sources), 2500, 500)
     else:
         order = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-        images, labels, _, train = official.read_mnist(*(sources[f"{name}-ubyte.gz"] for name in order))
-        keys = [(not train[n], str(label), str(n)) for n, label in enumerate(labels)]
+        x, y, tests, answers = (_idx(sources[f"{name}-ubyte.gz"], int(name[-1])) for name in order)
+        images, labels = np.concatenate([x, tests]), np.concatenate([y, answers])
+        if images.shape[1:] != (28, 28) or (len(x), len(tests)) != (len(y), len(answers)) or labels.max() > 9:
+            refuse(sources["train-images-idx3-ubyte.gz"], "is no MNIST: other sizes, or labels above 9")
+        keys = [(n >= len(x), str(label), str(n)) for n, label in enumerate(labels)]
         rows = [
-            (name, test, images[int(number), 0, :, :, None].repeat(3, axis=2))
+            (name, test, images[int(number), :, :, None].repeat(3, axis=2))
             for test, name, number in _first(keys, 2500, 500)
         ]
     _write(out / "mnist.parquet", rows, [str(digit) for digit in range(10)])
+
+
+def _idx(path: str | Path, dimensions: int) -> np.ndarray:
+    """An IDX file of bytes with so many dimensions, none of them empty."""
+    content = read_gzip(path, limit=64 * MiB)
+    head = 4 + 4 * dimensions
+    # Two zero bytes, 8 for unsigned bytes, the number of dimensions; then each of them, big end first.
+    if len(content) < head or content[:4] != bytes((0, 0, 8, dimensions)):
+        refuse(path, f"is no IDX file of bytes in {dimensions} dimensions")
+    shape = struct.unpack(f">{dimensions}I", content[4:head])
+    if 0 in shape or len(content) - head != math.prod(shape):
+        refuse(path, f"says {shape} and holds {len(content) - head:,} bytes")
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
 
 def tiny_imagenet(sources: Sources, out: Path) -> None:

@@ -99,10 +99,9 @@ def registered(name: str, kind: str, folder: Path, paths: list[str]) -> DataSet:
 
 @pytest.fixture
 def mnist(tmp_path, monkeypatch, cache):
-    """A folder with a part of MNIST, ten images, and a whole one of thirty, both registered."""
+    """A folder with a part of MNIST, ten images, registered."""
     folder = tmp_path / "given"
-    (folder / "images" / "official").mkdir(parents=True)
-    files, _, _ = makers.mnist(folder / "images" / "official")
+    (folder / "images").mkdir(parents=True)
     blobs = []
     for number in range(10):
         stream = io.BytesIO()
@@ -112,12 +111,7 @@ def mnist(tmp_path, monkeypatch, cache):
     split = ["train"] * 5 + ["test"] * 5
     table = {"image": blobs, "label": list(range(10)), "class_name": digits, "split": split}
     parquet.write_table(pyarrow.table(table), folder / "images" / "mnist.parquet")
-    sets = {
-        "image-mnist": registered("image-mnist", "derived", folder, ["images/mnist.parquet"]),
-        "image-mnist-full": registered(
-            "image-mnist-full", "public", folder, [f"images/official/{file.name}" for file in files]
-        ),
-    }
+    sets = {"image-mnist": registered("image-mnist", "derived", folder, ["images/mnist.parquet"])}
     monkeypatch.setattr(registry, "load", lambda: sets)
     monkeypatch.setenv("NBPKG_DATA", str(folder))
     store._sha256.cache_clear()
@@ -128,16 +122,14 @@ def load(name="mnist"):
     return images.load.__wrapped__(name)
 
 
-def test_the_whole_set_has_its_own_name_and_never_stands_in_for_the_part(mnist, cache):
-    part, whole = load(), load("mnist-full")
-    assert part.registered == "image-mnist" and len(part.images) == 10
-    assert whole.registered == "image-mnist-full" and whole.images.shape == (30, 1, 28, 28)
-    assert part.digest == registry.get("image-mnist").digest != whole.digest
-    assert len(list(cache.iterdir())) == 2
-    # The second time both come from the cache, and are what they were.
-    assert np.array_equal(load("mnist-full").images, whole.images) and load().class_names == part.class_names
+def test_a_set_is_kept_decoded_and_asked_for_by_name_when_it_is_gone(mnist, cache):
+    part = load()
+    assert part.registered == "image-mnist" and part.images.shape == (10, 1, 28, 28)
+    assert part.digest == registry.get("image-mnist").digest and len(list(cache.iterdir())) == 1
+    # The second time it comes from the cache, and is what it was.
+    assert np.array_equal(load().images, part.images) and load().class_names == part.class_names
     (mnist / "mnist.parquet").unlink()
-    assert images.available("mnist-full") and not images.available("mnist")
+    assert not images.available("mnist")
     with pytest.raises(NbpkgError) as caught:
         load()
     for word in ("images/mnist.parquet", "nbpkg data fetch image-mnist`", "smoke"):

@@ -122,21 +122,3 @@ def test_an_array_without_its_state_is_refused():
 def test_an_object_of_this_python_is_refused():
     refused(pickle.dumps({"when": datetime.date(2024, 1, 1)}, 2), "would run code")
     refused(pickle.dumps({"data": random(4)}, 2), "would run code")
-
-
-def test_names_and_labels_are_checked():
-    assert plain_pickle.names("a", [b"cat", "dog"], 2) == ("cat", "dog")
-    assert plain_pickle.labels("a", [0, 2], 2, 3).tolist() == [0, 2]
-    for call, values, problem in (
-        (lambda v: plain_pickle.names("a", v, 2), [b"cat"], "does not hold 2 names"),
-        (lambda v: plain_pickle.names("a", v, 2), None, "does not hold 2 names"),
-        (lambda v: plain_pickle.names("a", v, 2), [b"cat", b"cat"], "twice"),
-        (lambda v: plain_pickle.names("a", v, 2), [b"cat", 1], "no text"),
-        (lambda v: plain_pickle.labels("a", v, 2, 3), [0, 1, 2], "does not hold 2 labels"),
-        (lambda v: plain_pickle.labels("a", v, 2, 3), [0, True], "does not hold 2 labels"),
-        (lambda v: plain_pickle.labels("a", v, 2, 3), [0, 3], "outside 0 to 2"),
-        (lambda v: plain_pickle.labels("a", v, 2, 3), [-1, 2], "outside 0 to 2"),
-        (lambda v: plain_pickle.labels("a", v, 2, 3), [0, 10**40], "outside 0 to 2"),
-    ):
-        with pytest.raises(NbpkgError, match=f"^a: .*{problem}"):
-            call(values)

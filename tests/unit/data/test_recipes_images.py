@@ -1,5 +1,6 @@
 """Recipes of image sets on small made-up originals: the makers' archive and the copy give the same rows."""
 
+import gzip
 import hashlib
 import itertools
 
@@ -70,6 +71,33 @@ def test_mnist_is_the_same_from_archive_and_copy(tmp_path):
     found, answers, _, _ = rows(tmp_path / "one" / "mnist.parquet", 28, 10)
     # Numbers are sorted as text: "10" comes before "0"'s next, 20 is the first of the test images.
     assert np.array_equal(found[:2, :, :, 0], pixels[[0, 10]]) and answers.tolist()[:2] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("which", "array", "problem"),
+    [
+        (0, random(20, 28), "no IDX file of bytes in 3 dimensions"),
+        (0, random(20, 28, 27), "is no MNIST|dimension"),
+        (0, random(0, 28, 28), "and holds 0 bytes"),
+        (1, random(19, high=10), "is no MNIST"),
+        (1, np.full(20, 10, np.uint8), "labels above 9"),
+        (1, random(20, 1, high=10), "no IDX file of bytes in 1 dimensions"),
+    ],
+)
+def test_another_mnist_is_refused(tmp_path, which, array, problem):
+    files, _, _ = makers.mnist(tmp_path)
+    makers.idx_gz(files[which], array)
+    with pytest.raises((NbpkgError, ValueError), match=problem):
+        recipes.mnist({path.name: path for path in files}, tmp_path / "out")
+
+
+def test_an_idx_file_that_lies_is_refused(tmp_path):
+    files, _, _ = makers.mnist(tmp_path)
+    whole = gzip.decompress(files[0].read_bytes())
+    for content in (whole[:-1], whole + b"\0", whole[:7], b"", whole[:4] + b"\xff" * 12 + whole[16:]):
+        files[0].write_bytes(gzip.compress(content))
+        with pytest.raises(NbpkgError, match=rf"/{files[0].name}: "):
+            recipes.mnist({path.name: path for path in files}, tmp_path / "out")
 
 
 def tiny() -> dict[str, bytes]:
