@@ -19,7 +19,7 @@ _STAMP = re.compile(r'^(\s*REPOSITORY\s*=\s*)""', re.MULTILINE)
 
 
 def repository() -> str:
-    """The address in `$NBPKG_REPOSITORY`, or "". Raises NbpkgError for any but https://github.com/owner/name."""
+    """The address in `$NBPKG_REPOSITORY`, or "". Raises NbpkgError if not https://github.com/owner/name."""
     address = os.environ.get("NBPKG_REPOSITORY", "").strip().removesuffix("/").removesuffix(".git")
     if address and not ADDRESS.fullmatch(address):
         raise NbpkgError(f"NBPKG_REPOSITORY={address!r} is not an address like https://github.com/owner/name")
