@@ -162,8 +162,8 @@ def _only(found: list[FunctionNode], code: types.CodeType) -> FunctionNode:
         raise NbpkgError(f"line {code.co_firstlineno} holds several lambdas: put one lambda on a line")
     first = min((line, column) for line, _, column, _ in spans)
     last = max((line, column) for _, line, _, column in spans)
-    starts_before = [n for n in found if (n.body.lineno, n.body.col_offset) <= first]
-    around = [n for n in starts_before if last <= (n.body.end_lineno, n.body.end_col_offset)]
+    begun = [n for n in found if (n.body.lineno, n.body.col_offset) <= first]
+    around = [n for n in begun if last <= (n.body.end_lineno, n.body.end_col_offset)]
     return around[-1]  # outer lambdas come before those in them
 
 

@@ -7,7 +7,6 @@ with max pooling and a mean over the picture at its end, and some five points be
 
 import itertools
 
-import torch
 from torch import Tensor, nn
 
 from nbpkg.errors import NbpkgError
@@ -43,9 +42,3 @@ def tinycnn(
     """A `TinyCNN` with weights drawn from `seed`; the global random state is left as it was."""
     with seeded(seed):
         return TinyCNN(num_classes, widths, hidden)
-
-
-def params(num_classes: int = 10, widths: tuple[int, int, int] = (8, 10, 10), hidden: int = 20) -> int:
-    """Number of parameters."""
-    with torch.device("meta"):
-        return sum(weight.numel() for weight in TinyCNN(num_classes, widths, hidden).parameters())

@@ -8,8 +8,6 @@ Two extractors, fixed and never trained here, chosen by name (`EXTRACTORS`):
 - "efficientnet-lite0": the last activations of a network trained on ImageNet, averaged over the picture.
   Needs two small packages (the extra `features`), which carry the weights.
 - "random-conv": three levels of random convolutions. Needs nothing; much weaker on photographs.
-
-`get(name)` has an extractor's width, the digest of its weights and a description, for a chapter to quote.
 """
 
 import functools
@@ -172,7 +170,7 @@ EXTRACTORS = {extractor.name: extractor for extractor in (_LITE, _RANDOM)}
 
 
 def get(name: str) -> Extractor:
-    """The extractor called `name`; NbpkgError for another."""
+    """The extractor called `name`, with what a chapter may quote of it; NbpkgError for another."""
     if name not in EXTRACTORS:
         raise NbpkgError(f"no extractor is called {name!r}; known: {', '.join(EXTRACTORS)}")
     return EXTRACTORS[name]

@@ -12,12 +12,13 @@ Other families may be added by any class with these methods.
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs, space
 from nbpkg.nb201.network import network
-from nbpkg.nets import tinycnn
+from nbpkg.nets.tinycnn import TinyCNN, tinycnn
 
 
 @dataclass(frozen=True, order=True)
@@ -66,7 +67,7 @@ class TinySpec:
 
     def build(self, num_classes: int, seed: int) -> nn.Module:
         start = seed if self.first < 0 else self.first
-        return tinycnn.tinycnn(num_classes, self.widths, self.hidden, start)
+        return tinycnn(num_classes, self.widths, self.hidden, start)
 
     def stack_key(self) -> tuple:
         return ("tinycnn", self.widths, self.hidden)
@@ -78,7 +79,9 @@ class TinySpec:
         return 2 * (maps + 4 * self.widths[-1] + self.hidden)
 
     def params(self, num_classes: int) -> int:
-        return tinycnn.params(num_classes, self.widths, self.hidden)
+        with torch.device("meta"):
+            net = TinyCNN(num_classes, self.widths, self.hidden)
+        return sum(weight.numel() for weight in net.parameters())
 
 
 Spec = CellNet | TinySpec

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from nbpkg.errors import NbpkgError
 from nbpkg.nets import tinycnn
+from nbpkg.zoo.specs import TinySpec
 from nbpkg.zoo.stack import stack
 
 
@@ -16,14 +17,14 @@ def count(net) -> int:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 12), st.tuples(*[st.integers(1, 9)] * 3), st.integers(1, 9))
-def test_tiny_networks_hold_what_the_formula_says(classes, widths, hidden):
+def test_tiny_networks_hold_what_their_description_says(classes, widths, hidden):
     net = tinycnn.tinycnn(classes, widths, hidden)
-    assert count(net) == tinycnn.params(classes, widths, hidden)
+    assert count(net) == TinySpec(widths, hidden).params(classes)
     assert net(torch.zeros(2, 3, 12, 12)).shape == (2, classes)
 
 
 def test_the_tiny_network_is_tiny():
-    assert 2000 < tinycnn.params() < 3000
+    assert 2000 < TinySpec().params(10) < 3000
 
 
 def test_weights_come_from_the_seed_and_nothing_else():
