@@ -1,4 +1,4 @@
-"""The command line. A command imports what it needs inside itself, so that the command line answers at once."""
+"""The command line. A command imports what it needs inside itself, so that help is there at once."""
 
 import os
 import sys
