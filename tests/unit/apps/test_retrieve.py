@@ -27,7 +27,8 @@ def carried():
 
 
 needs_features = pytest.mark.skipif(
-    not all(map(find_spec, features.get("efficientnet-lite0").packages)), reason="the extractor's packages are not installed"
+    not all(map(find_spec, features.get("efficientnet-lite0").packages)),
+    reason="the extractor's packages are not installed",
 )
 
 
