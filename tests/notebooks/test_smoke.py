@@ -60,7 +60,7 @@ def test_its_numbers_are_the_references(smoke_runs, name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_its_outputs_could_be_published(smoke_runs, name):
     merged = notebook.with_outputs(notebook.from_twin(chapters.get(name)), notebook.read(executed(name)))
-    assert notebook_lint.output_faults(merged) + notebook_lint.figure_faults(merged) == []
+    assert list(notebook_lint.faults(merged, len(notebook.text_of(merged).encode()))) == []
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
