@@ -3,9 +3,9 @@
     digits = load("digits")              scikit-learn's, inside its package: needs no file and no network
     cifar = load("cifar10").to("cuda")   a registered set; NbpkgError says how to get it when it is absent
 
-"cifar10" is the part of CIFAR-10 that the book works with. `ImageSet.registered` is the set's name in the
-data registry. There is no loader that streams: every set fits in 100 MB, and cutting batches out of one
-tensor costs next to nothing.
+"cifar10" is the part of CIFAR-10 that the book works with, "cifar10-full" is all of it. `ImageSet.registered`
+is the set's name in the data registry. There is no loader that streams: parts fit in 100 MB, the largest
+whole set in 340 MB, and cutting batches out of one tensor costs next to nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ _FILES = {
     "sign-digits": ("images/sign_digits.parquet", 32, 3, 10),
     "omniglot": ("images/omniglot_28x28.npz", 28, 1, 1623),
 }
+# Of these the originals make the whole set too; its name is its own, it never stands in for the part.
+_WHOLE = ("cifar10", "cifar100", "tiny-imagenet", "mnist")
+_FILES |= {f"{name}-full": (_FILES[name][0].replace(".", "_full."), *_FILES[name][1:]) for name in _WHOLE}
 #: Names of all image sets; "digits" is the one that is always there.
 SOURCES = ("digits", *_FILES)
 

@@ -11,7 +11,8 @@ import math
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,25 +110,25 @@ def _only(sources: Sources) -> Path:
     return path
 
 
-def cifar10(sources: Sources, out: Path) -> None:
+def cifar10(sources: Sources, out: Path, name: str = "cifar10", train: int = 2500, test: int = 500) -> None:
     """`cifar10.parquet`: of each class the first 2,500 training and 500 test pictures by file name.
 
     Krizhevsky 2009 (no licence stated): his archive, or the pictures in cyizhuo/CIFAR-10-dataset.
     """
     batches = {f"cifar-10-batches-py/data_batch_{i}": False for i in range(1, 6)}
     batches["cifar-10-batches-py/test_batch"] = True
-    rows = _cifar(_only(sources), batches, "cifar-10-batches-py/batches.meta", "label", 2500, 500)
-    _write(out / "cifar10.parquet", rows, sorted({row[0] for row in rows}))
+    rows = _cifar(_only(sources), batches, "cifar-10-batches-py/batches.meta", "label", train, test)
+    _write(out / f"{name}.parquet", rows, sorted({row[0] for row in rows}))
 
 
-def cifar100(sources: Sources, out: Path) -> None:
+def cifar100(sources: Sources, out: Path, name: str = "cifar100", train: int = 250, test: int = 50) -> None:
     """`cifar100.parquet`: of each class the first 250 training and 50 test pictures by file name.
 
     Krizhevsky 2009 (no licence stated): his archive, or the pictures in cyizhuo/CIFAR-100-dataset.
     """
     batches = {"cifar-100-python/train": False, "cifar-100-python/test": True}
-    rows = _cifar(_only(sources), batches, "cifar-100-python/meta", "fine_label", 250, 50)
-    _write(out / "cifar100.parquet", rows, sorted({row[0] for row in rows}))
+    rows = _cifar(_only(sources), batches, "cifar-100-python/meta", "fine_label", train, test)
+    _write(out / f"{name}.parquet", rows, sorted({row[0] for row in rows}))
 
 
 def _cifar(path: Path, batches: dict[str, bool], meta: str, label: str, train: int, test: int) -> list:
@@ -144,14 +145,14 @@ def _cifar(path: Path, batches: dict[str, bool], meta: str, label: str, train: i
     return [(key[1], key[0], pictures[key]) for key in _first(pictures, train, test)]
 
 
-def mnist(sources: Sources, out: Path) -> None:
+def mnist(sources: Sources, out: Path, name: str = "mnist", train: int = 2500, test: int = 500) -> None:
     """`mnist.parquet`: of each digit the first 2,500 training and 500 test pictures, their numbers as text.
 
     LeCun, Cortes and Burges (no licence stated): the four files, or the pictures in rasbt/mnist-pngs (MIT).
     A picture's number is its position among the training images, then among the test images after them.
     """
     if len(sources) == 1:
-        rows = _folders(_only(sources), 2500, 500)
+        rows = _folders(_only(sources), train, test)
     else:
         order = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
         x, y, tests, answers = (_idx(sources[f"{name}-ubyte.gz"], int(name[-1])) for name in order)
@@ -160,10 +161,10 @@ def mnist(sources: Sources, out: Path) -> None:
             refuse(sources["train-images-idx3-ubyte.gz"], "is no MNIST: other sizes, or labels above 9")
         keys = [(n >= len(x), str(label), str(n)) for n, label in enumerate(labels)]
         rows = [
-            (name, test, images[int(number), :, :, None].repeat(3, axis=2))
-            for test, name, number in _first(keys, 2500, 500)
+            (digit, is_test, images[int(number), :, :, None].repeat(3, axis=2))
+            for is_test, digit, number in _first(keys, train, test)
         ]
-    _write(out / "mnist.parquet", rows, [str(digit) for digit in range(10)])
+    _write(out / f"{name}.parquet", rows, [str(digit) for digit in range(10)])
 
 
 def _idx(path: str | Path, dimensions: int) -> np.ndarray:
@@ -179,7 +180,9 @@ def _idx(path: str | Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
 
-def tiny_imagenet(sources: Sources, out: Path) -> None:
+def tiny_imagenet(
+    sources: Sources, out: Path, name: str = "tiny_imagenet", train: int = 100, test: int = 20
+) -> None:
     """`tiny_imagenet.parquet`: of each class 100 training and 20 validation pictures, 64x64 scaled to 32x32.
 
     Stanford CS231n (ImageNet's terms): the archive, or the pictures in rangeetpan/IMagenet with the lists of
@@ -197,7 +200,7 @@ def tiny_imagenet(sources: Sources, out: Path) -> None:
     ids, words, answers = (texts[name].decode("utf-8", "replace").splitlines() for name in names)
     words = dict(line.split("\t", 1) for line in words if "\t" in line)
     titles = {item: f"{item} {words[item]}" for item in sorted(ids)}
-    chosen = _tiny_members(titles, answers)
+    chosen = _tiny_members(titles, answers, train, test)
     if len(sources) == 1:
         blobs = read_zip(archive, chosen.__contains__, limit=16 * MiB, total=_TOTAL)
     else:
@@ -205,10 +208,10 @@ def tiny_imagenet(sources: Sources, out: Path) -> None:
         blobs = walk_tar(archive, lambda name: name.partition("/")[2] in chosen, _TOTAL)
     pictures = {name[name.index("tiny-") :]: _rgb(archive, blob, 32) for name, blob in blobs}
     rows = ((titles[item], "/val/" in name, pictures[name]) for name, item in chosen.items())
-    _write(out / "tiny_imagenet.parquet", rows, list(titles.values()))
+    _write(out / f"{name}.parquet", rows, list(titles.values()))
 
 
-def _tiny_members(ids: Iterable[str], answers: list[str], train: int = 100, test: int = 20) -> dict[str, str]:
+def _tiny_members(ids: Iterable[str], answers: list[str], train: int, test: int) -> dict[str, str]:
     """Name of a picture in the archive -> its WordNet id, in the set's order; there are 500 a class."""
     chosen, taken = {}, defaultdict(int)
     for item in ids:
@@ -220,6 +223,15 @@ def _tiny_members(ids: Iterable[str], answers: list[str], train: int = 100, test
         if taken[item] <= test:
             chosen[f"tiny-imagenet-200/val/images/{name}"] = item
     return chosen
+
+
+def whole(recipe: Callable) -> Callable[[Sources, Path], None]:
+    """`NAME_full.parquet`: all pictures of a set of which the recipe takes the first of each class."""
+    return partial(recipe, name=f"{recipe.__name__}_full", train=100_000, test=100_000)
+
+
+cifar10_full, cifar100_full, mnist_full = whole(cifar10), whole(cifar100), whole(mnist)
+tiny_imagenet_full = partial(tiny_imagenet, name="tiny_imagenet_full", train=500, test=50)
 
 
 def dtd10(sources: Sources, out: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from makers import picture, random, tar_gz, zipped
 
-from nbpkg.data import images, values
+from nbpkg.data import images, registry, values
 from nbpkg.data.recipes import images as recipes
 from nbpkg.data.recipes import omniglot
 from nbpkg.errors import NbpkgError
@@ -71,6 +71,20 @@ def test_mnist_is_the_same_from_archive_and_copy(tmp_path):
     found, answers, _, _ = rows(tmp_path / "one" / "mnist.parquet", 28, 10)
     # Numbers are sorted as text: "10" comes before "0"'s next, 20 is the first of the test images.
     assert np.array_equal(found[:2, :, :, 0], pixels[[0, 10]]) and answers.tolist()[:2] == [0, 0]
+
+
+def test_the_whole_set_is_all_of_it_under_a_name_of_its_own(tmp_path):
+    files, _, labels = makers.mnist(tmp_path)
+    recipes.mnist_full({path.name: path for path in files}, tmp_path)
+    found, answers, _, train = rows(tmp_path / "mnist_full.parquet", 28, 10)
+    assert len(found) == 30 and sorted(answers.tolist()) == sorted(labels.tolist()) and sum(train) == 20
+    for name in ("cifar10", "cifar100", "tiny_imagenet", "mnist"):
+        dataset = registry.get(f"image-{name.replace('_', '-')}-full")
+        part = registry.get(f"image-{name.replace('_', '-')}")
+        assert dataset.recipe == f"images.{name}_full" and len(dataset.ways) == len(part.ways)
+        assert [file.sha256 for way in dataset.ways for file in way] == [
+            file.sha256 for way in part.ways for file in way
+        ]
 
 
 @pytest.mark.parametrize(
