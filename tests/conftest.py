@@ -1,8 +1,9 @@
-"""Fixtures for tests of the tools: a small book of its own."""
+"""Fixtures shared by the tests: a small book of its own, one thread."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 from books import Book, finished_run
 
 
@@ -24,3 +25,12 @@ def published(book):
     finished_run(book)
     publish.publish(["03_help"])
     return book
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Torch on one thread while a module's tests run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -13,12 +13,7 @@ FUNCTION = space.function_class(space.all_ops())
 SIZES = {"inputs": 6, "width": 8, "hidden": 12}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,7 @@ CONV = int(cells.index(np.array([3, 3, 3, 3, 3, 3])))
 MIXED = int(cells.index(np.array([1, 2, 3, 4, 0, 3])))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

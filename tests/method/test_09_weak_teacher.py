@@ -12,13 +12,7 @@ from nbpkg import chapters
 from nbpkg.data.synthetic.language import Language
 from nbpkg.nets.bert_train import ramp
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,7 @@ ROWS = LANGUAGE.rows(24, LENGTH, seed=1)
 HOW = dict(rows=ROWS, steps=5, lr=3e-3, batch=8, looks=2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,7 @@ from nbpkg.apps.retrieve import FILE, lines, prepare, read_weights, retrieve
 from nbpkg.cli import main
 from nbpkg.zoo import features
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,7 @@ from nbpkg.nets.bert_train import clip_and_step, held_out_loss, linear_warmup_de
 SMALL = dict(vocabulary=37, layers=2, width=12, heads=3, length=10)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def ids(batch=4, length=10, seed=0):

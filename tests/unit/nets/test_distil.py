@@ -13,12 +13,7 @@ from nbpkg.nets.distil import init_from, layer_map, losses, mutual_losses
 SMALL = dict(vocabulary=37, width=16, heads=2, length=10)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def logits(n=6, v=9, seed=0, dtype=torch.float32):

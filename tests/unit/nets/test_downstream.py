@@ -11,17 +11,13 @@ from nbpkg.errors import NbpkgError
 from nbpkg.nets.bert import BertConfig, bert
 from nbpkg.nets.downstream import FineTuning, features, fine_tune, glue_scores, pooled, probe, sentences
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+LANGUAGE = Language()
+
 
 @pytest.fixture(autouse=True)
-def one_thread(tmp_path, monkeypatch):
+def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-LANGUAGE = Language()
 
 
 def corpus(n=300, seed=0):
