@@ -15,17 +15,20 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def device(name: Any):
-    """The torch.device of "auto" (CUDA where there is one, else CPU), "cpu" or "cuda"; NbpkgError for others
-    and absent CUDA.
+    """The torch.device of "auto" (the first GPU where there is one, else the CPU), "cpu" or "cuda", or of a
+    torch.device. Raises NbpkgError for others and absent CUDA.
+
+    Sessions and commands ask here once; what they call is given the answer.
     """
     import torch
 
-    if name not in DEVICES:
+    kind = getattr(name, "type", name)
+    if kind not in DEVICES:
         raise NbpkgError(f"DEVICE {name!r} is none of {', '.join(DEVICES)}")
-    available = name != "cpu" and torch.cuda.is_available()
-    if name == "cuda" and not available:
+    available = kind != "cpu" and torch.cuda.is_available()
+    if kind == "cuda" and not available:
         raise NbpkgError("DEVICE cuda: torch finds no CUDA device here; use auto or cpu")
-    return torch.device("cuda" if available else "cpu")
+    return torch.device("cuda", 0) if available else torch.device("cpu")
 
 
 def device_name(device) -> str:
@@ -47,7 +50,7 @@ def device_key(name: Any) -> str:
     """
     if str(name) == "cpu":
         return "cpu"
-    found = device(getattr(name, "type", name))
+    found = device(name)
     return "cpu" if found.type == "cpu" else device_name(found)
 
 

@@ -17,13 +17,14 @@ zoo_app = typer.Typer(
 @zoo_app.command("list")
 def zoo_list() -> None:
     """The zoos: what they hold, how large they are, and where they are."""
+    from nbpkg import machine
     from nbpkg.zoo import loader, recipes
 
-    rows = []
+    rows, device = [], machine.device("auto")
     for zoo in recipes.ZOOS.values():
         for profile in ("smoke", "standard"):
             try:
-                state = loader.state(zoo.name, profile)
+                state = loader.state(zoo.name, profile, device)
             except NbpkgError as error:
                 state = [f"needs data: {str(error).split(';')[0]}", "", ""]
             rows.append([zoo.name, profile, *state, zoo.what])
@@ -34,7 +35,7 @@ def zoo_list() -> None:
 def zoo_build(
     name: Annotated[str, typer.Argument(help="A zoo; see `nbpkg zoo list`.")],
     profile: Annotated[str, typer.Option(help="smoke, standard or paper.")] = "smoke",
-    workers: Annotated[int | None, typer.Option(help="Processes; default: usable cores, on a GPU 1.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: usable cores; on a GPU 1.")] = None,
     cluster: Annotated[
         str | None, typer.Option(help="Dask: local, slurm, or the address of a scheduler.")
     ] = None,
@@ -42,20 +43,16 @@ def zoo_build(
     out: Annotated[str | None, typer.Option(help="Write the table of results to this file too.")] = None,
 ) -> None:
     """Train what the cache lacks of a zoo; interrupted, it goes on where it stopped."""
+    from nbpkg import machine
     from nbpkg.zoo import loader
 
-    trained, path = loader.build(name, profile, _workers(workers, device), cluster, device, out)
+    if cluster is None or device != "cuda":  # a cluster's machines may have what this one lacks
+        device = machine.device(device).type
+    workers = len(machine.usable_cpus()) if workers is None else workers
+    trained, path = loader.build(name, profile, device, workers, cluster, out)
     say(
         f"{len(trained.jobs)} networks, {trained.cpu_seconds.sum():.0f} CPU seconds of training, "
         f"mean test accuracy {trained.test.mean():.1f} %"
     )
     if path is not None:
         say(f"wrote {path.name}")
-
-
-def _workers(workers: int | None, device: str) -> int:
-    from nbpkg import machine
-
-    if workers is not None:
-        return workers
-    return 1 if machine.device(device).type == "cuda" else len(machine.usable_cpus())

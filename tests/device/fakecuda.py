@@ -63,8 +63,9 @@ def build() -> Path:
     includes = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
     libraries = cpp_extension.library_paths()
     with paths.replacing(path) as temporary:
-        command = [_COMPILER, "-shared", "-fPIC", "-O1", "-DNDEBUG", "-w", "-std=c++20", "-x", "c++", str(source)]
-        command += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", "-o", str(temporary)]
+        command = [_COMPILER, "-shared", "-fPIC", "-O1", "-DNDEBUG", "-w", "-std=c++20"]
+        command += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
+        command += ["-x", "c++", str(source), "-o", str(temporary)]
         command += [f"-I{folder}" for folder in includes]
         command += [flag for folder in libraries for flag in (f"-L{folder}", f"-Wl,-rpath,{folder}")]
         command += ["-lc10", "-ltorch_cpu", "-ltorch"]

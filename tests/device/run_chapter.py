@@ -1,8 +1,8 @@
 """Runs a chapter on the simulated GPU and says what ran where: `python tests/device/run_chapter.py 03_help`.
 
-Nothing of the chapter is changed: it is given DEVICE="cuda" and believes it. Every piece is made anew, in this
-process: a cache of its own, and no worker processes. Leaves in the folder `--out` 03_help.json with what was
-counted, and 03_help.record.json.
+Nothing of the chapter is changed: it is given DEVICE="cuda" and believes it. Every piece is made anew, in
+this process: a cache of its own, and no worker processes. Leaves in the folder `--out` 03_help.json with what
+was counted, and 03_help.record.json.
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-HEAD = ("chapter", "status", "CPU s", "tensor s", "on the device", "kernels", "µs a kernel", "copies to it", "waits",
-        "waits a step")  # fmt: skip
+HEAD = (
+    "chapter", "status", "CPU s", "tensor s", "on the device", "kernels", "µs a kernel", "copies to it",
+    "waits", "waits a step",
+)  # fmt: skip
 
 
 def waits_a_step(run: dict) -> float | None:
@@ -29,14 +31,17 @@ def overview(found: Sequence[dict]) -> Iterator[str]:
         mean = 1e6 * t["device_s"] / max(1, t["kernels"])
         cells = [run["chapter"], run["result"]["status"], f"{run['cpu_s']:.0f}"]
         cells += [f"{t['device_s'] + t['cpu_s']:.1f}", f"{100 * run['share']:.0f} %", f"{t['kernels']:,}"]
-        cells += [f"{mean:.0f}", f"{t['to_device']:,}", f"{t['waits']:,}", "–" if step is None else f"{step:.1f}"]
+        cells += [f"{mean:.0f}", f"{t['to_device']:,}", f"{t['waits']:,}"]
+        cells += ["–" if step is None else f"{step:.1f}"]
         yield "| " + " | ".join(cells) + " |"
 
 
 def left_on_cpu(run: dict, least: float = 0.3) -> dict[str, float]:
     """Pieces and sections with more than `least` tensor seconds on the CPU that are most of theirs."""
     return {
-        name: t["cpu_s"] for name, t in run["scopes"].items() if t["cpu_s"] > least and t["cpu_s"] > t["device_s"]
+        name: t["cpu_s"]
+        for name, t in run["scopes"].items()
+        if t["cpu_s"] > least and t["cpu_s"] > t["device_s"]
     }
 
 

@@ -1,7 +1,7 @@
-"""Chapters at smoke on the simulated GPU: 00 and 03, or all of them with `--all-chapters`, as `make test-device` does.
+"""Chapters at smoke on the simulated GPU: 00 and 03, and with `--all-chapters` (`make test-device`) all.
 
-A chapter that is not ported yet is a strict expected failure: porting it turns its test green, and its line here
-goes; what a ported chapter forgets turns it red.
+A chapter that is not ported yet is a strict expected failure: porting it turns its test green, and its line
+here goes; what a ported chapter forgets turns it red.
 """
 
 import pytest
@@ -13,7 +13,8 @@ LEAST = 0.95
 #: Chapters whose work waits for their own issue, with the share that was measured.
 NOT_PORTED = {
     "00_foundations": 0.88, "02_metad2a": 0.84, "04_diffusionnag": 0.49, "05_tans": 0.13,
-    "06_weight_generation": 0.01, "07_hyperdistill": 0.11, "08_dass": 0.0, "09_weak_teacher": 0.0, "10_ctcd": 0.83,
+    "06_weight_generation": 0.01, "07_hyperdistill": 0.11, "08_dass": 0.0, "09_weak_teacher": 0.0,
+    "10_ctcd": 0.83,
 }  # fmt: skip
 #: How often the host may wait for the device, by step of an optimiser; a little above what was measured.
 WAITS_A_STEP = {}

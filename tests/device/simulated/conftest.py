@@ -1,4 +1,4 @@
-"""These tests run in a process of their own, which has the simulated GPU: `tests/device/test_ground.py` starts it."""
+"""These tests run in a process of their own with the simulated GPU, which `test_ground.py` starts."""
 
 import sys
 from pathlib import Path
