@@ -14,6 +14,9 @@ from nbpkg.errors import NbpkgError
 from nbpkg.paths import root
 from nbpkg.report.record import Record
 
+#: The least share of the work of a run with CUDA that is done there.
+_LEAST_ON_GPU = 0.95
+
 
 def publish(names: Sequence[str], profile: str = "standard") -> list[str]:
     """Publish the runs of the chapters called `names` at `profile`; returns a line of what was done for each.
@@ -90,6 +93,9 @@ def _checked_record(chapter: Chapter, profile: str, path: Path, state: dict, aga
     for field, value in wanted.items():
         if getattr(record, field) != value:
             raise NbpkgError(f"the record of {name} disagrees with the run on {field}; {again}")
+    if record.gpu_share is not None and record.gpu_share < _LEAST_ON_GPU:
+        share = f"{record.gpu_share:.0%} of the work was done on the GPU, {_LEAST_ON_GPU:.0%} is the least"
+        raise NbpkgError(f"{name}: {share} of a run with CUDA: run it with --device cpu")
     found = notebook_lint.machine_path(path.read_text(encoding="utf-8"))
     if found:
         raise NbpkgError(f"the record of {name} holds a path of this machine: {found}")

@@ -62,12 +62,16 @@ class Entry:
         return store.deserialise(tree, raw)
 
 
-def measured(function: Callable, *arguments: Any) -> Computed:
-    """`function(*arguments)` with what it took in this process."""
-    wall, cpu = time.perf_counter(), time.process_time()
+def measured(function: Callable, *arguments: Any, device: Any = None) -> Computed:
+    """`function(*arguments)` with what it took in this process, and on the GPU if `device` is one."""
+    device = machine.device(device or "cpu")
+    machine.synchronise(device)
+    wall, cpu, made = time.perf_counter(), time.process_time(), machine.gpu_memory_mb(device)[0]
     value = function(*arguments)
+    machine.synchronise(device)
     spent = time.perf_counter() - wall, time.process_time() - cpu
-    return Computed(value, *spent, machine.peak_memory_mb())
+    all_made, peak = machine.gpu_memory_mb(device)
+    return Computed(value, *spent, machine.peak_memory_mb(), all_made - made, peak)
 
 
 def cached(entry: Entry, make: Callable[[], Any]) -> Any:

@@ -31,12 +31,19 @@ class CorruptEntry(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """A result with what it took: wall and CPU seconds, and the peak memory in MB of its process."""
+    """A result with what it took: wall and CPU seconds, and the peak memory in MB of its process.
+
+    gpu_mb: MB of tensors that it made on a GPU; peak_gpu_memory_mb: the most that its process had there;
+    on_cpu: why a session on a GPU computed it beside that.
+    """
 
     value: Any
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    gpu_mb: float = 0.0
+    peak_gpu_memory_mb: float = 0.0
+    on_cpu: str = ""
 
 
 def serialise(value: Any, raw: bytearray, place: str = "result") -> Any:

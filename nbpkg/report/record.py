@@ -109,6 +109,8 @@ class Record:
     """One run of one chapter.
 
     Times in seconds, memory in MB (10^6 bytes); `seconds` and `cpu_seconds` hold "total" and sections.
+    device_seconds: of a run on a GPU, by the same names, the seconds of stored results that "cuda" and "cpu"
+    computed.
     """
 
     chapter: str
@@ -124,10 +126,16 @@ class Record:
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float = 0.0
     peak_gpu_memory_mb: float | None = None
+    device_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     metrics: dict[str, Metric] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
     deviations: list[Deviation] = field(default_factory=list)
     memo: list[dict] = field(default_factory=list)
+
+    @property
+    def gpu_share(self) -> float | None:
+        """Of the seconds of stored results, those on the GPU, 0 to 1; None for a run without a GPU."""
+        return _gpu_share(self.device_seconds.get("total"))
 
     def to_json(self) -> dict:
         """The record as plain JSON types, not validated."""
@@ -137,6 +145,8 @@ class Record:
         out["deviations"] = [dict(vars(deviation)) for deviation in self.deviations]
         if self.peak_gpu_memory_mb is None:
             del out["peak_gpu_memory_mb"]
+        if not self.device_seconds:
+            del out["device_seconds"]
         return out
 
     @classmethod
@@ -182,6 +192,10 @@ class Record:
         return cls.from_json(raw, path.name)
 
 
+def _gpu_share(seconds: Mapping[str, float] | None) -> float | None:
+    return seconds["cuda"] / sum(seconds.values()) if seconds and any(seconds.values()) else None
+
+
 @cache
 def _validator():
     # jsonschema takes a fifth of a second to import, which nobody who only opens a session should pay.
@@ -207,6 +221,10 @@ def validate(raw: object, where: str = "record") -> None:
         message = error.message if len(error.message) < 160 else error.message[:157] + "..."
         raise NbpkgError(f"{where}: {place}: {message}".replace("\n", " "))
     _check_numbers(raw, where, "")
+    share = _gpu_share(raw.get("device_seconds", {}).get("total"))
+    if share is not None and raw["device"].startswith("cuda") != (share >= 0.5):
+        most = f"did not do most of the work; CUDA did {share:.0%}"
+        raise NbpkgError(f"{where}: device: {raw['device']} {most}")
     for name, metric in raw["metrics"].items():
         if "low" in metric and metric["low"] > metric["high"]:
             raise NbpkgError(f"{where}: metrics/{name}: low lies above high")

@@ -203,7 +203,8 @@ def _work(stack: _Stack, device: str, home: Path | None) -> Computed:
     kept = stack.read(home)
     if kept is None:
         _prepare()
-        kept = measured(_fit, stack.jobs, stack.weights, machine.device(device))
+        where = machine.device(device)
+        kept = measured(_fit, stack.jobs, stack.weights, where, device=where)
         stack.entry(home).write(kept)
     return kept if home is None else _without_weights(kept)
 

@@ -230,7 +230,7 @@ def test_large_networks_of_a_unit_are_trained_one_by_one_and_come_out_alike(monk
     jobs = plan(some_jobs(), "cpu")[0].jobs
     stacked = trainer._fit(jobs, True, torch.device("cpu"))
     monkeypatch.setitem(trainer.ONE_BY_ONE, "cpu", 1)
-    alone = trainer._fit(jobs, True, "cpu")
+    alone = trainer._fit(jobs, True, torch.device("cpu"))
     np.testing.assert_allclose(alone["curve"], stacked["curve"], rtol=2e-3)
     for one, other in zip(alone["weights"], stacked["weights"], strict=True):
         assert one.keys() == other.keys()
