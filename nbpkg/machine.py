@@ -55,6 +55,14 @@ def device_key(name: Any) -> str:
     return "cpu" if found.type == "cpu" else device_name(found)
 
 
+def gpus() -> list[str]:
+    """The cards that this process may use, by the names that `CUDA_VISIBLE_DEVICES` takes."""
+    import torch
+
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return named.split(",")[:count] if named else list(map(str, range(count)))
+
+
 def usable_cpus() -> list[int]:
     """Numbers of the processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

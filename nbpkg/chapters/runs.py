@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from nbpkg import data
 from nbpkg.chapters.catalogue import PROFILES, Chapter
 from nbpkg.chapters.hashes import code_sha256, package_sha256
 from nbpkg.errors import NbpkgError
@@ -54,3 +55,11 @@ def check_options(profile: str, seeds: Sequence[int], device: str) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds) or any(type(seed) is not int or seed < 0 for seed in seeds):
         raise NbpkgError(f"seeds must be different whole numbers from 0, for example 0,1,2; not {seeds}")
     return seeds
+
+
+def check_data(wanted: Iterable[Chapter]) -> None:
+    """Raises NbpkgError with the data sets that published runs of these chapters used and that are absent."""
+    used = (read_json(root() / "results" / "standard" / f"{chapter.name}.json") for chapter in wanted)
+    names = dict.fromkeys(name for record in used for name in record.get("data", ()))
+    if missing := " ".join(name for name in names if not data.available(name)):
+        raise NbpkgError(f"needed data is not on this machine: run `nbpkg data fetch {missing}`")

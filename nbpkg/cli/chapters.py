@@ -36,7 +36,7 @@ def run(
     profile: Profile = "smoke",
     seeds: Annotated[str, typer.Option(help="Training seeds, as in 0,1,2.")] = "0",
     jobs: Annotated[
-        int | None, typer.Option(help="Executions at once; default: usable cores / NBPKG_THREADS.")
+        int | None, typer.Option(help="Executions at once; default: cores / NBPKG_THREADS, or GPUs.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     script: Annotated[
@@ -44,12 +44,15 @@ def run(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run again what is up to date.")] = False,
     cell_timeout: Annotated[float | None, typer.Option(help="Longest time for one cell, in seconds.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after the piece that passes so many; the next run goes on.")
+    ] = None,
 ) -> None:
     """Execute chapters (all that are written when none is named); results go under runs/."""
     from nbpkg import runner
 
     outcomes = runner.run(
-        names or [], profile, parse_seeds(seeds), device, jobs, script, force, cell_timeout, say
+        names or [], profile, parse_seeds(seeds), device, jobs, script, force, cell_timeout, say, minutes
     )
     rows = []
     for done in outcomes:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nbpkg import machine, paths
+from nbpkg.errors import NbpkgError
 from nbpkg.memo import store
 from nbpkg.memo.store import Computed
 
@@ -50,7 +52,8 @@ class Entry:
     def write(self, computed: Computed) -> Any:
         """Stores a result, or says in a line why not; returns its value as a later reader gets it.
 
-        Raises NbpkgError for a value of a type that cannot be stored.
+        Raises NbpkgError for a value of a type that cannot be stored, and past `$NBPKG_DEADLINE` (seconds of
+        the system's clock): a run of `--minutes` ends where it can be continued.
         """
         raw = bytearray()
         tree = store.serialise(computed.value, raw, f"{self.label}: result")
@@ -59,6 +62,8 @@ class Entry:
         except OSError as error:
             why = error.strerror or error
             print(f"{self.label}: could not be stored ({why}); going on without", flush=True)
+        if time.time() > float(os.environ.get("NBPKG_DEADLINE") or "inf"):
+            raise NbpkgError(f"{self.label} is kept, the minutes are over; the same command goes on here")
         return store.deserialise(tree, raw)
 
 

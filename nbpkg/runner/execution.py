@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Execution:
     scratch: Path
     warm: bool = False
     cell_timeout: float | None = None
+    variables: dict[str, str] = field(default_factory=dict)  # of its environment, beside `environment`
     process: subprocess.Popen | None = None
     started: float = 0.0
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -67,7 +69,7 @@ class Execution:
         }
         write_text(self.scratch / "job.json", json.dumps(job))
         self.started = time.monotonic()
-        own = {"NBPKG_RECORD": str(self.record), MARK: self.mark}
+        own = {"NBPKG_RECORD": str(self.record), MARK: self.mark, **self.variables}
         with open(self.scratch / "log.txt", "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "nbpkg.runner.child", str(self.scratch / "job.json")],
@@ -126,6 +128,13 @@ def environment(scratch: Path, script: bool = False) -> dict[str, str]:
         "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
         "IPYTHONDIR": str(scratch / "ipython"),
     }
+
+
+def card(cards: list[str], running: list[Execution]) -> dict[str, str]:
+    """The environment variable that gives an execution the card which the fewest others have."""
+    name = "CUDA_VISIBLE_DEVICES"
+    taken = Counter(job.variables.get(name) for job in running)
+    return {name: min(cards, key=lambda card: taken[card])} if cards else {}
 
 
 def end(jobs: list[Execution], grace: float = 3.0) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,13 @@ from nbpkg.session.result_cache import ResultCache, Timing
 from nbpkg.session.run_log import RunLog, say, show
 
 _UNSET: Any = object()
+_HELP = """\
+This file is the chapter {0}, cell by cell; its parameters stand in the cell that is tagged so.
+Without changing it, and without Jupyter:
+
+    nbpkg run {0} --script --profile standard --seeds 0,1,2 --device cuda
+
+`nbpkg run --help` lists the options."""
 
 
 class Session:
@@ -44,6 +52,9 @@ class Session:
             raise NbpkgError(f"chapter {chapter!r}: write it like 03_help")
         if profile not in PROFILES:
             raise NbpkgError(f"PROFILE {profile!r} is none of {', '.join(PROFILES)}")
+        if "--help" in sys.argv and Path(sys.argv[0]).stem == chapter:
+            print(_HELP.format(chapter))
+            raise SystemExit(0)
         self.chapter, self.profile, self.smoke = chapter, profile, profile == "smoke"
         self.seeds = _checked_seeds(seeds)
         self.device = machine.device(device)
