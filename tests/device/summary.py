@@ -37,11 +37,11 @@ def overview(found: Sequence[dict]) -> Iterator[str]:
 
 
 def left_on_cpu(run: dict, least: float = 0.3) -> dict[str, float]:
-    """Pieces and sections with more than `least` tensor seconds on the CPU that are most of theirs."""
+    """Stored pieces with more than `least` tensor seconds on the CPU, where these are most of theirs."""
     return {
         name: t["cpu_s"]
         for name, t in run["scopes"].items()
-        if t["cpu_s"] > least and t["cpu_s"] > t["device_s"]
+        if "piece " in name and t["cpu_s"] > least and t["cpu_s"] > t["device_s"]
     }
 
 

@@ -8,17 +8,17 @@ import pytest
 import summary
 
 QUICK = ("00_foundations", "03_help")
-#: The least share of a chapter's tensor seconds that is on the device; 01 measures 94 to 95 %, as seconds vary.
-LEAST = {"01_supernets": 0.92}
+#: The least share of a chapter's tensor seconds that is on the device, 0.95 for others. These have all their
+#: pieces there; at smoke they are so small that making networks and demonstrations, on the CPU, weighs more.
+LEAST = {"00_foundations": 0.85, "01_supernets": 0.9}
 #: Chapters whose work waits for their own issue, with the share that was measured.
 NOT_PORTED = {
-    "00_foundations": 0.92, "02_metad2a": 0.84, "04_diffusionnag": 0.53, "05_tans": 0.13,
-    "06_weight_generation": 0.01, "07_hyperdistill": 0.11, "08_dass": 0.0, "09_weak_teacher": 0.0,
-    "10_ctcd": 0.83,
+    "02_metad2a": 0.84, "04_diffusionnag": 0.53, "05_tans": 0.13, "06_weight_generation": 0.01,
+    "07_hyperdistill": 0.11, "08_dass": 0.0, "09_weak_teacher": 0.0, "10_ctcd": 0.83,
 }  # fmt: skip
 #: How often the host may wait for the device, by step of an optimiser; a little above what was measured.
 WAITS_A_STEP = {}
-OTHERS = ("01_supernets", *(name for name in NOT_PORTED if name not in QUICK))
+OTHERS = ("01_supernets", *NOT_PORTED)
 
 
 def _parameters(of_share: bool = False):
