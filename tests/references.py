@@ -137,6 +137,11 @@ def _means(jumping: dict[str, float], everything: Collection[str]) -> dict[str, 
     return {name: sum(group) / len(group) for name, group in groups.items() if len(group) >= MANY}
 
 
+def _rounded(within: float) -> float:
+    """A tolerance as the file has it: what is said of it must hold for the number that stands there."""
+    return float(f"{within:.2g}")
+
+
 def derive(records: list[dict], ignored: list[dict], choices: list[dict]) -> dict:
     """The reference of a chapter from its records under all settings, the plain one first."""
     runs = [{n: v for n, v in values(record).items() if not matches(n, ignored)} for record in records]
@@ -149,8 +154,8 @@ def derive(records: list[dict], ignored: list[dict], choices: list[dict]) -> dic
         widest[kind[name]] = max(moved, widest.get(kind[name], 0.0))
     compared, jumps = {}, {}
     for name, value in plain.items():
-        within = max(ROOM * widest[kind[name]], LEAST * abs(value), NOISE)
-        entry = {"value": value, "within": float(f"{within:.2g}")}
+        within = _rounded(max(ROOM * widest[kind[name]], LEAST * abs(value), NOISE))
+        entry = {"value": value, "within": within}
         if matches(name, choices):
             jumps[name] = {"value": value, "moves": spread[name]}
         elif abs(value) > within:
@@ -162,9 +167,9 @@ def derive(records: list[dict], ignored: list[dict], choices: list[dict]) -> dic
     groups = [_means({name: run[name] for name in jumps}, run) for run in runs]
     means = {}
     for name, value in groups[0].items():
-        within = max(ROOM * max(abs(group[name] - value) for group in groups), LEAST * abs(value), NOISE)
+        within = _rounded(max(ROOM * max(abs(group[name] - value) for group in groups), LEAST * abs(value)))
         if abs(value) > within:
-            means[name] = {"value": value, "within": float(f"{within:.2g}")}
+            means[name] = {"value": value, "within": within}
     record = records[0]
     return {
         **{field: record[field] for field in ("chapter", "profile", "seeds")},

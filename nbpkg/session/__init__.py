@@ -1,4 +1,4 @@
-"""The session of a chapter."""
+"""What a chapter talks to while it runs: sizes, log of metrics and claims, kept results, and its record."""
 
 from nbpkg.session.session import Session
 
