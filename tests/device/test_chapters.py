@@ -16,18 +16,25 @@ NOT_PORTED = {
     "02_metad2a": 0.84, "04_diffusionnag": 0.53, "05_tans": 0.13, "06_weight_generation": 0.01,
     "07_hyperdistill": 0.11, "08_dass": 0.0, "09_weak_teacher": 0.0, "10_ctcd": 0.83,
 }  # fmt: skip
-#: How often the host may wait for the device, by step of an optimiser; a little above what was measured.
-WAITS_A_STEP = {}
+#: How often the host may wait for the device, by step of an optimiser, 1 for others; a little above what was
+#: measured. A step of 00 is one of many networks together.
+WAITS_A_STEP = {
+    "00_foundations": 16, "01_supernets": 25, "02_metad2a": 30, "03_help": 4, "04_diffusionnag": 3,
+    "05_tans": 8, "10_ctcd": 3,
+}  # fmt: skip
 OTHERS = ("01_supernets", *NOT_PORTED)
 
 
-def _parameters(of_share: bool = False):
+def _parameters(of_share: bool = False) -> list:
+    """The chapters; of_share: those that are not ported yet as expected failures."""
+    chosen = []
     for name in sorted((*QUICK, *OTHERS)):
         marks = []
         if of_share and name in NOT_PORTED:
             reason = f"not ported yet: {NOT_PORTED[name]:.0%} of its tensor seconds on the device"
             marks = [pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)]
-        yield pytest.param(name, marks=marks, id=name)
+        chosen.append(pytest.param(name, marks=marks, id=name))
+    return chosen
 
 
 @pytest.fixture
@@ -50,7 +57,7 @@ def test_no_device_is_mixed_with_another(name, found):
 @pytest.mark.parametrize("name", _parameters())
 def test_the_host_seldom_waits(name, found):
     waits = summary.waits_a_step(found)
-    assert waits is None or waits <= WAITS_A_STEP[name]
+    assert waits is None or waits <= WAITS_A_STEP.get(name, 1)
 
 
 @pytest.mark.parametrize("name", _parameters(of_share=True))
