@@ -1572,7 +1572,7 @@ sizes = torch.tensor([CellNet(net["cell"], net["C"], net["N"]).params(CLASSES) f
 s.metric("carried/networks", len(sizes))
 s.metric("carried/parameters", int(sizes.sum()))
 mine = UNSEEN[-1].data()
-for found in retrieve_for(mine.x_train, mine.y_train, max_params=int(sizes.median()), weights=PACKAGE)[:3]:
+for found in retrieve_for(mine.x_train, mine.y_train, max_params=int(sizes.median()), device=s.device, weights=PACKAGE)[:3]:
     print(f"score {found.score:.2f}  predicted {found.predicted:.2f}  {found.params:,} parameters, from {found.trained_on}")
     print(f"  {found.architecture}")
 
