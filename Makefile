@@ -2,6 +2,7 @@
 #   make book                 run every chapter at profile smoke, build the site with the published outputs
 #   make book SITE=run        the same, but the site shows what was just executed here
 #   make test                 everything that is tested
+#   make test-device          every chapter on a simulated GPU
 # PYTHON=python3.12 chooses the interpreter for a new environment, JOBS=4 the executions at once.
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ WANTS_CUDA := from importlib.metadata import requires; \
   raise SystemExit(not any(line.startswith(("nvidia-", "cuda-", "triton")) for line in requires("torch")))
 
 .DEFAULT_GOAL := book
-.PHONY: book test site lint check venv browser lock lowest clean
+.PHONY: book test test-device site lint check venv browser lock lowest clean
 
 book: venv
 	@$(PY) -m nbpkg.cli run --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
@@ -30,6 +31,10 @@ site: venv
 test: venv browser lint
 	@$(PY) -m nbpkg.cli check
 	@$(PY) -m pytest $(PYTEST)
+
+# Every chapter at smoke on a GPU that is simulated: ten minutes of one core, twice that with DEVICE=cpu.
+test-device: venv
+	@$(PY) -m pytest tests/device --all-chapters $(PYTEST)
 
 lint: venv
 	@$(PY) -m ruff check --quiet .

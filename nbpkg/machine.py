@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def device(name: Any):
-    """The torch.device of "auto" (CUDA where there is one, else CPU), "cpu" or "cuda"; NbpkgError for others
-    and absent CUDA.
+    """The torch.device of "auto" (the first GPU where there is one, else the CPU), "cpu" or "cuda", or of a
+    torch.device. Raises NbpkgError for others and absent CUDA.
+
+    Sessions and commands ask here once; what they call is given the answer.
     """
     import torch
 
-    if name not in DEVICES:
+    kind = getattr(name, "type", name)
+    if kind not in DEVICES:
         raise NbpkgError(f"DEVICE {name!r} is none of {', '.join(DEVICES)}")
-    available = name != "cpu" and torch.cuda.is_available()
-    if name == "cuda" and not available:
+    available = kind != "cpu" and torch.cuda.is_available()
+    if kind == "cuda" and not available:
         raise NbpkgError("DEVICE cuda: torch finds no CUDA device here; use auto or cpu")
-    return torch.device("cuda" if available else "cpu")
+    return torch.device("cuda", 0) if available else torch.device("cpu")
 
 
 def device_name(device) -> str:
@@ -47,8 +51,16 @@ def device_key(name: Any) -> str:
     """
     if str(name) == "cpu":
         return "cpu"
-    found = device(getattr(name, "type", name))
+    found = device(name)
     return "cpu" if found.type == "cpu" else device_name(found)
+
+
+def gpus() -> list[str]:
+    """The cards that this process may use, by the names that `CUDA_VISIBLE_DEVICES` takes."""
+    import torch
+
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return named.split(",")[:count] if named else list(map(str, range(count)))
 
 
 def usable_cpus() -> list[int]:
@@ -89,13 +101,39 @@ def peak_memory_mb() -> float:
     return peak / 1e6
 
 
-def peak_gpu_memory_mb(device) -> float | None:
-    """The most GPU memory that torch's tensors took at a time, in MB (10^6 bytes); None on a CPU."""
+def synchronise(device) -> None:
+    """Waits until a GPU has done what it was given: a clock that is read before speaks of launching only."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def clock(device) -> float:
+    """Seconds, to take differences of: of this process on a CPU; on a GPU of the wall, its work included."""
+    synchronise(device)
+    return time.perf_counter() if device.type == "cuda" else time.process_time()
+
+
+def gpu_memory_mb(device) -> tuple[float, float]:
+    """MB (10^6 bytes) of torch's tensors on a GPU: all that this process made so far, freed ones too, and the
+    most at a time since `start`. Zeros on a CPU.
+    """
     if device.type != "cuda":
-        return None
+        return 0.0, 0.0
     import torch
 
-    return torch.cuda.max_memory_allocated(device) / 1e6
+    made = torch.cuda.memory_stats(device).get("allocated_bytes.all.allocated", 0)
+    return made / 1e6, torch.cuda.max_memory_allocated(device) / 1e6
+
+
+def start(device) -> None:
+    """Readies a device for a session: float32 is no TF32 there, and its peak of memory is forgotten."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,9 @@ from nbpkg.errors import NbpkgError
 from nbpkg.paths import replacing, root
 from nbpkg.report.record import Record
 
+#: The least share of the work of a run with CUDA that is done there.
+_LEAST_ON_GPU = 0.95
+
 
 def publish(names: Sequence[str], profile: str = "standard") -> list[str]:
     """Publish the runs of the chapters called `names` at `profile`; returns a line of what was done for each.
@@ -75,6 +78,9 @@ def _finished_record(chapter: Chapter, profile: str, path: Path) -> Record:
     for field in ("chapter", "profile", "seeds", "source_sha256", "package_sha256"):
         if getattr(record, field) != wanted[field]:
             raise NbpkgError(f"the record of {name} disagrees with the run on {field}; {again}")
+    if record.gpu_share is not None and record.gpu_share < _LEAST_ON_GPU:
+        share = f"{record.gpu_share:.0%} of the work was done on the GPU, {_LEAST_ON_GPU:.0%} is the least"
+        raise NbpkgError(f"{name}: {share} of a run with CUDA: run it with --device cpu")
     if found := notebook_lint.machine_path(path.read_text(encoding="utf-8")):
         raise NbpkgError(f"the record of {name} holds a path of this machine: {found}")
     return record

@@ -58,7 +58,8 @@ def paper(chapter: Chapter) -> str:
 
 
 def _run(record: Record) -> str:
-    return f"{duration(record.seconds['total'])} on {record.device}"
+    share = "" if record.gpu_share is None else f", {record.gpu_share:.0%} of the work on the GPU"
+    return f"{duration(record.seconds['total'])} on {record.device}{share}"
 
 
 def readme() -> Path:

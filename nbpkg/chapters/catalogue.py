@@ -20,6 +20,7 @@ class Chapter:
     paper: str = ""  # its title, like authors and venue empty where a chapter has none
     authors: str = ""
     venue: str = ""
+    on_cpu: str = ""  # why pieces of a run on a GPU may be computed beside it; empty: they may not
 
     @property
     def number(self) -> str:
@@ -52,6 +53,11 @@ def get(name: str) -> Chapter:
             return chapter
     known = ", ".join(chapter.name for chapter in CHAPTERS)
     raise NbpkgError(f"no chapter is called {name!r}; the chapters are {known}")
+
+
+def on_cpu(name: str) -> str:
+    """The `on_cpu` of the chapter called `name`; empty for what is no chapter of the book."""
+    return next((chapter.on_cpu for chapter in CHAPTERS if chapter.name == name), "")
 
 
 def existing() -> list[Chapter]:

@@ -39,6 +39,9 @@ def run(
     script: Script = False,
     force: Annotated[bool, typer.Option("--force", help="Run again what is up to date.")] = False,
     cell_timeout: Annotated[float | None, typer.Option(help="Longest time for one cell, in seconds.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after the piece that passes so many; the next run goes on.")
+    ] = None,
 ) -> None:
     """Execute chapters (all that are written when none is named); results go under runs/."""
     from nbpkg import runner
@@ -47,7 +50,8 @@ def run(
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
         raise NbpkgError(f"seeds must be whole numbers with commas, as in 0,1,2; not {seeds!r}") from None
-    outcomes = runner.run(names or [], profile, numbers, device, jobs, script, force, cell_timeout, say)
+    options = (profile, numbers, device, jobs, script, force, cell_timeout, say, minutes)
+    outcomes = runner.run(names or [], *options)
     rows = []
     for done in outcomes:
         memory = f"{done.record['peak_memory_mb']:.0f}" if done.record else ""

@@ -13,13 +13,14 @@ zoo_app = typer.Typer(help="Zoos of small trained networks: list, and build.", n
 @zoo_app.command("list")
 def zoo_list() -> None:
     """The zoos: what they hold, how large they are, and where they are."""
+    from nbpkg import machine
     from nbpkg.zoo import loader, recipes
 
-    rows = []
+    rows, device = [], machine.device("auto")
     for zoo in recipes.ZOOS.values():
         for profile in ("smoke", "standard"):
             try:
-                state = loader.state(zoo.name, profile)
+                state = loader.state(zoo.name, profile, device)
             except NbpkgError as error:
                 state = [f"needs data: {str(error).split(';')[0]}", "", ""]
             rows.append([zoo.name, profile, *state, zoo.what])
@@ -39,9 +40,10 @@ def zoo_build(
     from nbpkg import machine
     from nbpkg.zoo import loader
 
-    if workers is None:
-        workers = 1 if machine.device(device).type == "cuda" else len(machine.usable_cpus())
-    trained, path = loader.build(name, profile, workers, cluster, device, out)
+    if cluster is None or device != "cuda":  # a cluster's machines may have what this one lacks
+        device = machine.device(device).type
+    workers = len(machine.usable_cpus()) if workers is None else workers
+    trained, path = loader.build(name, profile, device, workers, cluster, out)
     say(
         f"{len(trained.jobs)} networks, {trained.cpu_seconds.sum():.0f} CPU seconds of training, "
         f"mean test accuracy {trained.test.mean():.1f} %"

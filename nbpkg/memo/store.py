@@ -11,6 +11,7 @@ could be read, and of two concurrent writers one wins with a whole entry. Nothin
 import hashlib
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Callable
@@ -35,12 +36,19 @@ class CorruptEntry(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """A result with what it took: wall and CPU seconds, and the peak memory in MB of its process."""
+    """A result with what it took: wall and CPU seconds, and the peak memory in MB of its process.
+
+    gpu_mb: MB of tensors that it made on a GPU; peak_gpu_memory_mb: the most that its process had there;
+    on_cpu: why a session on a GPU computed it beside that.
+    """
 
     value: Any
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_memory_mb: float = 0.0
+    gpu_mb: float = 0.0
+    peak_gpu_memory_mb: float = 0.0
+    on_cpu: str = ""
 
 
 def key_of(*parts: Any) -> str:
@@ -79,7 +87,8 @@ class Entry:
     def write(self, computed: Computed) -> Any:
         """Stores a result, or says in a line why not; returns its value as a later reader gets it.
 
-        Raises NbpkgError for a value of a type that cannot be stored.
+        Raises NbpkgError for a value of a type that cannot be stored, and past `$NBPKG_DEADLINE` (seconds of
+        the system's clock): a run of `--minutes` ends where it can be continued.
         """
         raw = bytearray()
         tree = serialise(computed.value, raw, f"{self.label}: result")
@@ -88,15 +97,21 @@ class Entry:
         except OSError as error:
             why = error.strerror or error
             print(f"{self.label}: could not be stored ({why}); going on without", flush=True)
+        if time.time() > float(os.environ.get("NBPKG_DEADLINE") or "inf"):
+            raise NbpkgError(f"{self.label} is kept, the minutes are over; the same command goes on here")
         return deserialise(tree, raw)
 
 
-def measured(function: Callable, *arguments: Any) -> Computed:
-    """`function(*arguments)` with what it took in this process."""
-    wall, cpu = time.perf_counter(), time.process_time()
+def measured(function: Callable, *arguments: Any, device: Any = None) -> Computed:
+    """`function(*arguments)` with what it took in this process, and on the GPU if `device` is one."""
+    device = machine.device(device or "cpu")
+    machine.synchronise(device)
+    wall, cpu, made = time.perf_counter(), time.process_time(), machine.gpu_memory_mb(device)[0]
     value = function(*arguments)
+    machine.synchronise(device)
     spent = time.perf_counter() - wall, time.process_time() - cpu
-    return Computed(value, *spent, machine.peak_memory_mb())
+    all_made, peak = machine.gpu_memory_mb(device)
+    return Computed(value, *spent, machine.peak_memory_mb(), all_made - made, peak)
 
 
 def cached(entry: Entry, make: Callable[[], Any]) -> Any:

@@ -150,11 +150,16 @@ def bert(config: BertConfig, seed: int = 0) -> Bert:
         return Bert(config)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights lie: what it reads is moved there."""
+    return next(model.parameters()).device
+
+
 def precision(device: str | torch.device):
     """The context to run a model in: bfloat16 where it pays, on a GPU that has it; else float32.
 
     Losses belong outside, in float32: what leaves the context there is converted by `.float()`.
     """
-    if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported():
+    if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.autocast("cuda", torch.bfloat16)
     return contextlib.nullcontext()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from nbpkg.data.masking import Masked
 from nbpkg.errors import NbpkgError
-from nbpkg.nets.bert import Bert, precision
+from nbpkg.nets.bert import Bert, device_of, precision
 
 _EVALUATION_BATCH = 128
 
@@ -84,9 +84,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def held_out_loss(model: Bert, masked: Masked, device: str | torch.device = "cpu") -> Tensor:
+def held_out_loss(model: Bert, masked: Masked) -> Tensor:
     """Hard loss at each predicted place in nats, float64 (n,) on the CPU; the mean is the held-out loss."""
-    losses = []
+    losses, device = [], device_of(model)
     with evaluating(model):
         for low in range(0, len(masked), _EVALUATION_BATCH):
             part = masked.rows(low, low + _EVALUATION_BATCH).to(device)

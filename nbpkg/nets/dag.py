@@ -103,32 +103,44 @@ class GraphEncoder(nn.Module):
         self.out = nn.Linear(hidden, code)
 
     def forward(self, types: Tensor, adjacency: Tensor) -> Tensor:
+        where, types, adjacency = types.device, types.cpu(), adjacency.cpu()
         check_graphs(types, adjacency, self.types, self.vertices)
-        onward = self._sweep(0, types, adjacency, range(types.shape[1]))
-        back = self._sweep(1, types, adjacency.T, range(types.shape[1] - 1, -1, -1))
+        order = range(types.shape[1])
+        onward = self._sweep(0, *self._grouped(types, adjacency.tolist(), order, where))
+        back = self._sweep(1, *self._grouped(types, adjacency.T.tolist(), order[::-1], where))
         return self.out(self.unify(torch.cat([onward, back], 1)))
 
-    def _sweep(self, way: int, types: Tensor, adjacency: Tensor, order: range) -> Tensor:
-        """State of each graph's last vertex in `order`: types (batch, n), (n, n) -> (batch, hidden).
+    def _grouped(self, types: Tensor, edges: list, order: range, device) -> tuple[list[tuple], Tensor]:
+        """Which states there are at each vertex in `order`, grouped on the CPU: a GPU would wait for it.
 
         Graphs that agree in all types so far have the same state, and it is computed once: at the first
-        vertices of cells `states` (k, hidden) has 1, 5, 25, ... rows, and `row` (batch,) says which is whose.
+        vertices of cells there are 1, 5, 25, ... For each vertex: its number, the type of each state (k,),
+        and by earlier neighbour which of its states each state hears (k,); at last the state of each graph,
+        (batch,). All on `device`, in one copy.
         """
-        cell, table = self.cells[way], self.cells[way].table()
-        weight, biases = self.messages[way].joined()
-        edges = adjacency.tolist()
-        row, everyone = types.new_zeros(len(types)), torch.arange(len(types), device=types.device)
-        rows: dict[int, Tensor] = {}
-        sent: dict[int, Tensor] = {}
+        row, everyone, rows = types.new_zeros(len(types)), torch.arange(len(types)), {}
+        steps, found = [], []
         for place, v in enumerate(order):
             _, row = torch.unique(row * self.types + types[:, v], return_inverse=True)
             # Of each state the number of one graph that has it, (k,).
             first = everyone.new_empty(int(row.max()) + 1).scatter_(0, row, everyone)
+            steps.append((v, [u for u in order[:place] if edges[u][v]]))
+            found += [types[first, v], *(rows[u][first] for u in steps[-1][1])]
+            rows[v] = row
+        moved = iter(torch.cat([*found, row]).to(device).split([*map(len, found), len(row)]))
+        return [(v, next(moved), {u: next(moved) for u in before}) for v, before in steps], next(moved)
+
+    def _sweep(self, way: int, steps: list[tuple], row: Tensor) -> Tensor:
+        """State of each graph's last vertex, (batch, hidden), by what `_grouped` found."""
+        cell, table = self.cells[way], self.cells[way].table()
+        weight, biases = self.messages[way].joined()
+        heard, sent = {u for _, _, heard in steps for u in heard}, {}
+        for v, types, before in steps:
             total = None
-            for u in (u for u in order[:place] if edges[u][v]):
-                coming = sent[u][rows[u][first]]
+            for u, which in before.items():
+                coming = sent[u][which]
                 total = coming if total is None else total + coming
-            states = cell.step(F.embedding(types[first, v], table), total)
-            if any(edges[v]):
-                sent[v], rows[v] = message(states, weight, biases[v]), row
+            states = cell.step(F.embedding(types, table), total)
+            if v in heard:
+                sent[v] = message(states, weight, biases[v])
         return states[row]

@@ -12,7 +12,7 @@ from nbpkg.data import glue
 from nbpkg.data.masking import generator
 from nbpkg.data.tokens import PAD, Tokenizer, padded
 from nbpkg.errors import NbpkgError
-from nbpkg.nets.bert import Bert, precision
+from nbpkg.nets.bert import Bert, device_of, precision
 from nbpkg.nets.bert_train import clip_and_step, evaluating, linear_warmup_decay, optimiser
 from nbpkg.seeding import seeded
 
@@ -32,14 +32,12 @@ def _trimmed(ids: Tensor) -> Tensor:
     return ids[:, : int((ids != PAD).sum(1).max())]
 
 
-def features(
-    model: Bert, ids: np.ndarray, places: np.ndarray | None = None, device: str | torch.device = "cpu"
-) -> np.ndarray:
+def features(model: Bert, ids: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
     """Last states for a linear probe, float32 (n, width): their mean, or those at `places`.
 
     ids: int64 (n, length) from `tokens.padded`. places: column of each row's token in ids, (n,).
     """
-    found = []
+    found, device = [], device_of(model)
     with evaluating(model), precision(device):
         for low in range(0, len(ids), _EVALUATION_BATCH):
             rows = _trimmed(torch.as_tensor(ids[low : low + _EVALUATION_BATCH])).to(device)
@@ -88,13 +86,14 @@ class FineTuning:
 
 def fine_tune(
     model: Bert, ids: np.ndarray, labels: np.ndarray, ids_test: np.ndarray,
-    recipe: FineTuning = FineTuning(), seed: int = 0, device: str | torch.device = "cpu",
+    recipe: FineTuning = FineTuning(), seed: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """Predictions (n_test,) of a copy of the model, trained with a linear layer on its pooled states.
 
     ids, ids_test: int64 (n, length). labels: integers, classes 0, 1, ... (predictions are classes), or floats
     (predictions are numbers; squared error in units of their standard deviation). seed: draws the new layer,
-    the order and the examples kept. The model is left as it is. Raises NbpkgError for numbers that differ.
+    the order and the examples kept. The model is left as it is; the copy is trained where it lies. Raises
+    NbpkgError for numbers that differ.
     """
     if len(ids) != len(labels) or not len(ids) or not len(ids_test):
         raise NbpkgError(
@@ -102,23 +101,23 @@ def fine_tune(
         )
     numbers = np.issubdtype(labels.dtype, np.floating)
     centre, scale = (float(labels.mean()), float(labels.std()) or 1.0) if numbers else (0.0, 1.0)
-    net = copy.deepcopy(model).to(device).train()
+    net, device = copy.deepcopy(model).train(), device_of(model)
     with seeded(seed):
         top = nn.Linear(model.config.width, 1 if numbers else int(labels.max()) + 1)
     top = top.to(device)
     y = torch.as_tensor((labels - centre) / scale).float() if numbers else torch.as_tensor(labels).long()
-    _fit(net, top, torch.as_tensor(ids), y, recipe, generator(seed, "fine-tuning"), device)
-    states = torch.from_numpy(features(net, ids_test, device=device)).to(device)
+    _fit(net, top, torch.as_tensor(ids), y, recipe, generator(seed, "fine-tuning"))
+    states = torch.from_numpy(features(net, ids_test)).to(device)
     with torch.no_grad():
         out = top(states).cpu()
     return (out[:, 0].double() * scale + centre).numpy() if numbers else out.argmax(1).numpy()
 
 
 def _fit(
-    net: Bert, top: nn.Linear, x: Tensor, y: Tensor, recipe: FineTuning, rng: torch.Generator, device
+    net: Bert, top: nn.Linear, x: Tensor, y: Tensor, recipe: FineTuning, rng: torch.Generator
 ) -> None:
     """Train net and top in place on ids x (n, length): classes y int64 (n,), or numbers y float32 (n,)."""
-    whole = nn.ModuleList([net, top])
+    whole, device = nn.ModuleList([net, top]), device_of(net)
     kept = torch.randperm(len(x), generator=rng)[: recipe.limit or len(x)]
     steps, step = recipe.epochs * -(-len(kept) // recipe.batch), 0
     adam = optimiser(whole, recipe.lr)
@@ -141,11 +140,10 @@ def sentences(split: glue.Split, tokenizer: Tokenizer, length: int = 64) -> np.n
 
 
 def glue_scores(
-    model: Bert, tokenizer: Tokenizer, task: str, recipe: FineTuning = FineTuning(), seed: int = 0,
-    device: str | torch.device = "cpu",
+    model: Bert, tokenizer: Tokenizer, task: str, recipe: FineTuning = FineTuning(), seed: int = 0
 ) -> dict[str, float]:  # fmt: skip
     """Official metrics in percent on the task's development set, of a copy fine-tuned on its training set."""
     train, dev = glue.read(task, "train"), glue.read(task, "dev")
     ids, ids_dev = (sentences(split, tokenizer, recipe.length) for split in (train, dev))
-    predictions = fine_tune(model, ids, train.labels, ids_dev, recipe, seed, device)
+    predictions = fine_tune(model, ids, train.labels, ids_dev, recipe, seed)
     return glue.score(task, np.clip(predictions, 0, 5) if task == "STS-B" else predictions, dev.labels)

@@ -94,7 +94,11 @@ class Deviation:
 
 @dataclass
 class Record:
-    """One run of one chapter: memory in MB (10^6 bytes); the times hold "total" and sections, in seconds."""
+    """One run of one chapter: memory in MB (10^6 bytes); the times hold "total" and sections, in seconds.
+
+    device_seconds: of a run on a GPU, by the same names, the seconds of stored results that "cuda" and "cpu"
+    computed.
+    """
 
     chapter: str
     profile: str
@@ -109,10 +113,16 @@ class Record:
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float = 0.0
     peak_gpu_memory_mb: float | None = None
+    device_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     metrics: dict[str, Metric] = field(default_factory=dict)
     claims: list[Claim] = field(default_factory=list)
     deviations: list[Deviation] = field(default_factory=list)
     memo: list[dict] = field(default_factory=list)
+
+    @property
+    def gpu_share(self) -> float | None:
+        """Of the seconds of stored results, those on the GPU, 0 to 1; None for a run without a GPU."""
+        return _gpu_share(self.device_seconds.get("total"))
 
     def to_json(self) -> dict:
         """The record as plain JSON types, not validated; what a metric has not is left out."""
@@ -123,6 +133,8 @@ class Record:
                 del metric[name]
         if self.peak_gpu_memory_mb is None:
             del out["peak_gpu_memory_mb"]
+        if not self.device_seconds:
+            del out["device_seconds"]
         return out
 
     @classmethod
@@ -155,6 +167,10 @@ class Record:
         return cls.from_json(raw, path.name)
 
 
+def _gpu_share(seconds: Mapping[str, float] | None) -> float | None:
+    return seconds["cuda"] / sum(seconds.values()) if seconds and any(seconds.values()) else None
+
+
 @cache
 def _validator():
     # jsonschema takes a fifth of a second to import, which nobody who only opens a session should pay.
@@ -182,6 +198,10 @@ def validate(raw: object, where: str = "record") -> None:
         place = "/".join(map(str, error.absolute_path)) or "top level"
         message = error.message if len(error.message) < 160 else error.message[:157] + "..."
         raise NbpkgError(f"{where}: {place}: {message}".replace("\n", " "))
+    share = _gpu_share(raw.get("device_seconds", {}).get("total"))
+    if share is not None and raw["device"].startswith("cuda") != (share >= 0.5):
+        most = f"did not do most of the work; CUDA did {share:.0%}"
+        raise NbpkgError(f"{where}: device: {raw['device']} {most}")
     for name, metric in raw["metrics"].items():
         if "low" in metric and metric["low"] > metric["high"]:
             raise NbpkgError(f"{where}: metrics/{name}: low lies above high")

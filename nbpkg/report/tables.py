@@ -74,7 +74,13 @@ def run_card(record: Record) -> str:
     ]
     for name in sorted(record.seconds, key=lambda name: name != "total"):
         wall, cpu = (duration(part.get(name, 0.0), True) for part in (record.seconds, record.cpu_seconds))
-        rows.append(("time in all" if name == "total" else f"time: {name}", f"{wall}, {cpu} of CPU"))
+        spread = record.device_seconds.get(name, {})
+        gpu = f"; results: {spread['cuda']:.1f} s on CUDA, {spread['cpu']:.1f} s beside it" if spread else ""
+        rows.append(("time in all" if name == "total" else f"time: {name}", f"{wall}, {cpu} of CPU{gpu}"))
+    if record.gpu_share is not None:
+        why = dict.fromkeys(piece["on_cpu"] for piece in record.memo if piece.get("on_cpu"))
+        rest = f"; the rest beside it: {', '.join(why)}" if why else ""
+        rows.append(("on the GPU", f"{record.gpu_share:.0%} of the seconds of stored results{rest}"))
     rows.append(("peak memory", f"{record.peak_memory_mb:.0f} MB"))
     if record.peak_gpu_memory_mb is not None:
         rows.append(("peak GPU memory", f"{record.peak_gpu_memory_mb:.0f} MB"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Execution:
     scratch: Path
     warm: bool = False
     cell_timeout: float | None = None
+    variables: dict[str, str] = field(default_factory=dict)  # of its environment, beside `environment`
     process: subprocess.Popen | None = None
     started: float = 0.0
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -54,7 +56,7 @@ class Execution:
         write_text(self.scratch / "job.json", json.dumps(job))
         self.started = time.monotonic()
         command = [sys.executable, "-m", "nbpkg.runner.child", str(self.scratch)]
-        env = environment(self.scratch, self.script)
+        env = environment(self.scratch, self.script) | self.variables
         env |= {"NBPKG_RECORD": str(self.record), MARK: self.mark}
         with open(self.scratch / "log.txt", "wb") as log:
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
@@ -105,6 +107,13 @@ def environment(scratch: Path, script: bool = False) -> dict[str, str]:
         "JUPYTER_RUNTIME_DIR": str(scratch / "runtime"),
         "IPYTHONDIR": str(scratch / "ipython"),
     }
+
+
+def card(cards: list[str], running: list[Execution]) -> dict[str, str]:
+    """The environment variable that gives an execution the card which the fewest others have."""
+    name = "CUDA_VISIBLE_DEVICES"
+    taken = Counter(job.variables.get(name) for job in running)
+    return {name: min(cards, key=lambda card: taken[card])} if cards else {}
 
 
 def end(jobs: list[Execution], grace: float = 3.0) -> None:

@@ -46,23 +46,26 @@ class Outcome:
 def run(
     names: Sequence[str] = (), profile: str = "smoke", seeds: Sequence[int] = (0,), device: str = "auto",
     jobs: int | None = None, script: bool = False, force: bool = False, cell_timeout: float | None = None,
-    echo: Callable[[str], None] = print,
+    echo: Callable[[str], None] = print, minutes: float | None = None,
 ) -> list[Outcome]:  # fmt: skip
     """Run the chapters called `names` (all that are written when empty) and leave their results under runs/.
 
-    `jobs` executions go on at once (None: as many as the usable cores carry with `$NBPKG_THREADS` each).
+    `jobs` executions go on at once (None: as many as the usable cores carry with `$NBPKG_THREADS` each; on
+    GPUs as many as there are, each execution with one of its own).
     With several seeds and jobs each seed is first run alone to fill the memo store. `cell_timeout` is in
-    seconds. A failed chapter stops no other.
-    Raises NbpkgError for an unknown chapter, profile, device or seed list, a wrong parameters cell, and for
-    absent data.
+    seconds. After `minutes` a chapter ends with the piece that it is at, and the next run goes on from there.
+    A failed chapter stops no other.
+    Raises NbpkgError for an unknown chapter, profile, device or seed list, a wrong parameters cell, for CUDA
+    without a card, and for absent data.
     KeyboardInterrupt (also on SIGTERM) ends every process first and leaves no half-written file.
     """
     seeds = check_options(profile, seeds, device)
     wanted = _wanted(names)
     if problem := needs.lacking([chapter.name for chapter in wanted], profile):
         raise NbpkgError(problem)
+    cards = machine.gpus() if machine.device(device).type == "cuda" else []
     if jobs is None:
-        jobs = max(1, len(machine.usable_cpus()) // machine.threads())
+        jobs = len(cards) or max(1, len(machine.usable_cpus()) // machine.threads())
     if jobs < 1:
         raise NbpkgError(f"--jobs must be at least 1, not {jobs}")
     _remove_abandoned(profile)
@@ -75,7 +78,7 @@ def run(
         else:
             work.append(item)
     with _handling(_STOPS, _interrupt):
-        _loop(work, jobs, outcomes)
+        _loop(work, jobs, outcomes, cards, minutes)
     return [outcomes[chapter.name] for chapter in wanted]
 
 
@@ -200,14 +203,18 @@ class _ChapterRun:
 _Running = tuple[_ChapterRun, Execution, Reporter]
 
 
-def _loop(work: list[_ChapterRun], jobs: int, outcomes: dict[str, Outcome]) -> None:
+def _loop(
+    work: list[_ChapterRun], jobs: int, outcomes: dict[str, Outcome], cards: list[str], minutes: float | None
+) -> None:  # fmt: skip
     """Work all that waits, `jobs` executions at once, and put down what became of each chapter."""
     running: list[_Running] = []
+    limit = {"NBPKG_DEADLINE": str(time.time() + 60 * minutes)} if minutes else {}
     try:
         while running or any(item.waiting for item in work):
             for item in work:
                 while item.waiting and len(running) < jobs:
                     job = item.waiting.popleft()
+                    job.variables = limit | execution.card(cards, [other for _, other, _ in running])
                     running.append((item, job, Reporter(job, item.earlier, item.echo)))
                     item.start(job)
             time.sleep(0.1)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,13 @@ from nbpkg.session.result_cache import ResultCache, Timing
 from nbpkg.session.run_log import RunLog, say, show
 
 _UNSET: Any = object()
+_HELP = """\
+This file is the chapter {0}, cell by cell; its parameters stand in the cell that is tagged so.
+Without changing it, and without Jupyter:
+
+    nbpkg run {0} --script --profile standard --seeds 0,1,2 --device cuda
+
+`nbpkg run --help` lists the options."""
 
 
 class Session:
@@ -46,6 +54,9 @@ class Session:
             raise NbpkgError(f"chapter {chapter!r}: write it like 03_help")
         if profile not in PROFILES:
             raise NbpkgError(f"PROFILE {profile!r} is none of {', '.join(PROFILES)}")
+        if "--help" in sys.argv and Path(sys.argv[0]).stem == chapter:
+            print(_HELP.format(chapter))
+            raise SystemExit(0)
         # An artefact may need less than its chapter.
         if within is None and (problem := needs.lacking([chapter], profile)):
             raise NbpkgError(problem)
@@ -53,8 +64,11 @@ class Session:
         self.seeds = _checked_seeds(seeds)
         self.device = machine.device(device)
         self.threads = machine.set_threads()
+        if within is None:
+            machine.start(self.device)
         self.log = RunLog(self.seeds, within and within.log)
-        self.cache = ResultCache(chapter, profile, self.device, within and within.cache)
+        on_cpu = chapters.on_cpu(chapter)
+        self.cache = ResultCache(chapter, profile, self.device, within and within.cache, on_cpu)
         # A chapter calls these on the session itself.
         self.metric, self.claim, self.deviation = self.log.metric, self.log.claim, self.log.deviation
         self.claims_table, self.claims_by_verdict = self.log.claims_table, self.log.claims_by_verdict
@@ -90,7 +104,9 @@ class Session:
                 yield
         finally:
             self._open.discard(name)
-            self._sections.setdefault(name, Timing()).add(timing.wall, timing.cpu)
+            section = self._sections.setdefault(name, Timing())
+            section.add(timing.wall, timing.cpu)
+            section.by_device.update(timing.by_device)
 
     def artifact(self, chapter: str, name: str) -> Any:
         """A trained piece of another chapter at this profile: stored already, or made now by its own method.
@@ -110,16 +126,25 @@ class Session:
 
     def record(self) -> Record:
         """The record as it stands now, not validated."""
+        machine.synchronise(self.device)
         wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
-        from_cache = self.cache.timings[0]
-        total = Timing(wall + from_cache.wall, cpu + from_cache.cpu)
+        cached = self.cache.timings[0]
+        total = Timing(wall + cached.wall, cpu + cached.cpu, cached.by_device)
         sums = {"total": total} | self._sections
-        gpu = machine.peak_gpu_memory_mb(self.device)
+        on_gpu, made = self.device.type == "cuda", machine.gpu_memory_mb(self.device)
+        spread = {
+            name: {kind: round(timing.by_device[kind], 3) for kind in ("cuda", "cpu")}
+            for name, timing in sums.items()
+            if timing.by_device
+        }
+        work = spread.get("total", {"cuda": made[0], "cpu": 0.0})
+        worked = self.device if work["cuda"] and work["cuda"] >= work["cpu"] else machine.device("cpu")
         return Record(
             chapter=self.chapter,
             profile=self.profile,
             seeds=list(self.seeds),
-            device=machine.device_name(self.device),
+            device=machine.device_name(worked),
+            device_seconds=spread,
             threads=self.threads,
             source_sha256=_source_sha256(self.chapter),
             package_sha256=chapters.package_sha256(),
@@ -128,7 +153,7 @@ class Session:
             seconds={name: round(timing.wall, 3) for name, timing in sums.items()},
             cpu_seconds={name: round(timing.cpu, 3) for name, timing in sums.items()},
             peak_memory_mb=round(max([machine.peak_memory_mb(), *self.cache.peaks_mb]), 1),
-            peak_gpu_memory_mb=None if gpu is None else round(gpu, 1),
+            peak_gpu_memory_mb=round(max([made[1], *self.cache.gpu_peaks_mb]), 1) if on_gpu else None,
             metrics=dict(self.log.metrics),
             claims=list(self.log.claims),
             deviations=list(self.log.deviations),

@@ -1,7 +1,7 @@
 """Features of a task's images, class by class: what an encoder of data sets reads instead of pixels.
 
-    features(task)                           float32 (classes, images, d), kept in the user's cache
-    features_of(tasks, "random-conv")        of many tasks; an image that several of them hold is read once
+    features(task, device="cpu")             float32 (classes, images, d), kept in the user's cache
+    features_of(tasks, device="cpu")         of many tasks; an image that several of them hold is read once
 
 Two extractors, fixed and never trained here, chosen by name (`EXTRACTORS`):
 
@@ -176,15 +176,14 @@ def get(name: str) -> Extractor:
     return EXTRACTORS[name]
 
 
-def features(task: Task, extractor: str = _LITE.name, split: str = "train", device="cpu", **sizes) -> Tensor:
-    """`features_of` one task, without progress; `sizes` are its images and batch."""
-    return features_of([task], extractor, split, device, label=None, **sizes)[0]
+def features(task: Task, extractor: str = _LITE.name, split: str = "train", **where) -> Tensor:
+    """`features_of` one task, without progress; `where` holds device, and perhaps images and batch."""
+    return features_of([task], extractor, split, label=None, **where)[0]
 
 
 def features_of(
-    tasks: Iterable[Task], extractor: str = _LITE.name, split: str = "train",
-    device: str | torch.device = "cpu", *, images: int | None = None, batch: int | None = None,
-    label: str | None = "features",
+    tasks: Iterable[Task], extractor: str = _LITE.name, split: str = "train", *, device: str | torch.device,
+    images: int | None = None, batch: int | None = None, label: str | None = "features",
 ) -> list[Tensor]:  # fmt: skip
     """For each task float32 (classes, images, d) on the CPU: classes and images in the order of its data.
 
@@ -200,7 +199,7 @@ def features_of(
     """
     if min(1 if size is None else size for size in (images, batch)) < 1:
         raise NbpkgError(f"images and batch must be 1 or more, got {images} and {batch}")
-    where = machine.device(getattr(device, "type", device))
+    where = machine.device(device)
     chosen = get(extractor)
     requests = _requests(tasks, chosen, split, where, images)
     different = {request.entry.key: request for request in requests}

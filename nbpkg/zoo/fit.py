@@ -112,7 +112,7 @@ def _evaluate(net: nn.Module, x: Tensor, y: Tensor, which: Tensor) -> tuple[Tens
 
 def fit(
     networks: Sequence[nn.Module], data: Sequence[TaskData], seeds: Sequence[int], recipe: Recipe,
-    device: str | torch.device = "cpu",
+    device: str | torch.device,
 ) -> list[Fit]:  # fmt: skip
     """Train networks side by side, network g on data[g] with the order of images that seeds[g] draws.
 

@@ -1,6 +1,6 @@
 """The zoos of `nbpkg.zoo.recipes` with their results.
 
-    collection, trained = load("cells", "standard")
+    collection, trained = load("cells", "standard", "cpu")
     trained.network(7)                                          where the zoo keeps weights
 
 A zoo whose table is committed is read from it; the others are trained when they are asked for, and kept in
@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nbpkg import machine, paths
 from nbpkg.nb201 import digits
@@ -28,8 +29,8 @@ def committed(name: str, profile: str) -> Path:
     return paths.embedded(f"zoo-{definition(name).name}-{profile}.parquet")
 
 
-def state(name: str, profile: str) -> list[str]:
-    """How many networks and tasks a zoo has, and how much of it is there: three short texts.
+def state(name: str, profile: str, device: str | torch.device) -> list[str]:
+    """How many networks and tasks a zoo has, and how much of it is there for a device: three short texts.
 
     Raises NbpkgError as `load` does.
     """
@@ -40,14 +41,13 @@ def state(name: str, profile: str) -> list[str]:
     if not zoo.weights and profile == "standard" and table.is_file():
         available = "shipped"
     else:
-        kind = machine.device("auto").type
-        stacks = [stack for part in parts for stack in plan(part, zoo.weights, kind)]
+        stacks = [stack for part in parts for stack in plan(part, device, zoo.weights)]
         done = sum(len(stack.jobs) for stack in stacks if stack.entry().path.is_file())
         available = f"{100 * done // n} % in the cache" if done else "to be built"
     return [str(n), str(len(tasks.tasks)), available]
 
 
-def load(name: str, profile: str) -> tuple[Collection, Trained]:
+def load(name: str, profile: str, device: str | torch.device) -> tuple[Collection, Trained]:
     """The tasks of a zoo, and its results: from its committed table, else from the cache, else trained now.
 
     A table is used only if it holds just the jobs that the recipe asks for; the embedded benchmark has a form
@@ -60,32 +60,33 @@ def load(name: str, profile: str) -> tuple[Collection, Trained]:
         _, trained, _ = tables.read(committed(name, profile))
         if trained.jobs == tuple(itertools.chain(*parts)):
             return tasks, trained
-    return tasks, _trained(zoo, parts)
+    return tasks, _trained(zoo, parts, device)
 
 
 def _trained(
-    zoo: Zoo, parts: list[list[TrainingJob]], workers: int = 1, cluster=None, device: str = "auto"
+    zoo: Zoo, parts: list[list[TrainingJob]], device: str | torch.device, workers: int = 1, cluster=None
 ) -> Trained:
     done = []
     for number, part in enumerate(parts, 1):
         label = f"zoo {zoo.name}, part {number} of {len(parts)}"
-        done.append(train(part, zoo.weights, workers, cluster, device, label=label))
+        done.append(train(part, device, zoo.weights, workers, cluster, label=label))
     return concatenate(done)
 
 
 def build(
-    name: str, profile: str, workers: int = 1, cluster=None, device: str = "auto",
+    name: str, profile: str, device: str | torch.device, workers: int = 1, cluster=None,
     out: str | Path | None = None,
 ) -> tuple[Trained, Path | None]:  # fmt: skip
     """Train what the cache lacks of a zoo and, given `out` (or for `digits` at standard), write its table.
 
-    workers, cluster, device: see `nbpkg.zoo.train.train`. Returns the results and the table's path. Raises
+    device, workers, cluster: see `nbpkg.zoo.train.train`. Returns the results and the table's path. Raises
     NbpkgError as `load` does.
     """
     zoo = definition(name)
     tasks, parts = zoo.parts(profile)
-    trained = _trained(zoo, parts, workers, cluster, device)
-    metadata = {"what": zoo.what, "command": f"nbpkg zoo build {name} --profile {profile}"}
+    trained = _trained(zoo, parts, device, workers, cluster)
+    where = machine.device_name(torch.device(device)) if cluster is None else str(device)
+    metadata = {"what": zoo.what, "command": f"nbpkg zoo build {name} --profile {profile}", "device": where}
     if name == "digits" and profile != "smoke":
         out = out or digits.default()
         _write_digits(Path(out), trained, metadata)

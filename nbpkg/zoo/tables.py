@@ -25,10 +25,9 @@ _LIMIT = 1_000_000
 
 
 def made_by(trained: Trained) -> dict:
-    """How results came about, for a table's description: date, processor, versions, CPU seconds."""
+    """How results came about, for a table's description: date, versions, CPU seconds."""
     return {
         "date": datetime.date.today().isoformat(),
-        "device": machine.device_name(machine.device("auto")),
         "versions": machine.versions(),
         "networks": len(trained.jobs),
         "cpu_seconds": round(float(trained.cpu_seconds.sum()), 1),
@@ -38,8 +37,8 @@ def made_by(trained: Trained) -> dict:
 def write(path: str | Path, collection: Collection, trained: Trained, metadata: Mapping[str, object]) -> None:
     """Write the results on the collection's tasks; whole or not at all.
 
-    metadata: what the description says beside what follows from the jobs. Raises NbpkgError for a task that
-    is not in the collection and for a spec of another module.
+    metadata: what the description says beside what follows from the jobs, the device for one. Raises
+    NbpkgError for a task that is not in the collection and for a spec of another module.
     """
     import pyarrow
     from pyarrow import parquet

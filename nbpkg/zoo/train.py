@@ -2,7 +2,7 @@
 
     recipe = Recipe(epochs=10)
     jobs = [TrainingJob(CellNet(cell), task, seed, recipe) for cell in cells for seed in (0, 1)]
-    trained = train(jobs, workers=2)
+    trained = train(jobs, "cpu", workers=2)
     trained.test.mean()
 
 Jobs are sorted and cut into *stacks*, networks that are trained side by side (`nbpkg.zoo.fit`). The stacks
@@ -147,11 +147,15 @@ def _stack_size(job: TrainingJob, kind: str, most: int | None, memory_mb: float 
 
 
 def plan(
-    jobs: Iterable[TrainingJob], weights: bool = False, device: str = "cpu", stack: int | None = None,
-    memory_mb: float | None = None,
+    jobs: Iterable[TrainingJob], device: str | torch.device, weights: bool = False, stack: int | None = None,
+    memory_mb: float | None = None, elsewhere: bool = False,
 ) -> list[_Stack]:  # fmt: skip
-    """The stacks of a set of jobs, the same for every order of the list; repeated jobs are one."""
-    kind, card = torch.device(device).type, machine.device_key(device)
+    """The stacks of a set of jobs, the same for every order of the list; repeated jobs are one.
+
+    elsewhere: other machines will train them, whose cards are not known here.
+    """
+    kind = torch.device(device).type
+    card = kind if elsewhere else machine.device_key(device)
     digest = functools.cache(Task.key)
     code = functools.cache(lambda family: content_hash([_fit, family]))
     stacks = []
@@ -171,12 +175,12 @@ def _numbers(job: TrainingJob) -> int:
     return job.spec.floats(job.task.resolution)
 
 
-def _fit(jobs: Sequence[TrainingJob], weights: bool, device: str) -> dict:
+def _fit(jobs: Sequence[TrainingJob], weights: bool, device: torch.device) -> dict:
     """Train one stack. The dictionary that is kept: arrays with one row a job, and state dicts if asked."""
     networks = [job.spec.build(job.task.num_classes, job.seed) for job in jobs]
     data, seeds = [job.task.data() for job in jobs], [job.seed for job in jobs]
-    recipe, kind = jobs[0].recipe, torch.device(device).type
-    if max(map(_numbers, jobs)) < ONE_BY_ONE[kind]:
+    recipe = jobs[0].recipe
+    if max(map(_numbers, jobs)) < ONE_BY_ONE[device.type]:
         fits = fit(networks, data, seeds, recipe, device)
     else:
         each = zip(networks, data, seeds, strict=True)
@@ -199,7 +203,8 @@ def _work(stack: _Stack, device: str, home: Path | None) -> Computed:
     kept = stack.read(home)
     if kept is None:
         _prepare()
-        kept = measured(_fit, stack.jobs, stack.weights, device)
+        where = machine.device(device)
+        kept = measured(_fit, stack.jobs, stack.weights, where, device=where)
         stack.entry(home).write(kept)
     return kept if home is None else _without_weights(kept)
 
@@ -223,22 +228,25 @@ def _prepare() -> None:
 
 
 def train(
-    jobs: Iterable[TrainingJob], weights: bool = False, workers: int = 1, cluster=None, device: str = "auto",
-    stack: int | None = None, memory_mb: float | None = None, label: str = "train",
+    jobs: Iterable[TrainingJob], device: str | torch.device, weights: bool = False, workers: int = 1,
+    cluster=None, stack: int | None = None, memory_mb: float | None = None, label: str = "train",
 ) -> Trained:  # fmt: skip
     """Train every job that the cache does not have, and return all results.
 
-    weights: keep the trained weights too. workers: processes on this machine, one thread each; cluster: see
-    `nbpkg.parallel.unordered`. device: "auto", "cpu" or "cuda"; on a GPU one worker is enough, since the
-    networks of a stack run together. stack, memory_mb: networks of a stack at most, and their memory by the
-    specs' estimate; by default `STACK` and `MEMORY_MB` of the device.
+    device: "cpu" or "cuda", where the workers train. weights: keep the trained weights too. workers:
+    processes on this machine, one thread each; a card is one worker's, since the networks of a stack run
+    together, so on a GPU `workers` counts as 1. cluster: see `nbpkg.parallel.unordered`. stack, memory_mb:
+    networks of a stack at most, and their memory by the specs' estimate; by default `STACK` and `MEMORY_MB`
+    of the device.
 
     A full disk costs a line and the weights. Raises NbpkgError when a task's images are absent or workers
     keep dying.
     """
     jobs = tuple(jobs)
-    where = machine.device(device).type
-    stacks = plan(jobs, weights, where, stack, memory_mb)
+    where = torch.device(device).type
+    if cluster is None and where == "cuda":
+        workers = 1
+    stacks = plan(jobs, where, weights, stack, memory_mb, elsewhere=cluster is not None)
     # Only accuracies and curves are held: weights stay on disk until they are asked for.
     found = {each: _without_weights(kept) for each in stacks if (kept := each.read()) is not None}
     missing = [each for each in stacks if each not in found]

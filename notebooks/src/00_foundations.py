@@ -1067,7 +1067,7 @@ def scaling(distances):
 # %%
 EXTRACTOR = s.choose(smoke="random-conv", standard="efficientnet-lite0")
 with s.section("features"):
-    read = features.features_of(TASKS, EXTRACTOR)
+    read = features.features_of(TASKS, EXTRACTOR, device=s.device)
 means = np.stack([f.mean((0, 1)).numpy() for f in read]).astype(float)
 distances = task_distances(means)
 plane, kept = scaling(distances)
@@ -1112,10 +1112,10 @@ CELLS = CELLS[np.argsort(FLOPS[CELLS], kind="stable")]
 RECIPE = s.choose(smoke=Recipe(epochs=6, batch=32, pad=1), standard=Recipe(epochs=16, batch=32, pad=2))
 
 
-def train_zoo(seed, cells, zoo_tasks, digests, recipe, width, workers):
+def train_zoo(seed, cells, zoo_tasks, digests, recipe, width, device, workers):
     """Accuracies in percent of every cell on every task: valid and test, (tasks, cells)."""
     jobs = [TrainingJob(CellNet(int(c), width, 1), t, seed, recipe) for t in zoo_tasks for c in cells]
-    trained = train(jobs, workers=workers, label="zoo")
+    trained = train(jobs, device, workers=workers, label="zoo")
     shape = len(zoo_tasks), len(cells)
     return {"valid": trained.valid.reshape(shape), "test": trained.test.reshape(shape)}
 
@@ -1123,7 +1123,7 @@ def train_zoo(seed, cells, zoo_tasks, digests, recipe, width, workers):
 with s.section("zoo"):
     zoos = [
         s.memo("zoo", train_zoo, seed=seed, cells=CELLS, zoo_tasks=TASKS, digests=[t.key() for t in TASKS],
-               recipe=RECIPE, width=s.choose(smoke=4, standard=8), workers=s.choose(smoke=1, standard=2))
+               recipe=RECIPE, width=s.choose(smoke=4, standard=8), device=s.device.type, workers=s.choose(smoke=1, standard=2))
         for seed in s.seeds
     ]  # fmt: skip
 valid, test = (np.mean([zoo[split] for zoo in zoos], 0) for split in ("valid", "test"))

@@ -489,7 +489,7 @@ def scores_of(predictor, sets, cells):
 # %% tags=["method"]
 def meta_database(session):
     """Tasks, zoo, and for each role cells, accuracies in percent and qualities (below), (tasks, k) each."""
-    tasks, zoo = loader.load("cells", session.profile)
+    tasks, zoo = loader.load("cells", session.profile, session.device)
     number = np.array([job.spec.cell for job in zoo.jobs])
     place = {}
     for row, job in enumerate(zoo.jobs):
@@ -587,21 +587,21 @@ def fitted_image_free(quality):
 RIDGE_SCORE = fitted_image_free(QUALITY)
 
 
-def train_cells(seed, tasks, cells, kind, workers=1):
+def train_cells(seed, tasks, cells, kind, device, workers=1):
     """Accuracies in percent and qualities of cells (tasks, k) trained as in the meta-database: (2, tasks, k)."""
     example = kind[0]
     jobs = [
         train.TrainingJob(replace(example.spec, cell=int(cell)), task, seed, example.recipe)
         for task, row in zip(tasks, cells, strict=True) for cell in row
     ]  # fmt: skip
-    done = train.train(jobs, workers=workers, label="cells of the test tasks")
+    done = train.train(jobs, device, workers=workers, label="cells of the test tasks")
     measured = (done.valid + done.test) / 2, -(done.valid_loss + done.test_loss) / 2
     return np.stack(measured).reshape(2, *cells.shape)
 
 
 WORKERS = s.choose(smoke=1, standard=2) if s.device.type == "cpu" else 1
 with s.section("test cells"):
-    AGAIN = s.memo("again", train_cells, seed=1, tasks=TASKS.test, cells=CELLS["test"], kind=ZOO.jobs[:1], workers=WORKERS)
+    AGAIN = s.memo("again", train_cells, seed=1, tasks=TASKS.test, cells=CELLS["test"], kind=ZOO.jobs[:1], device=s.device.type, workers=WORKERS)
 
 # %% tags=["hide-input"]
 centred = {name: a - a.mean(1, keepdims=True) for name, a in {"first": QUALITY["test"], "second": AGAIN[1]}.items()}
@@ -1195,7 +1195,7 @@ with s.section("test cells"):
     ], 1)  # fmt: skip
     columns = np.concatenate([np.array(PICKED[name]).T for name in PICKED], 1)  # (tasks, methods x seeds)
     OUTCOME = s.memo(
-        "chosen", train_cells, seed=0, tasks=TASKS.test, cells=np.concatenate([columns, once], 1), kind=ZOO.jobs[:1], workers=WORKERS
+        "chosen", train_cells, seed=0, tasks=TASKS.test, cells=np.concatenate([columns, once], 1), kind=ZOO.jobs[:1], device=s.device.type, workers=WORKERS
     )
 
 

@@ -1117,7 +1117,7 @@ def optimise(seed, kind, valid, budget, start=10, batch=5, n=64):
 # ImageNet16 is shown by twenty classes of Tiny-ImageNet that no task of training uses, since its own images are not at hand.
 
 # %%
-collection, trained = loader.load("cells", s.profile)
+collection, trained = loader.load("cells", s.profile, s.device)
 sizes = dict(role="test", n_train=40, n_valid=20, n_test=20, resolution=16)
 
 
@@ -1151,7 +1151,7 @@ SHOTS, WIDTH = s.choose(smoke=10, standard=20), s.choose(smoke=32, standard=128)
 
 def described(tasks):
     """Features of the tasks' training images, tensors (classes, images, d)."""
-    return features.features_of(tasks, EXTRACTOR, images=SHOTS, label=None)
+    return features.features_of(tasks, EXTRACTOR, device=s.device, images=SHOTS, label=None)
 
 
 def labels_of(role):
@@ -2081,7 +2081,7 @@ with s.section("restricted law"):
         for name, kind in NETS.items():
             piece = s.memo(
                 "good-" + key(name), train_score, seed=seed, ops=cells.ops_of(LEARN), steps=SHORT["steps"],
-                batch=128, rate=5e-3, **kind,
+                batch=128, rate=5e-3, device=device, **kind,
             )  # fmt: skip
             samples[name, seed] = s.memo(
                 "drawn-" + key(name), drawn_from, seed=seed, piece={"weights": piece["weights"]}, kind=kind,
@@ -2553,14 +2553,14 @@ N_OWN = s.choose(smoke=32, standard=128)
 KIND = trained.jobs[0]
 
 
-def trained_cells(seed, tasks, chosen, kind, workers=1):
+def trained_cells(seed, tasks, chosen, kind, device, workers=1):
     """Accuracies (%) of cells (tasks, k) in networks trained like `kind`'s, equal cells of a task once: (tasks, k)."""
     jobs = {
         (task.name, int(cell)): train.TrainingJob(replace(kind.spec, cell=int(cell)), task, seed, kind.recipe)
         for task, row in zip(tasks, chosen, strict=True)
         for cell in row
     }
-    done = train.train(list(jobs.values()), workers=workers, label="cells of held-out tasks")
+    done = train.train(list(jobs.values()), device, workers=workers, label="cells of held-out tasks")
     got = dict(zip(jobs, (done.valid + done.test) / 2, strict=True))
     return np.array([[got[task.name, int(c)] for c in row] for task, row in zip(tasks, chosen, strict=True)])
 
@@ -2603,7 +2603,7 @@ with s.section("held-out tasks"):
     table_ = table_.reshape(len(column), len(s.seeds), len(OWN)).transpose(2, 0, 1)
     WORKERS = s.choose(smoke=1, standard=2) if device == "cpu" else 1
     outcome = s.memo(
-        "own-tasks", trained_cells, seed=0, tasks=OWN, chosen=table_.reshape(len(OWN), -1), kind=KIND, workers=WORKERS
+        "own-tasks", trained_cells, seed=0, tasks=OWN, chosen=table_.reshape(len(OWN), -1), kind=KIND, device=device, workers=WORKERS
     ).reshape(table_.shape).mean(-1)  # (tasks, methods), mean over seeds
 by_task = {}
 for job, both in zip(trained.jobs, (trained.valid + trained.test) / 2, strict=True):

@@ -508,11 +508,11 @@ def union_data(tasks):
     return TaskData(x, y, held, y_held, held, y_held, mean, std)
 
 
-def train_union(seed, tasks, spec, recipe):
+def train_union(seed, tasks, spec, recipe, device):
     """Weights of the network of `spec` after training on the union of tasks, and its held-out accuracy (%)."""
     data = union_data(tasks)
     net = spec.build(int(data.y_train.max()) + 1, seed)
-    result = fit([net], [data], [seed], recipe)[0]
+    result = fit([net], [data], [seed], recipe, device)[0]
     return {"state": dict(net.state_dict()), "accuracy": result.valid, "classes": net.num_classes}
 
 
@@ -588,12 +588,12 @@ def zoo_of(session, workers=1):
     tasks, parts = recipes.definition("networks").parts(session.profile)
     tasks = Collection(tasks.train, tasks.valid, unseen_tasks(tasks, session.choose(smoke=2, standard=3, paper=8)))
     jobs = [job for part in parts for job in part]
-    return tasks, train(jobs, weights=True, workers=workers, label="zoo of networks")
+    return tasks, train(jobs, session.device, weights=True, workers=workers, label="zoo of networks")
 
 
-def queries(tasks, extractor, split="train"):
+def queries(tasks, extractor, device, split="train"):
     """Mean features (tasks, f) of the images in a split."""
-    return torch.stack([x.flatten(0, 1).mean(0) for x in features.features_of(tasks, extractor, split)])
+    return torch.stack([x.flatten(0, 1).mean(0) for x in features.features_of(tasks, extractor, split, device=device)])
 
 
 # %%
@@ -612,10 +612,10 @@ for source in dict.fromkeys(task.source for task in collection.tasks):
     if images.load(source).registered:
         s.data_used(images.load(source).registered)
 with s.section("features"):
-    raw = queries(collection.tasks, EXTRACTOR)
+    raw = queries(collection.tasks, EXTRACTOR, s.device)
     known = raw[: len(KNOWN)]
-    X, X_HELD, X_TEST = (centred(x, known) for x in (raw, queries(KNOWN, EXTRACTOR, "valid"), queries(KNOWN, EXTRACTOR, "test")))
-    RAW_UNSEEN, JUDGED_FEATURES = (torch.stack(features.features_of(UNSEEN, EXTRACTOR, split)) for split in ("train", "test"))
+    X, X_HELD, X_TEST = (centred(x, known) for x in (raw, queries(KNOWN, EXTRACTOR, s.device, "valid"), queries(KNOWN, EXTRACTOR, s.device, "test")))
+    RAW_UNSEEN, JUDGED_FEATURES = (torch.stack(features.features_of(UNSEEN, EXTRACTOR, split, device=s.device)) for split in ("train", "test"))
 X_KNOWN, X_UNSEEN = X[: len(KNOWN)], X[len(KNOWN) + len(TUNING) :]
 
 
@@ -692,7 +692,7 @@ PLAN = {"marks": MARKS, "batch": s.choose(smoke=10, standard=40)}
 RATES = s.choose(smoke=(0.03, 0.1), standard=(0.01, 0.03, 0.1, 0.3))
 JUDGED = s.choose(smoke=(1, 4), standard=(1, 5, 10))  # epochs that claims are about
 UNION_RECIPE = Recipe(epochs=s.choose(smoke=2, standard=20), batch=s.choose(smoke=20, standard=100), lr=0.1, pad=s.choose(smoke=1, standard=2), flip=not s.smoke)  # fmt: skip
-calls = [{"seed": seed, "tasks": KNOWN, "spec": SPECS[LARGEST], "recipe": UNION_RECIPE} for seed in s.seeds]
+calls = [{"seed": seed, "tasks": KNOWN, "spec": SPECS[LARGEST], "recipe": UNION_RECIPE, "device": s.device.type} for seed in s.seeds]
 with s.section("union"):
     UNIONS = dict(zip(s.seeds, s.memo_each("union", train_union, calls), strict=True))
 
@@ -1549,11 +1549,11 @@ def make_artifact_retrieval(session):
     """The space of the first seed and a part of the zoo: what `nbpkg.apps.retrieve` uses."""
     tasks, zoo = zoo_of(session)
     extractor = session.choose(smoke="random-conv", standard="efficientnet-lite0")
-    known, count = queries(tasks.train, extractor), len(tasks.train)
+    known, count = queries(tasks.train, extractor, session.device), len(tasks.train)
     specs, valid = [job.spec for job in zoo.jobs], torch.from_numpy(zoo.valid).float()
     u = network_codes(topology(specs), codes_of_zoo(zoo, False, noise(8, tasks.train[0].resolution)))
     made = session.memo(
-        "space", train_space, seed=session.seeds[0], x=centred(known, known), x_held=centred(queries(tasks.train, extractor, "valid"), known),
+        "space", train_space, seed=session.seeds[0], x=centred(known, known), x_held=centred(queries(tasks.train, extractor, session.device, "valid"), known),
         a=valid.unflatten(0, (count, -1)) / 100, u=u.unflatten(0, (count, -1)), kind="all", steps=steps_of(session),
     )  # fmt: skip
     classes = tasks.train[0].num_classes
@@ -1572,7 +1572,7 @@ sizes = torch.tensor([CellNet(net["cell"], net["C"], net["N"]).params(CLASSES) f
 s.metric("carried/networks", len(sizes))
 s.metric("carried/parameters", int(sizes.sum()))
 mine = UNSEEN[-1].data()
-for found in retrieve_for(mine.x_train, mine.y_train, max_params=int(sizes.median()), weights=PACKAGE)[:3]:
+for found in retrieve_for(mine.x_train, mine.y_train, max_params=int(sizes.median()), device=s.device, weights=PACKAGE)[:3]:
     print(f"score {found.score:.2f}  predicted {found.predicted:.2f}  {found.params:,} parameters, from {found.trained_on}")
     print(f"  {found.architecture}")
 

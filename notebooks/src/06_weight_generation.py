@@ -210,7 +210,7 @@ assert torch.allclose(run_many(toy_rows, pictures, shapes_of(3)), one_by_one, at
 
 # %%
 with s.section("zoo"):
-    collection, trained = loader.load("tiny", PROFILE)
+    collection, trained = loader.load("tiny", PROFILE, s.device)
 EXTRACTOR = s.choose(smoke="random-conv", standard="efficientnet-lite0")
 TASKS, CLASSES = collection.tasks, collection.train[0].num_classes
 N_TRAIN, N_VALID = len(collection.train), len(collection.valid)
@@ -222,8 +222,8 @@ for source in dict.fromkeys(task.source for task in TASKS):
     if images.load(source).registered:
         s.data_used(images.load(source).registered)
 with s.section("features"):
-    SEEN_FEATURES = features.features_of(TASKS, EXTRACTOR, "train", images=PER_CLASS)
-    JUDGED_FEATURES = features.features_of(TASKS, EXTRACTOR, "test", images=TASKS[0].n_test)
+    SEEN_FEATURES = features.features_of(TASKS, EXTRACTOR, "train", device=s.device, images=PER_CLASS)
+    JUDGED_FEATURES = features.features_of(TASKS, EXTRACTOR, "test", device=s.device, images=TASKS[0].n_test)
 
 
 # %% tags=["method"]

@@ -1186,7 +1186,7 @@ within = pool_costs[1] <= limit  # the candidates of a search, further below
 pool, pool_costs = pool[within][:N_CANDIDATES], pool_costs[:, within][:, :N_CANDIDATES]
 with s.section("rivals"):
     EXTRACTOR, F_KEPT = s.choose(smoke="random-conv", standard="efficientnet-lite0"), 32
-    raw = torch.stack(features.features_of(TASKS, EXTRACTOR, "train", images=10))
+    raw = torch.stack(features.features_of(TASKS, EXTRACTOR, "train", device=s.device, images=10))
     raw = raw - raw[TRAIN].mean((0, 1, 2))
     SETS = raw @ torch.linalg.svd(raw[TRAIN].flatten(0, 2), full_matrices=False)[2][:F_KEPT].T
     SETS = SETS / SETS[TRAIN].std()

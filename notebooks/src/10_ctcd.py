@@ -604,7 +604,7 @@ def examined(seed, size, state, train, test, device="cpu"):
     model.load_state_dict(state)
     found = {}
     for name, at in (("probe", None), ("probe-verb", "place")):
-        x, x_test = (features(model, part["ids"], None if at is None else part[at], device) for part in (train, test))  # fmt: skip
+        x, x_test = (features(model, part["ids"], None if at is None else part[at]) for part in (train, test))  # fmt: skip
         found[name] = probe(x, train["label"], x_test, test["label"], 0.1)
     ids = torch.as_tensor(test["hidden"])
     states = model.hidden(ids.to(device), (ids != tokens.PAD).to(device))
@@ -622,7 +622,7 @@ def tuned(seed, size, state, task, recipe, device="cpu"):
     model = bert(size, seed)
     if state is not None:
         model.load_state_dict(state)
-    said = fine_tune(model.to(device), task["ids"], task["labels"], task["ids_dev"], recipe, seed, device)
+    said = fine_tune(model.to(device), task["ids"], task["labels"], task["ids_dev"], recipe, seed)
     return scored(task, said)
 
 
@@ -840,6 +840,7 @@ def final(arm, who, regime, key="final"):
                 "states": one["states"],
                 "rows": BENCH["rows"],
                 "best": BEST,
+                "device": s.device.type,
             }
             for seed, one in made.items()
         ]
@@ -1534,7 +1535,7 @@ with s.section("probes"):
             for seed in s.seeds
         }
         calls = [
-            {"seed": seed, "size": size, "state": states[seed], "train": ASKED[0], "test": ASKED[1]}
+            {"seed": seed, "size": size, "state": states[seed], "train": ASKED[0], "test": ASKED[1], "device": s.device.type}
             for seed in s.seeds
         ]
         ABLE[label] = s.memo_each("examined", examined, calls, label=label)
@@ -1679,7 +1680,7 @@ with s.section("fine-tuning"):
         size = (E_LARGE, E_SMALL)[i]
         for name, task in E_TASKS.items():
             calls = [
-                {"seed": seed, "size": size, "state": ALL["English", arm][seed]["states"][i] if arm else None, "task": task, "recipe": RECIPE}
+                {"seed": seed, "size": size, "state": ALL["English", arm][seed]["states"][i] if arm else None, "task": task, "recipe": RECIPE, "device": s.device.type}
                 for seed in FEW
             ]  # fmt: skip
             SCORES[label, name] = dict(

@@ -1,4 +1,4 @@
-"""How long the set and graph networks take, and how much longer graph by graph.
+"""How long the set and graph networks take, and how much longer graph by graph; and several seeds at once.
 
     python tests/benchmarks/nets.py [--device cpu] [--repeats 5]
 """
@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from nbpkg import machine
 from nbpkg.nb201 import space
 from nbpkg.nets import cellgraphs
 from nbpkg.nets.dag import END
 from nbpkg.nets.metad2a import Generator, Predictor
+from nbpkg.nets.together import Together
 from nbpkg.seeding import rng, seeded
 
 #: A training step: so many data sets, of so many classes and images a class.
@@ -28,12 +31,15 @@ CANDIDATES, SETS, TARGET_CLASSES = 500, 10, 10
 ALONE = 4
 
 
-def timed(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> tuple[Any, float]:
-    """What a call returns, and its seconds by `clock`, work that it leaves to a GPU included."""
+#: Seeds trained at once, by the widths of a small perceptron and its batch.
+SEEDS, WIDTHS, ROWS = (1, 4, 16), (32, 128, 128, 1), 256
+
+
+def timed(call: Callable[[], Any], device: torch.device | None = None) -> tuple[Any, float]:
+    """What a call returns, and its seconds by the clock of `device`; by default those of the wall."""
+    clock = time.perf_counter if device is None else partial(machine.clock, device)
     started = clock()
     result = call()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
     return result, clock() - started
 
 
@@ -43,18 +49,51 @@ def compare(device: str = "auto", repeats: int = 5) -> Iterator[str]:
     repeats: the best of so many.
     """
     where, threads = machine.device(device), torch.get_num_threads()
-    unit, clock = ("s", time.perf_counter) if where.type == "cuda" else ("CPU s", time.process_time)
+    unit = "s" if where.type == "cuda" else "CPU s"
     torch.set_num_threads(1)
     try:
         yield f"{machine.device_name(where)}, one thread, best of {repeats}"
         for what, call, count in _calls(where):
             call(slice(count))  # to warm up
-            fast = min(timed(partial(call, slice(count)), clock)[1] for _ in range(repeats))
-            each = [timed(partial(call, slice(i, i + 1)), clock)[1] for i in range(ALONE)]
+            fast = min(timed(partial(call, slice(count)), where)[1] for _ in range(repeats))
+            each = [timed(partial(call, slice(i, i + 1)), where)[1] for i in range(ALONE)]
             slow = sum(each) * count / ALONE
             yield f"{what}: {fast:.3f} {unit}, one by one {slow:.2f} ({slow / fast:.0f} times)"
+        yield from _seeds(where, unit, repeats)
     finally:
         torch.set_num_threads(threads)
+
+
+def _seeds(where: torch.device, unit: str, repeats: int) -> Iterator[str]:
+    """Lines on a training step of one, four and sixteen seeds at once, beside the device's measured peak."""
+    side = torch.rand(2048 if where.type == "cuda" else 512, 2048, device=where)
+    multiplied = min(timed(lambda: side @ side.T, where)[1] for _ in range(repeats + 1))
+    peak = 2 * len(side) ** 2 * side.shape[1] / multiplied
+    yield f"peak, by a product of matrices in float32: {peak / 1e9:.0f} GFLOP/s"
+    pairs = list(itertools.pairwise(WIDTHS))
+    for count in SEEDS:
+        with seeded(0):
+            nets = [
+                nn.Sequential(*(layer for a, b in pairs for layer in (nn.Linear(a, b), nn.GELU())))
+                for _ in range(count)
+            ]
+        together = Together(nets, where)
+        adam = torch.optim.Adam(together.parameters(), 1e-3)
+        x = torch.rand(count, ROWS, WIDTHS[0], device=where)
+        took = min(timed(partial(_step, together, adam, x), where)[1] for _ in range(5 * repeats)) / 10
+        flops = 6 * ROWS * count * sum(a * b for a, b in pairs)
+        yield (
+            f"{count} seeds at once: {1e3 * took:.2f} ms a step ({unit}), {1e3 * took / count:.2f} a seed, "
+            f"{flops / took / peak:.1%} of the peak"
+        )
+
+
+def _step(together: Together, adam: torch.optim.Adam, x: torch.Tensor) -> None:
+    """Ten steps: one alone is near the clock's resolution."""
+    for _ in range(10):
+        adam.zero_grad()
+        together(x).square().mean((1, 2)).sum().backward()
+        adam.step()
 
 
 def _calls(where: torch.device) -> Iterator[tuple[str, Callable[[slice], object], int]]:

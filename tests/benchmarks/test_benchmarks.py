@@ -16,5 +16,6 @@ def test_the_benchmark_of_set_and_graph_networks_times_every_part(monkeypatch):
     for name, value in {"BATCH": 4, "CLASSES": 2, "IMAGES": 3, "CANDIDATES": 5, "SETS": 2}.items():
         monkeypatch.setattr(nets, name, value)
     lines = list(nets.compare("cpu", repeats=1))
-    assert len(lines) == 4
-    assert all("one by one" in line and "CPU s" in line for line in lines[1:])
+    assert len(lines) == 8
+    assert all("one by one" in line and "CPU s" in line for line in lines[1:4])
+    assert all("seeds at once" in line and "of the peak" in line for line in lines[5:])

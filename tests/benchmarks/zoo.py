@@ -49,8 +49,8 @@ def compare(networks: int = 64, workers: int = 1, device: str = "auto", loops: i
     with tempfile.TemporaryDirectory() as folder:
         os.environ["NBPKG_CACHE"] = folder
         try:
-            train(warm, workers=workers, device=device, stack=1, label="warming up")
-            together, spent = timed(lambda: train(jobs, workers=workers, device=device))
+            train(warm, where, workers=workers, stack=1, label="warming up")
+            together, spent = timed(lambda: train(jobs, where, workers=workers))
         finally:
             os.environ.pop("NBPKG_CACHE") if before is None else os.environ.update(NBPKG_CACHE=before)
     who = f"{workers} worker{'s' * (workers > 1)}"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -96,13 +97,63 @@ def test_executions_and_their_threads_share_the_cores(book, monkeypatch, threads
         monkeypatch.setenv("NBPKG_THREADS", threads)
     given = []
 
-    def loop(work, jobs, outcomes):
+    def loop(work, jobs, outcomes, *_):
         given.append(jobs)
         outcomes["03_help"] = None
 
     monkeypatch.setattr(queue, "_loop", loop)
     run("help")
     assert given == [at_once]
+
+
+def test_each_gpu_has_one_execution(book, monkeypatch):
+    monkeypatch.setattr(machine, "device", lambda name: SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(machine, "gpus", lambda: ["2", "5"])
+    monkeypatch.setattr(chapters, "keys", lambda *_: {"key": "k", "source_sha256": "", "package_sha256": ""})
+    given = []
+    monkeypatch.setattr(queue, "_loop", lambda work, jobs, outcomes, *rest: (
+        given.append((jobs, rest[0])), outcomes.update({"03_help": None})
+    ))  # fmt: skip
+    run("help", device="cuda")
+    assert given == [(2, ["2", "5"])]
+    running = [SimpleNamespace(variables=execution.card(["2", "5"], []))]
+    assert execution.card(["2", "5"], running) == {"CUDA_VISIBLE_DEVICES": "5"}
+    assert execution.card([], running) == {}
+
+
+KEEPING = """
+# %%
+from nbpkg.session import Session
+
+def piece(seed, log):
+    with open(log, "a") as file:
+        file.write(str(seed))
+    return seed
+
+mine = Session("03_help", PROFILE, SEEDS, DEVICE)
+for seed in range(3):
+    mine.memo(f"number {{seed}}", piece, seed=seed, log={log!r})
+"""
+
+
+def test_minutes_end_a_run_after_a_piece_and_the_next_goes_on(book, tmp_path):
+    log = tmp_path / "log"
+    book.write(middle=KEEPING.format(log=str(log)))
+    [late] = run("help", script=True, minutes=1e-9)[0]
+    assert late.status == "failed" and "memo number 0 is kept, the minutes are over" in late.error
+    assert log.read_text() == "0"
+    [done] = run("help", script=True, minutes=5)[0]
+    assert done.status == "done" and log.read_text() == "012"
+
+
+def test_data_that_the_published_run_used_is_asked_for_first(published, monkeypatch):
+    path = published.root / "results" / "standard" / "03_help.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"data": {"help-fbnet": "sha256:0"}}))
+    monkeypatch.setattr("nbpkg.data.available", lambda name: False)
+    with pytest.raises(NbpkgError, match="run `nbpkg data fetch help-fbnet`"):
+        run("help", profile="standard")
+    assert run("help", script=True)[0][0].status == "done"  # smoke needs none
 
 
 def test_a_chapters_seconds_count_from_its_own_first_job(book):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from livecode import build
 
+from nbpkg import machine
 from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
 from nbpkg.session import Session
@@ -99,10 +100,13 @@ def test_the_device_counts_and_auto_is_what_it_stands_for(monkeypatch):
     opened(device="auto").memo("x", counted, seed=3)
     assert len(CALLS) == 1
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine, "start", lambda device: None)
+    monkeypatch.setattr(machine, "synchronise", lambda device: None)
+    monkeypatch.setattr(machine, "gpu_memory_mb", lambda device: (0.0, 0.0))
     for number, card in enumerate(("H200", "T4"), 2):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, card=card: card)
         for device in ("auto", "cuda"):
-            opened(device=device).memo("x", counted, seed=3)
+            opened(device=device).memo("x", counted, seed=3, on_cpu="it only counts")
         assert len(CALLS) == number
 
 

@@ -84,7 +84,8 @@ def test_device_auto_is_cuda_where_there_is_one(monkeypatch):
     with pytest.raises(NbpkgError, match="CUDA"):
         opened(device="cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert opened(device="auto").device == opened(device="cuda").device == torch.device("cuda")
+    monkeypatch.setattr(machine, "start", lambda device: None)
+    assert opened(device="auto").device == opened(device="cuda").device == torch.device("cuda", 0)
     assert opened(device="cpu").device == torch.device("cpu")
 
 
@@ -169,10 +170,10 @@ def test_peak_memory_counts_what_was_given_back_and_what_cached_pieces_took(tmp_
         assert 380 < after - before < 480
 
 
-def test_gpu_memory_is_in_the_record_on_a_gpu(monkeypatch):
-    assert opened().record().peak_gpu_memory_mb is None
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2_500_000)
-    assert machine.peak_gpu_memory_mb(torch.device("cuda")) == 2.5
+def test_a_cpu_has_no_gpu_memory():
+    record = opened().record()
+    assert record.peak_gpu_memory_mb is None and record.gpu_share is None
+    assert machine.gpu_memory_mb(torch.device("cpu")) == (0.0, 0.0)
 
 
 # ------------------------------------------------------------------ progress

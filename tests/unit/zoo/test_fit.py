@@ -38,9 +38,9 @@ def close(one, other):
 def test_side_by_side_and_alone_every_network_becomes_the_same():
     nets, data, seeds = jobs()
     alone = copy.deepcopy(nets)
-    together = fit(nets, data, seeds, RECIPE)
+    together = fit(nets, data, seeds, RECIPE, "cpu")
     for g, net in enumerate(alone):
-        close(fit([net], data[g : g + 1], seeds[g : g + 1], RECIPE)[0], together[g])
+        close(fit([net], data[g : g + 1], seeds[g : g + 1], RECIPE, "cpu")[0], together[g])
         for name, value in net.state_dict().items():
             if "num_batches" not in name:
                 torch.testing.assert_close(nets[g].state_dict()[name], value, rtol=2e-2, atol=2e-3)
@@ -49,11 +49,12 @@ def test_side_by_side_and_alone_every_network_becomes_the_same():
 def test_order_does_not_matter_and_repeating_gives_the_same_bits():
     nets, data, seeds = jobs()
     again, turned = copy.deepcopy(nets), copy.deepcopy(nets)
-    first = fit(nets, data, seeds, RECIPE)
-    second = fit(again, data, seeds, RECIPE)
+    first = fit(nets, data, seeds, RECIPE, "cpu")
+    second = fit(again, data, seeds, RECIPE, "cpu")
     assert all(torch.equal(a.curve, b.curve) and a.test == b.test for a, b in zip(first, second, strict=True))
     order = [2, 0, 3, 1]
-    third = fit([turned[i] for i in order], [data[i] for i in order], [seeds[i] for i in order], RECIPE)
+    moved = ([values[i] for i in order] for values in (turned, data, seeds))
+    third = fit(*moved, RECIPE, "cpu")
     for i, found in zip(order, third, strict=True):
         close(found, first[i])
 
@@ -61,7 +62,7 @@ def test_order_does_not_matter_and_repeating_gives_the_same_bits():
 def test_networks_learn_and_dead_ones_do_not():
     data = task(n_train=100)
     nets = [network(ops, C=4, N=1, num_classes=3, seed=0) for ops in CELLS]
-    live, _, dead, _ = fit(nets, [data] * 4, [0] * 4, Recipe(epochs=4, batch=25))
+    live, _, dead, _ = fit(nets, [data] * 4, [0] * 4, Recipe(epochs=4, batch=25), "cpu")
     assert live.test > 90 and live.curve[-1] < live.curve[0] / 2
     assert dead.test < 50 and 1.0 < dead.test_loss < 1.25
 
@@ -70,7 +71,7 @@ def test_one_step_is_torchs_own():
     data = task()
     net = network(CELLS[0], C=4, N=1, num_classes=3, seed=0)
     reference = copy.deepcopy(net)
-    fit([net], [data], [3], Recipe(epochs=1, batch=75, lr=0.05))
+    fit([net], [data], [3], Recipe(epochs=1, batch=75, lr=0.05), "cpu")
     order = torch.randperm(75, generator=rng(3, "order"))
     x = ((data.x_train / 255 - data.mean[:, None, None]) / data.std[:, None, None])[order]
     optimiser = torch.optim.SGD(reference.parameters(), 0.05, 0.9, weight_decay=5e-4, nesterov=True)
@@ -82,16 +83,17 @@ def test_one_step_is_torchs_own():
 
 
 def test_without_validation_images_there_is_no_validation_accuracy():
-    found = fit([network(CELLS[1], C=4, N=1, num_classes=3)], [task(n_valid=0)], [0], Recipe(epochs=1))[0]
+    net = network(CELLS[1], C=4, N=1, num_classes=3)
+    found = fit([net], [task(n_valid=0)], [0], Recipe(epochs=1), "cpu")[0]
     assert np.isnan(found.valid) and 0 <= found.test <= 100
 
 
 def test_what_does_not_fit_together_is_refused():
     nets, data, seeds = jobs()
     with pytest.raises(NbpkgError, match="4 networks, 3 tasks"):
-        fit(nets, data[:3], seeds, RECIPE)
+        fit(nets, data[:3], seeds, RECIPE, "cpu")
     with pytest.raises(NbpkgError, match="one resolution"):
-        fit(nets, [*data[:3], task(resolution=16)], seeds, RECIPE)
+        fit(nets, [*data[:3], task(resolution=16)], seeds, RECIPE, "cpu")
     for wrong in ({"epochs": 0}, {"batch": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"pad": -1}):
         with pytest.raises(NbpkgError):
             Recipe(**wrong)

@@ -99,16 +99,16 @@ def test_standard_zoos_have_the_sizes_that_the_chapters_ask_for():
 
 
 def test_load_builds_once_and_weights_make_networks(capsys):
-    tasks, first = loader.load("networks", "smoke")
+    tasks, first = loader.load("networks", "smoke", "cpu")
     assert first.network(0).num_classes == tasks.train[0].num_classes
     capsys.readouterr()
-    _, again = loader.load("networks", "smoke")
+    _, again = loader.load("networks", "smoke", "cpu")
     assert "zoo" not in capsys.readouterr().out
     np.testing.assert_array_equal(again.test, first.test)
 
 
 def test_a_table_comes_back_as_it_was(tmp_path):
-    tasks, found = loader.load("cells", "smoke")
+    tasks, found = loader.load("cells", "smoke", "cpu")
     path = tmp_path / "zoo.parquet"
     tables.write(path, tasks, found, {"what": "a test"})
     collection, read, said = tables.read(path)
@@ -126,14 +126,14 @@ def test_a_table_comes_back_as_it_was(tmp_path):
 
 
 def test_a_committed_table_is_used_only_for_the_jobs_that_it_holds(tmp_path, monkeypatch):
-    tasks, found = loader.load("cells", "smoke")
+    tasks, found = loader.load("cells", "smoke", "cpu")
     path = tmp_path / "committed.parquet"
     monkeypatch.setattr(loader, "committed", lambda name, profile: path)
     tables.write(path, tasks, replace(found, test=found.test * 0 + 50.0), {})
-    assert (loader.load("cells", "smoke")[1].test == 50.0).all()
+    assert (loader.load("cells", "smoke", "cpu")[1].test == 50.0).all()
     other = replace(found, jobs=(*found.jobs[1:], found.jobs[0]))
     tables.write(path, tasks, replace(other, test=found.test * 0 + 50.0), {})
-    np.testing.assert_array_equal(loader.load("cells", "smoke")[1].test, found.test)
+    np.testing.assert_array_equal(loader.load("cells", "smoke", "cpu")[1].test, found.test)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Foreign(CellNet):
 def test_what_a_table_cannot_hold_is_refused(tmp_path):
     task = Task("a", "digits", (0, 1), n_train=4, n_valid=2, n_test=2, resolution=8)
     jobs = [TrainingJob(Foreign(7_000, 4, 1), task, 0, Recipe(epochs=1, batch=8))]
-    found = train(jobs)
+    found = train(jobs, "cpu")
     with pytest.raises(NbpkgError, match="Foreign cannot be written"):
         tables.write(tmp_path / "t.parquet", Collection((task,), (), ()), found, {})
     with pytest.raises(NbpkgError, match="'a' is not in the collection"):
@@ -219,5 +219,5 @@ def test_the_table_that_is_shipped():
     # part of what another seed would change; untrained or mistaken networks would be 50 points away.
     task, recipe = recipes.DIGITS_TASK, recipes.DIGITS_RECIPE
     cells = [int(cell) for cell in found.trained[[40, 3_000]]]
-    again = train([TrainingJob(CellNet(cell, digits.C, digits.N), task, 0, recipe) for cell in cells])
+    again = train([TrainingJob(CellNet(cell, digits.C, digits.N), task, 0, recipe) for cell in cells], "cpu")
     assert np.abs(again.test - found.test[0, cells]).max() < 15

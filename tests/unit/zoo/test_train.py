@@ -57,38 +57,39 @@ def built(tmp_path):
 
 def test_every_order_gives_the_same_bits_and_the_second_call_trains_nothing(tmp_path, cache):
     jobs = traced(tmp_path)
-    first = train(jobs, stack=4)
+    first = train(jobs, "cpu", stack=4)
     assert np.isfinite(first.test).all() and (first.cpu_seconds > 0).all()
     assert built(tmp_path) == {cell: 2 for cell in CELLS}
-    turned = train(jobs[::-1], stack=4)
+    turned = train(jobs[::-1], "cpu", stack=4)
     assert built(tmp_path) == {cell: 2 for cell in CELLS}
     np.testing.assert_array_equal(turned.test, first.test[::-1])
     np.testing.assert_array_equal(turned.curve, first.curve[::-1])
     # A job that is asked for twice is trained once.
-    np.testing.assert_array_equal(train([*jobs, jobs[3]], stack=4).curve[[3, -1]], first.curve[[3, 3]])
+    np.testing.assert_array_equal(train([*jobs, jobs[3]], "cpu", stack=4).curve[[3, -1]], first.curve[[3, 3]])
 
 
 def test_two_processes_give_the_bits_of_one(cache, monkeypatch, tmp_path):
-    alone = train(some_jobs(), stack=3)
+    alone = train(some_jobs(), "cpu", stack=3)
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "another"))
-    same(train(some_jobs(), stack=3, workers=2), alone)
+    same(train(some_jobs(), "cpu", stack=3, workers=2), alone)
 
 
 @pytest.mark.parametrize("how", ["processes", "cluster"])
 def test_a_worker_that_is_killed_costs_its_own_unit_only(tmp_path, how, monkeypatch):
     jobs = traced(tmp_path)
     jobs[5] = replace(jobs[5], spec=replace(jobs[5].spec, stop=str(tmp_path / "stop")))
-    found = train(jobs, stack=2, workers=2, cluster="local" if how == "cluster" else None)
+    found = train(jobs, "cpu", stack=2, workers=2, cluster="local" if how == "cluster" else None)
     assert (tmp_path / "stop").exists()
     pieces = built(tmp_path)
-    hit = {job.spec.cell for unit in plan(jobs, stack=2) for job in unit.jobs if jobs[5] in unit.jobs}
+    hit = {job.spec.cell for unit in plan(jobs, "cpu", stack=2) for job in unit.jobs if jobs[5] in unit.jobs}
     # The unit that was being built begins again; joblib ends the other worker too, whose unit may repeat.
     again = {cell for cell, times in pieces.items() if times > 2}
     assert hit & again and sum(pieces.values()) <= 12 + 2 + (2 if how == "processes" else 0)
     entries = list((tmp_path / "cache" / "zoo" / "stacks").iterdir())
-    assert len(entries) == len(plan(jobs, stack=2)) and not [e for e in entries if e.name.startswith(".")]
+    assert len(entries) == len(plan(jobs, "cpu", stack=2))
+    assert not [entry for entry in entries if entry.name.startswith(".")]
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "another"))
-    same(train(jobs, stack=2), found)
+    same(train(jobs, "cpu", stack=2), found)
 
 
 def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path):
@@ -98,15 +99,16 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(tmp_path):
     jobs[6] = replace(jobs[6], spec=replace(jobs[6].spec, stop=stop))
     code = (
         "from test_train import *; import pathlib; tmp = pathlib.Path(sys.argv[1]); jobs = traced(tmp); "
-        "jobs[6] = replace(jobs[6], spec=replace(jobs[6].spec, stop=str(tmp / 'stop'))); train(jobs, stack=2)"
+        "jobs[6] = replace(jobs[6], spec=replace(jobs[6].spec, stop=str(tmp / 'stop'))); "
+        "train(jobs, 'cpu', stack=2)"
     )
     paths = f"import sys; sys.path[:0] = {[p for p in sys.path if p]!r}; "
     ended = subprocess.run([sys.executable, "-c", paths + code, str(tmp_path)], capture_output=True)
     assert ended.returncode == -9
     before = built(tmp_path)
     done = len([e for e in (tmp_path / "cache" / "zoo" / "stacks").iterdir() if not e.name.startswith(".")])
-    assert 0 < done < len(plan(jobs, stack=2))
-    train(jobs, stack=2)
+    assert 0 < done < len(plan(jobs, "cpu", stack=2))
+    train(jobs, "cpu", stack=2)
     # Only what was in hand when the process died was built again.
     extra = sum(built(tmp_path).values()) - 12
     assert 1 <= extra <= 2 and sum(before.values()) == 2 * done + extra
@@ -142,11 +144,11 @@ def test_slurm_jobs_have_one_thread_and_the_memory_asked_for():
 def test_weights_come_back_and_make_the_same_network():
     jobs = [TrainingJob(CellNet(c, 4, 1), task(), 0, RECIPE) for c in CELLS]
     jobs += [TrainingJob(TinySpec((4, 4, 4), 8), task(), 2, RECIPE)]
-    plain = train(jobs)
+    plain = train(jobs, "cpu")
     with pytest.raises(NbpkgError, match="weights=True"):
         plain.weights(0)
-    kept = train(jobs, weights=True)
-    same(train(jobs), plain)
+    kept = train(jobs, "cpu", weights=True)
+    same(train(jobs, "cpu"), plain)
     for number, job in enumerate(jobs):
         net, data = kept.network(number), job.task.data()
         x = (data.x_test / 255 - data.mean[:, None, None]) / data.std[:, None, None]
@@ -160,20 +162,20 @@ def test_units_hold_what_can_be_trained_together_and_fit_the_memory():
     jobs = some_jobs() + [TrainingJob(TinySpec(), task(), s, RECIPE) for s in range(5)]
     jobs += [TrainingJob(TinySpec(), task("more", (0, 1, 2, 3)), s, RECIPE) for s in range(5)]
     jobs += [TrainingJob(TinySpec(), task(), s, replace(RECIPE, lr=0.01)) for s in range(5)]
-    units = plan(jobs, stack=8)
+    units = plan(jobs, "cpu", stack=8)
     assert sorted(len(unit.jobs) for unit in units) == [5, 5, 5, 6, 6]
     assert {job for unit in units for job in unit.jobs} == set(jobs)
     for unit in units:
         assert len({(job.spec.stack_key(), job.recipe, job.task.num_classes) for job in unit.jobs}) == 1
-    assert plan(jobs[::-1], stack=8) == units
-    small = plan(some_jobs(), memory_mb=0.5)
-    assert len(small) > len(plan(some_jobs())) and max(len(unit.jobs) for unit in small) < 12
-    assert {len(unit.jobs) for unit in plan(some_jobs(), memory_mb=1e-6)} == {1}
+    assert plan(jobs[::-1], "cpu", stack=8) == units
+    small = plan(some_jobs(), "cpu", memory_mb=0.5)
+    assert len(small) > len(plan(some_jobs(), "cpu")) and max(len(unit.jobs) for unit in small) < 12
+    assert {len(unit.jobs) for unit in plan(some_jobs(), "cpu", memory_mb=1e-6)} == {1}
 
 
 def test_a_unit_is_known_by_all_that_its_result_follows_from(monkeypatch):
     def keys(jobs):
-        return {unit.content for unit in plan(jobs)}
+        return {unit.content for unit in plan(jobs, "cpu")}
 
     job = TrainingJob(CellNet(7_000, 4, 1), task(), 0, RECIPE)
     base = keys([job])
@@ -190,12 +192,12 @@ def test_a_unit_is_known_by_all_that_its_result_follows_from(monkeypatch):
 
 def test_a_damaged_unit_is_trained_again(cache, capsys):
     jobs = some_jobs()
-    first = train(jobs, stack=6)
+    first = train(jobs, "cpu", stack=6)
     victim = sorted((cache / "zoo" / "stacks").rglob("*.memo"))[0]
     victim.write_bytes(victim.read_bytes()[:-4])
-    same(train(jobs, stack=6), first)
+    same(train(jobs, "cpu", stack=6), first)
     assert "damaged" in capsys.readouterr().out
-    same(train(jobs, stack=6), first)
+    same(train(jobs, "cpu", stack=6), first)
     assert "damaged" not in capsys.readouterr().out
 
 
@@ -225,10 +227,10 @@ def test_what_is_no_job_is_refused(wrong):
 
 
 def test_large_networks_of_a_unit_are_trained_one_by_one_and_come_out_alike(monkeypatch):
-    jobs = plan(some_jobs())[0].jobs
-    stacked = trainer._fit(jobs, True, "cpu")
+    jobs = plan(some_jobs(), "cpu")[0].jobs
+    stacked = trainer._fit(jobs, True, torch.device("cpu"))
     monkeypatch.setitem(trainer.ONE_BY_ONE, "cpu", 1)
-    alone = trainer._fit(jobs, True, "cpu")
+    alone = trainer._fit(jobs, True, torch.device("cpu"))
     np.testing.assert_allclose(alone["curve"], stacked["curve"], rtol=2e-3)
     for one, other in zip(alone["weights"], stacked["weights"], strict=True):
         assert one.keys() == other.keys()
