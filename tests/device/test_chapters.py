@@ -36,7 +36,12 @@ WAITS_A_STEP = {
     "10_ctcd": 3,
 }  # fmt: skip
 #: Chapters that do not stand the mixture of the branches of `paper` with the sizes of `smoke`, and why.
-NO_SMALL_PAPER: dict[str, str] = {}
+NO_SMALL_PAPER = {
+    "01_supernets": "a rank correlation of the few equal networks of smoke is no number",
+    "02_metad2a": "the small sizes name no set of images",
+    "04_diffusionnag": "the small collection has no task of real images",
+    "07_hyperdistill": "the small sizes name no set of images",
+}
 
 
 def _parameters(of_share: bool = False) -> list:
