@@ -108,7 +108,8 @@ def data_measure_latency(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted measurement.")] = False,
 ) -> None:
     """Measure the embedded latency table on this machine; an interrupted measurement goes on."""
+    from nbpkg.data.latency_table import EMBEDDED
     from nbpkg.measure import latency
 
-    path = latency.measure(out or latency.EMBEDDED, cells, rounds, resume=not fresh, seed=seed)
+    path = latency.measure(out or EMBEDDED, cells, rounds, resume=not fresh, seed=seed)
     say(f"wrote {path.name}")

@@ -20,8 +20,8 @@ EMBEDDED = paths.embedded("latency.csv")
 
 
 def summarise(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Median and inter-quartile range over all calls: (cells, rounds, repeats) -> two arrays (cells,)."""
-    low, middle, high = np.percentile(times.reshape(len(times), -1), [25, 50, 75], axis=1)
+    """Median and inter-quartile range over rounds: (cells, rounds) -> two arrays (cells,)."""
+    low, middle, high = np.percentile(times, [25, 50, 75], axis=1)
     return middle, high - low
 
 
@@ -36,7 +36,7 @@ def write_table(
 ) -> None:
     """Write `output` (cell, then every setting's median and inter-quartile range in ms) and its JSON.
 
-    times: milliseconds (cells, rounds, repeats) by setting. provenance: what the JSON says beside the date,
+    times: milliseconds (cells, rounds) by setting. provenance: what the JSON says beside the date,
     the processor and what is computed here; `provenance["settings"]` has a dictionary for every setting.
     """
     frame, settings = pd.DataFrame({"cell": cells}), {}
@@ -44,7 +44,6 @@ def write_table(
         frame[name], frame[f"{name}_iqr"] = summarise(values)
         settings[name] = {
             **dict(provenance["settings"][name]),
-            "timed_calls_per_cell": int(values[0].size),
             "reliability": round(reliability(values), 4),
         }
     text = frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")

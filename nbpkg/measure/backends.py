@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import copy
 import functools
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from nbpkg.errors import NbpkgError
-from nbpkg.measure.onnx_export import onnx_bytes
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One device. Per visit to a cell, `warmup` untimed calls come before `repeats` timed ones.
+    """One device. repeats: timed calls of a network in a row.
 
     runtime: "eager" (PyTorch), "native" (PyTorch without oneDNN), "onnx" or "onnx-int8" (ONNX Runtime, CPU).
     """
@@ -33,14 +35,13 @@ class Setting:
     threads: int = 1
     channels_last: bool = False
     device: str = "cpu"
-    warmup: int = 1
     repeats: int = 1
 
     @property
     def words(self) -> str:
         """The device in words, for readers."""
         parts = [
-            RUNTIMES.get(self.runtime, self.runtime),
+            RUNTIMES[self.runtime],
             "8-bit integers" if self.runtime == "onnx-int8" else self.dtype,
             "channels last" if self.channels_last else "",
             f"batch {self.batch}",
@@ -60,10 +61,10 @@ CPU_SETTINGS = (
     Setting("torch_b8", batch=8),
     Setting("torch_last_b1", channels_last=True, repeats=2),
     Setting("torch_last_b8", channels_last=True, batch=8),
-    Setting("torch_bf16_b1", dtype="bfloat16", warmup=0),
+    Setting("torch_bf16_b1", dtype="bfloat16"),
     Setting("torch_f64_b1", dtype="float64", repeats=2),
     Setting("native_b2", runtime="native", batch=2, repeats=2),
-    Setting("onnx_b1", runtime="onnx", warmup=2, repeats=4),
+    Setting("onnx_b1", runtime="onnx", repeats=4),
     Setting("onnx_b32", runtime="onnx", batch=32),
     Setting("onnx_int8_b1", runtime="onnx-int8", repeats=3),
     Setting("onnx_int8_b8", runtime="onnx-int8", batch=8),
@@ -71,9 +72,9 @@ CPU_SETTINGS = (
     Setting("onnx_b32_t2", runtime="onnx", batch=32, threads=2, repeats=2),
 )
 CUDA_SETTINGS = (
-    Setting("cuda_b1", device="cuda", warmup=5, repeats=10),
-    Setting("cuda_b256", device="cuda", batch=256, warmup=2, repeats=10),
-    Setting("cuda_f16_b256", "eager", "float16", 256, 1, True, device="cuda", warmup=2, repeats=10),
+    Setting("cuda_b1", device="cuda", repeats=10),
+    Setting("cuda_b256", device="cuda", batch=256, repeats=10),
+    Setting("cuda_f16_b256", dtype="float16", batch=256, channels_last=True, device="cuda", repeats=10),
 )
 
 
@@ -83,63 +84,79 @@ def default_settings(cpus: int) -> tuple[Setting, ...]:
     return settings + CUDA_SETTINGS if torch.cuda.is_available() else settings
 
 
-class Runs:
-    """Callables that run one network once, one for each setting; what two settings share is made once.
+def runner(network: nn.Module, setting: Setting, resolution: int = 32) -> Callable[[], object]:
+    """A callable without arguments that runs a network once, on a batch of noise.
 
-    network: in evaluation mode, float32, on the CPU. resolution: pixels.
+    network: in evaluation mode, float32, on the CPU; it stays as it is. resolution: pixels a side. Raises
+    NbpkgError for the settings of ONNX Runtime where that is not installed.
     """
+    images = noise(setting.batch, resolution)
+    if setting.runtime.startswith("onnx"):
+        session, inputs = _session(network, resolution, setting), {"images": images.numpy()}
+        return lambda: session.run(None, inputs)
+    layout = torch.channels_last if setting.channels_last else torch.contiguous_format
+    place = {"device": setting.device, "dtype": getattr(torch, setting.dtype), "memory_format": layout}
+    model, images = copy.deepcopy(network).to(**place), images.to(**place)
 
-    def __init__(self, network: torch.nn.Module, resolution: int = 32):
-        self.network = network
-        self.resolution = resolution
-        self._session = functools.cache(self._make_session)
-        self._model = functools.cache(self._make_model)
+    def run_native():
+        with torch.backends.mkldnn.flags(enabled=False):
+            return model(images)
 
-    def __call__(self, setting: Setting) -> Callable[[], object]:
-        """A callable without arguments. NbpkgError for an unknown runtime or without ONNX Runtime."""
-        if setting.runtime in ("onnx", "onnx-int8"):
-            session = self._session(setting.runtime == "onnx-int8", setting.threads)
-            images = self.images(setting).numpy()
-            return lambda: session.run(None, {"images": images})
-        if setting.runtime not in ("eager", "native"):
-            raise NbpkgError(f"setting {setting.name}: unknown runtime {setting.runtime!r}")
-        layout = torch.channels_last if setting.channels_last else torch.contiguous_format
-        place = (setting.device, getattr(torch, setting.dtype), layout)
-        model = self._model(*place)
-        images = self.images(setting).to(place[0], place[1], memory_format=layout)
+    return run_native if setting.runtime == "native" else lambda: model(images)
 
-        def run():
-            output = model(images)
-            if setting.device == "cuda":
-                torch.cuda.synchronize()
-            return output
 
-        def run_native():
-            with torch.backends.mkldnn.flags(enabled=False):
-                return run()
+def noise(batch: int, resolution: int) -> Tensor:
+    """Seeded normal noise, (batch, 3, resolution, resolution) float32."""
+    shape = (batch, 3, resolution, resolution)
+    return torch.from_numpy(np.random.default_rng(0).standard_normal(shape, np.float32))
 
-        return run_native if setting.runtime == "native" else run
 
-    def images(self, setting: Setting) -> torch.Tensor:
-        """Seeded normal noise, (batch, 3, resolution, resolution) float32."""
-        shape = (setting.batch, 3, self.resolution, self.resolution)
-        return torch.from_numpy(np.random.default_rng(0).standard_normal(shape, np.float32))
+def _session(network: nn.Module, resolution: int, setting: Setting):
+    """The network in ONNX Runtime."""
+    try:
+        import onnx  # noqa: F401, what torch writes the graph with
+        import onnxruntime
+    except ImportError as error:
+        raise NbpkgError(
+            f"the ONNX Runtime settings need more: pip install 'nbpkg[measure]' ({error})"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = setting.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Or the waiting threads of one session keep those of the next off their cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    graph = onnx_bytes(network, resolution, setting.runtime == "onnx-int8")
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
-    def _make_model(self, device: str, dtype: torch.dtype, layout: torch.memory_format) -> torch.nn.Module:
-        return copy.deepcopy(self.network).to(device=device, dtype=dtype, memory_format=layout)
 
-    def _make_session(self, int8: bool, threads: int):
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise NbpkgError(
-                f"the ONNX Runtime settings need more: pip install 'nbpkg[measure]' ({error})"
-            ) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Or the waiting threads of one session keep those of the next off their cores.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        graph = onnx_bytes(self.network, self.resolution, int8)
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+@functools.lru_cache(maxsize=2)  # several settings of one network follow each other
+def onnx_bytes(network: nn.Module, resolution: int, int8: bool = False) -> bytes:
+    """The network as an ONNX file: "images" (batch, 3, resolution, resolution) float32 to logits."""
+    images, batch = noise(8, resolution), {"images": {0: "batch"}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network.onnx")
+        # The newer exporter needs further packages and takes seconds a network.
+        torch.onnx.export(
+            network, (images,), path, dynamo=False, input_names=["images"], dynamic_axes=batch
+        )
+        if int8:
+            _quantise(path, images)
+        return path.read_bytes()
+
+
+def _quantise(path: Path, images: Tensor) -> None:
+    """Make the network in an ONNX file one of 8-bit integers, calibrated on `images`."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Calibration(quantization.CalibrationDataReader):
+        batches = iter([{"images": images.numpy()}])
+
+        def get_next(self) -> dict | None:
+            return next(self.batches, None)
+
+    quant_pre_process(path, path, skip_symbolic_shape=True)
+    # Signed activations would leave some convolutions without an integer kernel.
+    unsigned = quantization.QuantType.QUInt8
+    quantization.quantize_static(path, path, Calibration(), activation_type=unsigned)

@@ -42,7 +42,7 @@ def test_the_embedded_devices_repeat_themselves_and_differ():
 
 def small_table(folder):
     """Three cells, two settings, written as a measurement writes them."""
-    times = {name: np.random.default_rng(0).uniform(1, 2, (3, 2, 2)) for name in ("a", "b")}
+    times = {name: np.random.default_rng(0).uniform(1, 2, (3, 2)) for name in ("a", "b")}
     path = folder / "table.csv"
     latency_table.write_table(path, space.decode(space.random(3, 0)), times, {"settings": {"a": {}, "b": {}}})
     return path

@@ -8,7 +8,7 @@ import torch
 
 from nbpkg.errors import NbpkgError
 from nbpkg.measure import backends
-from nbpkg.measure.backends import Runs, Setting
+from nbpkg.measure.backends import Setting, noise, runner
 from nbpkg.nb201 import space
 from nbpkg.nb201.network import network
 
@@ -27,34 +27,11 @@ def test_settings_fit_the_machine(monkeypatch):
 )
 def test_pytorch_settings_compute_the_network(setting):
     net = network([3, 2, 4, 1, 3, 2], C=4, N=1).eval()
-    runs = Runs(net, resolution=8)
     with torch.inference_mode():
-        output, expected = runs(setting)(), net(runs.images(setting))
+        output, expected = runner(net, setting, 8)(), net(noise(setting.batch, 8))
     assert output.dtype == getattr(torch, setting.dtype) and output.shape == (setting.batch, 10)
     assert torch.allclose(output.float(), expected, atol=0.05 if setting.dtype == "bfloat16" else 1e-5)
     assert next(net.parameters()).dtype == torch.float32
-
-
-def test_a_gpu_setting_waits_for_the_gpu(monkeypatch):
-    waited, places = [], []
-
-    class Images:
-        def to(self, *place, memory_format):
-            places.append((*place, memory_format))
-            return torch.zeros(2, 3, 8, 8)
-
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(True))
-    monkeypatch.setattr(Runs, "images", lambda self, setting: Images())
-    monkeypatch.setattr(Runs, "_make_model", lambda self, *place: places.append(place) or self.network)
-    call = Runs(network([1] * 6, C=4, N=1).eval(), 8)(backends.CUDA_SETTINGS[-1])
-    assert call().shape == (2, 10) and call().shape == (2, 10)
-    assert len(waited) == 2
-    assert set(places) == {("cuda", torch.float16, torch.channels_last)}
-
-
-def test_an_unknown_runtime_is_refused():
-    with pytest.raises(NbpkgError, match="unknown runtime 'abacus'"):
-        Runs(network([1] * 6, C=4, N=1))(Setting("a", runtime="abacus"))
 
 
 def trained_like(ops):
@@ -74,24 +51,22 @@ def test_the_onnx_graph_computes_the_network(ops):
     pytest.importorskip("onnx", reason="measuring needs the extra `measure`")
     pytest.importorskip("onnxruntime", reason="measuring needs the extra `measure`")
     net = trained_like(ops)
-    runs = Runs(net, resolution=8)
-    setting = Setting("onnx", runtime="onnx", batch=3)
     with torch.inference_mode():
-        expected = net(runs.images(setting)).numpy()
-    assert np.allclose(runs(setting)()[0], expected, atol=1e-4)
-    coarse = runs(Setting("int8", runtime="onnx-int8", batch=3))()[0]
+        expected = net(noise(3, 8)).numpy()
+        exact = runner(net, Setting("onnx", runtime="onnx", batch=3), 8)()[0]
+        coarse = runner(net, Setting("int8", runtime="onnx-int8", batch=3), 8)()[0]
+    assert np.allclose(exact, expected, atol=1e-4)
     assert np.abs(coarse - expected).max() < 0.25 * max(1, np.abs(expected).max())
 
 
 def test_the_8_bit_graph_becomes_integer_kernels(tmp_path):
     onnx = pytest.importorskip("onnx", reason="measuring needs the extra `measure`")
     ort = pytest.importorskip("onnxruntime", reason="measuring needs the extra `measure`")
-    from nbpkg.measure.onnx_export import onnx_bytes
-
+    graph = backends.onnx_bytes(network([3, 2, 4, 1, 3, 2], 4, 1).eval(), 8, int8=True)
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    ort.InferenceSession(onnx_bytes(network([3, 2, 4, 1, 3, 2], 4, 1).eval(), 8, int8=True), options)
+    ort.InferenceSession(graph, options)
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     convolutions = 1 + 2 * 3 + 3 * 4  # stem, reductions, cells
     assert kinds.count("QLinearConv") == convolutions and "Conv" not in kinds
@@ -100,4 +75,4 @@ def test_the_8_bit_graph_becomes_integer_kernels(tmp_path):
 def test_without_onnx_runtime_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(NbpkgError, match=r"nbpkg\[measure\]"):
-        Runs(network([1] * 6, C=4, N=1))(Setting("a", runtime="onnx"))
+        runner(network([1] * 6, C=4, N=1), Setting("a", runtime="onnx"))
