@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from books import Book, finished_run
+
+# The site's own extension, which lies beside the pages.
+sys.path.append(str(Path(__file__).parent.parent / "book" / "extension"))
 
 
 @pytest.fixture

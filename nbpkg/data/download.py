@@ -119,14 +119,10 @@ def _alone(what: str, lock: Path):
     from filelock import FileLock, Timeout
 
     try:
-        held = FileLock(lock, timeout=transfer.LOCK_WAIT)
-        held.acquire()
+        with FileLock(lock, timeout=transfer.LOCK_WAIT):
+            yield
     except Timeout as error:
         raise NbpkgError(f"{what}: another process has been downloading it for too long; end it") from error
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def _derive(dataset: DataSet, say: Callable[[str], None], pause: float, keep: bool) -> None:

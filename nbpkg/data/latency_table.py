@@ -55,14 +55,9 @@ def write_table(
         **provenance,
         "cells": len(cells),
         "settings": settings,
-        "spearman": frame[list(times)].corr("spearman").round(3).to_numpy().tolist(),
     }
     paths.write_text(output, text)
-    # One line for each row of the matrix keeps the file readable.
-    lines = json.dumps(described, indent=1)
-    for row in described["spearman"]:
-        lines = lines.replace(json.dumps(row, indent=1).replace("\n", "\n  "), json.dumps(row))
-    paths.write_text(output.with_suffix(".json"), lines + "\n")
+    paths.write_text(output.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
 
 
 def read_embedded(

@@ -5,6 +5,7 @@ before anything is called, and one that is admitted gives a stand-in, which note
 does nothing; where a reader says so, numpy's arrays and numbers are made as they are.
 """
 
+import contextlib
 import io
 import math
 import pickle
@@ -75,23 +76,27 @@ class _TorchReader(_Reader):
         return Noted(said)
 
 
-def load(path: str | Path, names: Collection[str], stream: IO[bytes] | None = None):
-    """The object in the pickle at `path`, which may ask for the dotted `names` only.
-
-    Names of numpy are honoured, the others give `Noted`. stream: where a torch file has its pickle. Raises
-    NbpkgError that names the file when it is damaged, larger than 64 MiB, or asks for anything else.
-    """
+@contextlib.contextmanager
+def _reading(path: str | Path):
+    """Turns whatever a damaged pickle raises into NbpkgError: it can fail in any way at all."""
     try:
-        if stream is None:
-            if Path(path).stat().st_size > _LIMIT:
-                refuse(path, f"is larger than the {_LIMIT:,} bytes allowed")
-            stream = io.BytesIO(Path(path).read_bytes())
-            return _Reader(path, stream, names, _numpy(), "ASCII").load()
-        return _TorchReader(path, stream, names, _numpy(), "ASCII").load()
+        yield
     except NbpkgError:
         raise
-    except Exception as error:  # a damaged pickle can fail in any way at all
+    except Exception as error:
         refuse(path, f"holds a pickle that is truncated or damaged ({type(error).__name__})", error)
+
+
+def load(path: str | Path, names: Collection[str]):
+    """The object in the pickle at `path`, which may ask for the dotted `names` only.
+
+    Names of numpy are honoured, the others give `Noted`. Raises NbpkgError that names the file when it is
+    damaged, larger than 64 MiB, or asks for anything else.
+    """
+    with _reading(path):
+        if Path(path).stat().st_size > _LIMIT:
+            refuse(path, f"is larger than the {_LIMIT:,} bytes allowed")
+        return _Reader(path, io.BytesIO(Path(path).read_bytes()), names, _numpy(), "ASCII").load()
 
 
 def load_torch(path: str | Path, names: Collection[str]):
@@ -101,8 +106,8 @@ def load_torch(path: str | Path, names: Collection[str]):
             pickled = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
             if len(pickled) != 1 or pickled[0].file_size > _LIMIT:
                 refuse(path, "holds no pickle of the size allowed")
-            with archive.open(pickled[0]) as stream:
-                return load(path, names, stream)
+            with archive.open(pickled[0]) as stream, _reading(path):
+                return _TorchReader(path, stream, names, _numpy(), "ASCII").load()
     except (OSError, zipfile.BadZipFile) as error:
         refuse(path, f"is no readable torch file ({type(error).__name__})", error)
 
@@ -113,15 +118,11 @@ def loads(path: str | Path, content: bytes) -> dict:
     `path` is only named in messages. Raises NbpkgError for a pickle that is damaged, needs any other function
     or class, holds no dictionary, or an array of another type.
     """
-    try:
+    with _reading(path):
         table = _Reader(path, io.BytesIO(content), _ARRAY, {}, "bytes").load()
         if type(table) is not dict:
             refuse(path, "holds a pickle of something else than a dictionary")
         arrays = {key: _array(path, value) for key, value in table.items() if isinstance(value, Noted)}
-    except NbpkgError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way at all
-        refuse(path, f"holds a pickle that is truncated or damaged ({type(error).__name__})", error)
     return {_text(path, key): value for key, value in (table | arrays).items()}
 
 

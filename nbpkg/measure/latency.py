@@ -145,16 +145,10 @@ def provenance(settings: Sequence[Setting], seed: int, rounds: int, reference_ms
         import onnxruntime
 
         versions["onnxruntime"] = onnxruntime.__version__
-    described = {
-        s.name: {
-            "words": s.words,
-            "threads": s.threads,
-            "batch": s.batch,
-            "reference_ms": float(f"{ms:.4g}"),
-            "timed_calls_per_cell": rounds * s.repeats,
-        }
-        for s, ms in zip(settings, reference_ms, strict=True)
-    }
+    described = {}
+    for s, ms in zip(settings, reference_ms, strict=True):
+        measured = {"reference_ms": float(f"{ms:.4g}"), "timed_calls_per_cell": rounds * s.repeats}
+        described[s.name] = {"words": s.words, "threads": s.threads, "batch": s.batch, **measured}
     return {
         "how": HOW,
         "reference": REFERENCE,

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import site_tables
 
 from nbpkg import chapters, data, paths
-from nbpkg.book import site, site_tables
+from nbpkg.book import site
 from nbpkg.data import latency_table
 
 

@@ -24,7 +24,7 @@ HOME = Path(nbpkg.__file__).parent
 def modules():
     """Every module of the package that can be imported here, with the name of its file."""
     for found in pkgutil.walk_packages(nbpkg.__path__, "nbpkg."):
-        if found.name.rpartition(".")[2] not in ("sphinx_ext", "__main__"):
+        if found.name.rpartition(".")[2] != "__main__":
             yield importlib.import_module(found.name)
 
 

@@ -3,9 +3,10 @@
 import tomllib
 
 import pytest
+import synthesis
 
 from nbpkg import chapters
-from nbpkg.book import scoreboard, synthesis
+from nbpkg.book import scoreboard
 from nbpkg.errors import NbpkgError
 from nbpkg.report.record import VERDICTS
 

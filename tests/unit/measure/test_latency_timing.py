@@ -5,7 +5,6 @@ import os
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from nbpkg.data.latency_table import read_embedded, read_provenance
 from nbpkg.errors import NbpkgError
@@ -69,7 +68,6 @@ def test_provenance_agrees_with_the_table(tmp_path):
     assert said["cells"] == len(cells) == 9
     assert said["settings"]["light"]["timed_calls_per_cell"] == 4
     assert said["settings"]["heavy"]["words"] == "PyTorch eager, float32, batch 4, 1 thread"
-    assert np.allclose(said["spearman"], spearmanr(np.stack(list(medians.values()), 1)).statistic, atol=1e-3)
     assert all(s["reliability"] == 1 for s in said["settings"].values())
 
 

@@ -7,12 +7,11 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import site_tables
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
-
-from nbpkg.book import site_tables
 
 log = logging.getLogger(__name__)
 

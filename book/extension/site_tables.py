@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import synthesis
 
 from nbpkg import chapters, data, paths
-from nbpkg.book import scoreboard, synthesis, teaching
+from nbpkg.book import scoreboard, teaching
 from nbpkg.data import latency_table, needs
 from nbpkg.nb201 import costs, digits, space
 from nbpkg.report import tables
