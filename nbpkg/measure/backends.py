@@ -23,7 +23,9 @@ from nbpkg.measure.onnx_export import onnx_bytes
 class Setting:
     """One device. Per visit to a cell, `warmup` untimed calls come before `repeats` timed ones.
 
-    runtime: "eager" (PyTorch), "native" (PyTorch without oneDNN), "onnx" or "onnx-int8" (ONNX Runtime, CPU).
+    runtime: "eager" (PyTorch), "native" (PyTorch without oneDNN), "script" (TorchScript, frozen), "onnx",
+    "onnx-plain" (no graph optimisation) or "onnx-int8" (ONNX Runtime, CPU). width: channels of the first
+    stage; resolution: pixels a side.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Setting:
     device: str = "cpu"
     warmup: int = 1
     repeats: int = 1
+    width: int = 16
+    resolution: int = 32
 
     @property
     def words(self) -> str:
@@ -43,6 +47,8 @@ class Setting:
             RUNTIMES.get(self.runtime, self.runtime),
             "8-bit integers" if self.runtime == "onnx-int8" else self.dtype,
             "channels last" if self.channels_last else "",
+            f"{self.width} channels" if self.width != 16 else "",
+            f"{self.resolution} pixels" if self.resolution != 32 else "",
             f"batch {self.batch}",
             "GPU" if self.device == "cuda" else f"{self.threads} thread{'s' * (self.threads > 1)}",
         ]
@@ -52,7 +58,9 @@ class Setting:
 RUNTIMES = {
     "eager": "PyTorch eager",
     "native": "PyTorch eager without oneDNN",
+    "script": "TorchScript, frozen",
     "onnx": "ONNX Runtime",
+    "onnx-plain": "ONNX Runtime without graph optimisation",
     "onnx-int8": "ONNX Runtime",
 }
 CPU_SETTINGS = (
@@ -69,6 +77,23 @@ CPU_SETTINGS = (
     Setting("onnx_int8_b8", runtime="onnx-int8", batch=8),
     Setting("torch_b8_t2", batch=8, threads=2, repeats=2),
     Setting("onnx_b32_t2", runtime="onnx", batch=32, threads=2, repeats=2),
+)
+#: Settings that no other table holds: chapter 03 judges its methods on them.
+NEW_SETTINGS = (
+    Setting("torch_b64", batch=64),
+    Setting("torch_w64_b1", width=64),
+    Setting("torch_r96_b1", resolution=96),
+    Setting("torch_last_b32", channels_last=True, batch=32),
+    Setting("torch_f64_b8", dtype="float64", batch=8),
+    Setting("native_b16", runtime="native", batch=16),
+    Setting("script_b1", runtime="script", warmup=3, repeats=3),
+    Setting("onnx_plain_b4", runtime="onnx-plain", batch=4, repeats=2),
+    Setting("onnx_w64_b1", runtime="onnx", width=64, repeats=2),
+    Setting("onnx_r96_b1", runtime="onnx", resolution=96, repeats=2),
+    Setting("onnx_int8_w64_b1", runtime="onnx-int8", width=64, repeats=2),
+    Setting("onnx_int8_b32", runtime="onnx-int8", batch=32),
+    Setting("torch_w32_b2_t2", batch=2, threads=2, width=32, repeats=2),
+    Setting("onnx_w64_b2_t2", runtime="onnx", batch=2, threads=2, width=64, repeats=2),
 )
 CUDA_SETTINGS = (
     Setting("cuda_b1", device="cuda", warmup=5, repeats=10),
@@ -97,10 +122,12 @@ class Runs:
 
     def __call__(self, setting: Setting) -> Callable[[], object]:
         """A callable without arguments. NbpkgError for an unknown runtime or without ONNX Runtime."""
-        if setting.runtime in ("onnx", "onnx-int8"):
-            session = self._session(setting.runtime == "onnx-int8", setting.threads)
+        if setting.runtime in ("onnx", "onnx-plain", "onnx-int8"):
+            session = self._session(setting.runtime, setting.threads)
             images = self.images(setting).numpy()
             return lambda: session.run(None, {"images": images})
+        if setting.runtime == "script":
+            return self._script(self.images(setting))
         if setting.runtime not in ("eager", "native"):
             raise NbpkgError(f"setting {setting.name}: unknown runtime {setting.runtime!r}")
         layout = torch.channels_last if setting.channels_last else torch.contiguous_format
@@ -128,7 +155,12 @@ class Runs:
     def _make_model(self, device: str, dtype: torch.dtype, layout: torch.memory_format) -> torch.nn.Module:
         return copy.deepcopy(self.network).to(device=device, dtype=dtype, memory_format=layout)
 
-    def _make_session(self, int8: bool, threads: int):
+    def _script(self, images: torch.Tensor) -> Callable[[], object]:
+        traced = torch.jit.trace(self._model("cpu", torch.float32, torch.contiguous_format), images)
+        frozen = torch.jit.freeze(traced.eval())
+        return lambda: frozen(images)
+
+    def _make_session(self, runtime: str, threads: int):
         try:
             import onnxruntime
         except ImportError as error:
@@ -141,5 +173,7 @@ class Runs:
         options.log_severity_level = 3
         # Or the waiting threads of one session keep those of the next off their cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        graph = onnx_bytes(self.network, self.resolution, int8)
+        if runtime == "onnx-plain":
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        graph = onnx_bytes(self.network, self.resolution, runtime == "onnx-int8")
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

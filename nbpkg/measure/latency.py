@@ -54,14 +54,17 @@ Visit = tuple[int, int, int]
 Times = dict[str, np.ndarray]
 
 
-def real_runs(ops: np.ndarray) -> Runs:
-    """The torch network of a cell, ready to be run on any setting."""
-    return Runs(network(ops, WIDTH, CELLS_PER_STAGE).eval(), RESOLUTION)
+def real_runs(ops: np.ndarray) -> Callable[[Setting], Callable[[], object]]:
+    """The torch network of a cell at each width and resolution, ready to be run on any setting."""
+    made = functools.cache(
+        lambda width, pixels: Runs(network(ops, width, CELLS_PER_STAGE).eval(), pixels)
+    )
+    return lambda setting: made(setting.width, setting.resolution)(setting)
 
 
 def measure(
     output_csv: str | Path,
-    cells: int = 640,
+    cells: int | np.ndarray = 640,
     rounds: int = 4,
     settings: Sequence[Setting] | None = None,
     resume: bool = True,
@@ -69,8 +72,9 @@ def measure(
     make_runs: Callable[[np.ndarray], Callable[[Setting], Callable[[], object]]] = real_runs,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Path:
-    """Time `cells` distinct random cells on every setting; write the table and its provenance.
+    """Time cells on every setting; write the table and its provenance.
 
+    cells: how many distinct random ones, or which, as operations (cells, 6).
     settings: by default all that this machine can run. resume: use what earlier runs with the same arguments
     left in the cache. Tests replace `make_runs`, which turns six operations into a function from a setting to
     the callable to time, and `clock`, which tells seconds. Returns the path of the table. Raises NbpkgError
@@ -78,9 +82,10 @@ def measure(
     """
     output = Path(output_csv)
     settings = default_settings(len(usable_cpus())) if settings is None else tuple(settings)
+    ops = space.random(cells, seed) if isinstance(cells, int) and cells > 0 else np.atleast_2d(cells)
+    cells = len(ops) if ops.shape[1] == space.N_EDGES else 0
     _check(output, cells, rounds, settings)
-    ops = space.random(cells, seed)
-    entries = _entries(settings, cells, rounds, seed)
+    entries = _entries(settings, space.decode(ops), rounds, seed)
     if not resume:
         shutil.rmtree(next(iter(entries.values())).path.parent, ignore_errors=True)
     done = {visit: found.value for visit, entry in entries.items() if (found := entry.read()) is not None}
@@ -136,20 +141,20 @@ def provenance(
     }
 
 
-def _entries(settings: Sequence[Setting], cells: int, rounds: int, seed: int) -> dict[Visit, Entry]:
+def _entries(settings: Sequence[Setting], names: Sequence[str], rounds: int, seed: int) -> dict[Visit, Entry]:
     """Where each visit of a measurement is kept, in the order of the visits.
 
     Thread counts rise, since runs of more threads disturb others more and are disturbed more.
     """
     # Times of another machine or version must not be mixed in.
     machine = device_name(device("cpu")), torch.__version__
-    key = key_of(cells, seed, [asdict(s) for s in settings], *machine)
+    key = key_of(list(names), seed, [asdict(s) for s in settings], *machine)
     folder = f"measure-latency/{key[:16]}"
     return {
         (threads, number, cell): Entry(folder, f"{threads}-{number}-{cell}", key, "visit")
         for threads in sorted({s.threads for s in settings})
         for number in range(rounds)
-        for cell in np.random.default_rng([seed, number]).permutation(cells).tolist()
+        for cell in np.random.default_rng([seed, number]).permutation(len(names)).tolist()
     }
 
 
