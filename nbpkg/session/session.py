@@ -202,7 +202,7 @@ class Session:
             threads=self.threads,
             source_sha256=_source_sha256(self.chapter),
             package_sha256=chapters.package_sha256(),
-            versions=machine.versions(),
+            versions=machine.versions(self.device),
             data=dict(self.log.data),
             seconds={name: round(timing.wall, 3) for name, timing in sums.items()},
             cpu_seconds={name: round(timing.cpu, 3) for name, timing in sums.items()},
