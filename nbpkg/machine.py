@@ -136,14 +136,20 @@ def start(device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def versions() -> dict[str, str]:
-    """The versions of python, torch, numpy and nbpkg."""
+def versions(device=None) -> dict[str, str]:
+    """The versions of python, torch, numpy and nbpkg, and of a GPU what its multiplications round to."""
     import numpy
     import torch
 
+    rounding = {}
+    if getattr(device, "type", "cpu") == "cuda":
+        tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+        bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        rounding = {"float32": "TF32" if tf32 else "whole", "bfloat16": "native" if bfloat16 else "none"}
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "nbpkg": nbpkg.__version__,
+        **rounding,
     }

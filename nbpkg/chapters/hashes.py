@@ -1,5 +1,6 @@
 """What a run was made of: hashes of a chapter's code and of the package."""
 
+import ast
 import hashlib
 from fnmatch import fnmatch
 
@@ -35,6 +36,32 @@ def hashed_files() -> list[str]:
     names = [path.relative_to(package()).as_posix() for path in package().rglob("*") if path.is_file()]
     left_out = (*TOOLING, "*__pycache__*", ".*", "*/.*")
     return [name for name in sorted(names) if not any(fnmatch(name, pattern) for pattern in left_out)]
+
+
+def imported(name: str) -> list[str]:
+    """The package's files that the code of chapter `name` imports, itself or through others, sorted."""
+    texts = ["\n".join(cell.source for cell in cells(name) if cell.kind == "code")]
+    found: set[str] = set()
+    while texts:
+        for node in ast.walk(ast.parse(texts.pop())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for parts in (module.split(".") for module in names if module.partition(".")[0] == "nbpkg"):
+                # A package's own file is executed with each of its parts.
+                for place in [f"{'/'.join(parts[1:end])}" for end in range(1, len(parts) + 1)]:
+                    for file in (f"{place}.py", f"{place}/__init__.py".lstrip("/")):
+                        if file not in found and (package() / file).is_file():
+                            found.add(file)
+                            texts.append((package() / file).read_text(encoding="utf-8"))
+    return sorted(found)
+
+
+def modules(name: str) -> dict[str, str]:
+    """Hashes, 16 digits, of the files that numbers of chapter `name` can depend on: its imports, and data."""
+    reached = set(imported(name))
+    names = [file for file in hashed_files() if file in reached or not file.endswith(".py")]
+    return {file: hashlib.sha256((package() / file).read_bytes()).hexdigest()[:16] for file in names}
 
 
 def package_sha256() -> str:

@@ -1,5 +1,6 @@
 """Commands on chapters: list, run, sync, check, publish, scoreboard, site, stamp, handout."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -42,6 +43,7 @@ def run(
     minutes: Annotated[
         float | None, typer.Option(help="Stop after the piece that passes so many; the next run goes on.")
     ] = None,
+    cluster: Annotated[str | None, typer.Option(help="A Dask cluster: local, slurm or ADDRESS.")] = None,
 ) -> None:
     """Execute chapters (all that are written when none is named); results go under runs/."""
     from nbpkg import runner
@@ -50,6 +52,8 @@ def run(
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
         raise NbpkgError(f"seeds must be whole numbers with commas, as in 0,1,2; not {seeds!r}") from None
+    if cluster:
+        os.environ["NBPKG_CLUSTER"] = cluster  # for all that the chapters start
     options = (profile, numbers, device, jobs, script, force, cell_timeout, say, minutes)
     outcomes = runner.run(names or [], *options)
     rows = []

@@ -741,9 +741,10 @@ ARMS = {"alone": dict(to_large=NEVER, to_small=NEVER), "one way": dict(to_large=
 for regime, seeds in OF.items():
     for arm, how in ARMS.items():
         train(arm, seeds, regime, **how)
+    rounding = 0.0 if s.device.type == "cpu" else 1e-3  # a GPU does not add in a fixed order
     for seed in seeds:  # with the weight from small to large at 0 nothing reaches the large model
         one, other = (ALL[regime, arm][seed]["states"][0] for arm in ("alone", "one way"))
-        assert all(torch.equal(value, other[name]) for name, value in one.items())
+        assert all(torch.allclose(value, other[name], rounding, rounding) for name, value in one.items())
 
 # %%
 JOINT = flops(LARGE, SMALL)

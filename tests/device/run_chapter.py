@@ -30,6 +30,7 @@ from nbpkg.session import result_cache
 from nbpkg.session.result_cache import ResultCache
 from nbpkg.session.session import Session
 from nbpkg.zoo import train
+from nbpkg.zoo.recipes import Zoo
 
 steps = 0  # of optimisers
 
@@ -78,6 +79,7 @@ def run(chapter: str, out: Path, profile: str = "smoke", device: str = "cuda", s
     fakecuda.install()
     if small:
         Session.choose = lambda self, *, smoke, standard, paper=None: smoke
+        Zoo.parts = lambda self, profile: self.make("smoke")
     _name_what_is_counted()
     result_cache.unordered = train.unordered = _here
     register_optimizer_step_post_hook(_count_step)
@@ -86,10 +88,10 @@ def run(chapter: str, out: Path, profile: str = "smoke", device: str = "cuda", s
     record = out / f"{chapter}.record.json"
     os.environ["NBPKG_RECORD"] = str(record)
     parameters = {"PROFILE": profile, "SEEDS": [0], "DEVICE": device}
-    job = {"chapter": chapter, "progress": os.devnull, "cwd": str(paths.root()), "parameters": parameters}
+    job = {"chapter": chapter, "cwd": str(paths.root()), "parameters": parameters}
     fakecuda.start(paths.root())
     started = time.process_time()
-    result = child.execute_script(job)
+    result = child.execute_script(job, out)
     spent = time.process_time() - started
     fakecuda.stop()
     found = {"chapter": chapter, "result": result, "cpu_s": spent, "steps": steps, **_counted()}

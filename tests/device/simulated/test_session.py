@@ -127,5 +127,8 @@ def test_a_clock_counts_the_work_of_the_gpu(monkeypatch):
 
 def test_float32_is_no_tf32_in_a_session():
     torch.backends.cudnn.allow_tf32 = True
-    session("cuda")
+    s = session("cuda")
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert s.record().versions["float32"] == "whole"
+    torch.backends.cudnn.allow_tf32 = True  # a cell of the chapter may do so: the record tells
+    assert s.record().versions["float32"] == "TF32" and "float32" not in session("cpu").record().versions

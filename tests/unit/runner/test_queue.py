@@ -146,16 +146,6 @@ def test_minutes_end_a_run_after_a_piece_and_the_next_goes_on(book, tmp_path):
     assert done.status == "done" and log.read_text() == "012"
 
 
-def test_data_that_the_published_run_used_is_asked_for_first(published, monkeypatch):
-    path = published.root / "results" / "standard" / "03_help.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"data": {"help-fbnet": "sha256:0"}}))
-    monkeypatch.setattr("nbpkg.data.available", lambda name: False)
-    with pytest.raises(NbpkgError, match="run `nbpkg data fetch help-fbnet`"):
-        run("help", profile="standard")
-    assert run("help", script=True)[0][0].status == "done"  # smoke needs none
-
-
 def test_a_chapters_seconds_count_from_its_own_first_job(book):
     book.write("05_tans")
     begun = time.monotonic()

@@ -219,7 +219,7 @@ def test_without_the_packages_one_line_says_what_to_do(monkeypatch):
 )
 def test_what_makes_no_sense_is_refused(arguments, problem):
     with pytest.raises(NbpkgError, match=problem):
-        features(task(n_valid=0), **{"extractor": "random-conv", **arguments}, device="cpu")
+        features(task(n_valid=0), **{"extractor": "random-conv", "device": "cpu", **arguments})
 
 
 def test_extractors_say_what_they_are_and_a_memo_can_cover_them():
