@@ -76,7 +76,7 @@ class LatencySpace:
         return len(self.ops)
 
     def counts(self) -> np.ndarray:
-        """How often each operation occurs in each architecture, float64 (n, n_ops); with the pixels, if any."""
+        """How often each operation occurs in each architecture, float64 (n, n_ops); then pixels, if any."""
         if self.resolution is None:
             return self.one_hot().sum(1)
         return np.concatenate([self.one_hot().sum(1), self.resolution[:, None] / 16], 1)
@@ -109,7 +109,7 @@ class LatencySpace:
         return fbnet.vectors(self.ops) if self.kind == "chain" else ofa.vectors(self.ops, self.resolution)
 
     def position_features(self) -> np.ndarray:
-        """One-hot choice at every position (and of the resolution), counts and costs: float64 (n, features)."""
+        """One-hot choice at every position and of the resolution, counts, costs: float64 (n, features)."""
         parts = [self.one_hot().reshape(len(self), -1), self.counts(), self.cost_features()]
         if self.resolution is not None:
             parts.append((self.resolution[:, None] == np.unique(self.resolution)).astype(np.float64))
@@ -221,8 +221,8 @@ def new_devices(space: LatencySpace) -> LatencySpace:
     """A space of cells whose test devices are settings that this project timed for judgement alone.
 
     They were timed on the references, some more cells to measure and 240 to predict: the copy holds these,
-    in that order, with the latencies of the space's own devices beside. The query pool leaves out cells of the
-    space's support pool. NbpkgError for a space of another kind.
+    in that order, with the latencies of the space's own devices beside. The query pool leaves out cells of
+    the space's support pool. NbpkgError for a space of another kind.
     """
     if space.kind != "cell":
         raise NbpkgError(f"the new devices were timed on cells; {space.name} holds none")
@@ -239,7 +239,8 @@ def new_devices(space: LatencySpace) -> LatencySpace:
     latency |= {device: table[rows] for device, table in medians.items()}
     return space.relabel(
         ops=space.ops[keep], latency=latency, reference=np.arange(len(space.reference)), test=tuple(medians),
-        n_support=len(support), n_query=len(query), flops=space.flops[keep], params=space.params[keep], others=(),
+        n_support=len(support), n_query=len(query),
+        flops=space.flops[keep], params=space.params[keep], others=(),
     )  # fmt: skip
 
 

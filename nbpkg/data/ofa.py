@@ -1,4 +1,4 @@
-"""The Once-for-All space (MobileNetV3, width 1.2): five stages of up to four layers, and what a network costs.
+"""The Once-for-All space (MobileNetV3, width 1.2): five stages of up to four layers, and its costs.
 
 Stages, widths, strides and squeeze-and-excite are those of Cai et al. (2020), ImageNet classes.
 """

@@ -1,7 +1,7 @@
 """HELP's predictor as chapters 02 and 04 of the first edition use it: one seed at a time, cells alone.
 
-Chapter 03 of the second edition trains all seeds at once, and its modulator scales the inputs of layers, as the
-authors' code does; here it scales outputs. This stays until the chapters that use it are written anew.
+Chapter 03 of the second edition trains all seeds at once, and its modulator scales the inputs of layers, as
+the authors' code does; here it scales outputs. This stays until the chapters that use it are written anew.
 """
 
 import time
@@ -19,7 +19,10 @@ ENCODERS = {"cell": (CellGraphs, encode_cells)}
 
 def init_predictor(kind, generator, embedding=True):
     """Weights of the predictor: 123,001 numbers for cells, 115,201 for chains."""
-    uniform = lambda bound, *shape: (torch.rand(*shape, generator=generator) * 2 - 1) * bound
+
+    def uniform(bound, *shape):
+        return (torch.rand(*shape, generator=generator) * 2 - 1) * bound
+
     theta, widths = {}, GRAPH_WIDTHS if kind == "cell" else CHAIN_WIDTHS
     for layer, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True), 1):
         w, b = (0.05, 0.1) if kind == "cell" else (n_in**-0.5, n_in**-0.5)
@@ -35,7 +38,7 @@ def init_predictor(kind, generator, embedding=True):
 
 
 def predict(theta, batch, embedding, encode):
-    """Equation (eq-help-head) for stacked tasks: embedding (tasks, 10) -> predictions (tasks, m)."""
+    """HELP's equation head for stacked tasks: embedding (tasks, 10) -> predictions (tasks, m)."""
     bias = theta["v3"]
     if "V3u" in theta:
         u = torch.relu(linear(embedding[:, None], theta["U1"], theta["c1"]))
@@ -65,22 +68,20 @@ def posterior(phi, embedding):
 
 
 def kl_to_normal(mean, deviation):
-    """Equation (eq-help-kl), (tasks, 603) -> (tasks,)."""
+    """HELP's equation kl, (tasks, 603) -> (tasks,)."""
     return ((deviation**2 + mean**2 - 1) / 2 - torch.log(deviation)).sum(-1)
 
 
 def modulate(theta, z):
-    """Equation (eq-help-modulator) on stacked weights; z (tasks, 603)."""
+    """HELP's equation modulator on stacked weights; z (tasks, 603)."""
     z3, z4, z5, z_bias = z[:, None].split([200, 200, 200, 3], -1)
     scale = {"V3": z3, "V3u": z3, "V4": z4, "V5": z5.transpose(1, 2)}
     theta = {k: v * (1 + 0.01 * scale[k]) if k in scale else v for k, v in theta.items()}
-    return theta | {
-        k: theta[k] + 0.01 * z_bias[..., i : i + 1] for i, k in enumerate(("v3", "v4", "v5"))
-    }
+    return theta | {k: theta[k] + 0.01 * z_bias[..., i : i + 1] for i, k in enumerate(("v3", "v4", "v5"))}
 
 
 def adapt(theta, alpha, batch, embedding, y, encode, steps, second_order=False):
-    """Equation (eq-help-inner), `steps` times, for stacked weights; y (tasks, k). Steps keep their graph if second order."""
+    """`steps` inner steps for stacked weights; y (tasks, k). Steps keep their graph if second order."""
     if not second_order:
         theta = {k: v.detach().requires_grad_() for k, v in theta.items()}
     for _ in range(steps):
@@ -93,7 +94,7 @@ def adapt(theta, alpha, batch, embedding, y, encode, steps, second_order=False):
 
 
 def episode_loss(model, graphs, pools, generator, encode, steps, tasks=8, k=10, q=200):
-    """Equation (eq-help-outer) on one random episode of `pools` (support, y, embedding tensors)."""
+    """HELP's equation outer on one random episode of `pools` (support, y, embedding tensors)."""
     support, support_y, embeddings = pools
     device = torch.randperm(len(support), generator=generator)[:tasks]
     pick = torch.rand(len(device), support.shape[1], generator=generator).argsort(1)[:, : k + q]
@@ -105,15 +106,13 @@ def episode_loss(model, graphs, pools, generator, encode, steps, tasks=8, k=10, 
     if model["phi"]:
         mean, deviation = posterior(model["phi"], h)
         theta, penalty = modulate(theta, mean + deviation * noise), kl_to_normal(mean, deviation).sum()
-    theta = adapt(
-        theta, model["alpha"], graphs(index[:, :k]), h, y[:, :k], encode, steps, second_order=True
-    )
+    theta = adapt(theta, model["alpha"], graphs(index[:, :k]), h, y[:, :k], encode, steps, second_order=True)
     error = (predict(theta, graphs(index[:, k:]), h, encode) - y[:, k:]).square().mean()
     return error + 0.1 * penalty
 
 
 def few_shot(model, graphs, encode, embedding, measured, y, query, steps=2, chunk=16):
-    """Predictions (tasks, q) on `query` (tasks, q) after `steps` on architectures `measured` (tasks, k) with labels y."""
+    """Predictions (tasks, q) on `query` (tasks, q) after `steps` on `measured` (tasks, k) with labels y."""
     theta = stacked(model["theta"], len(embedding))
     if model["phi"]:
         theta = modulate(
@@ -123,9 +122,7 @@ def few_shot(model, graphs, encode, embedding, measured, y, query, steps=2, chun
     for i in range(0, len(embedding), chunk):
         rows = slice(i, i + chunk)
         part = {name: value[rows] for name, value in theta.items()}
-        part = adapt(
-            part, model["alpha"], graphs(measured[rows]), embedding[rows], y[rows], encode, steps
-        )
+        part = adapt(part, model["alpha"], graphs(measured[rows]), embedding[rows], y[rows], encode, steps)
         with torch.no_grad():
             parts.append(predict(part, graphs(query[rows]), embedding[rows], encode))
     return torch.cat(parts)
@@ -133,10 +130,11 @@ def few_shot(model, graphs, encode, embedding, measured, y, query, steps=2, chun
 
 def tensors(device, *arrays):
     """Integer arrays as int64 and the rest as float32 tensors on the device."""
-    kind = lambda a: torch.int64 if np.asarray(a).dtype.kind in "iu" else torch.float32
-    return tuple(
-        torch.as_tensor(np.asarray(a), dtype=kind(a), device=device) for a in map(np.array, arrays)
-    )
+
+    def kind(a):
+        return torch.int64 if np.asarray(a).dtype.kind in "iu" else torch.float32
+
+    return tuple(torch.as_tensor(np.asarray(a), dtype=kind(a), device=device) for a in map(np.array, arrays))
 
 
 def draw(pools, draws, k, seed):
@@ -146,9 +144,12 @@ def draw(pools, draws, k, seed):
 
 
 def published_protocol(model, space, pools, graphs, encode, picks, steps=2):
-    """HELP's test: references describe the device, `picks` (devices, draws, k) are measured; Spearman (devices, draws)."""
+    """HELP's test with `picks` (devices, draws, k) measured: Spearman (devices, draws)."""
     n, draws, k = picks.shape
-    repeat = lambda a: np.repeat(a, draws, axis=0)
+
+    def repeat(a):
+        return np.repeat(a, draws, axis=0)
+
     flat = picks.reshape(n * draws, k)
     arrays = (
         repeat(pools.embedding), np.take_along_axis(repeat(pools.support), flat, 1),
@@ -215,7 +216,7 @@ def meta_train(
 
 
 def measured_sets(space, n_devices, draws, extra, seed):
-    """References plus `extra` random others of the untrimmed support pool: indices (devices, draws, 10 + extra)."""
+    """References plus `extra` random others of the support pool: indices (devices, draws, 10 + extra)."""
     others = np.setdiff1d(np.arange(space.n_support), space.reference)
     order = np.random.default_rng([seed, extra, 1]).random((n_devices, draws, len(others))).argsort(-1)
     reference = np.broadcast_to(space.reference, (n_devices, draws, len(space.reference)))
@@ -228,9 +229,12 @@ def measure(space, devices, measured):
 
 
 def help_from_measured(model, space, pools, graphs, encode, measured, ms, query, steps=2):
-    """HELP adapted to the measured set, scaled by its own extremes: predictions (devices, draws, q)."""
+    """HELP adapted to the measured set, scaled by its own extremes: (devices, draws, q)."""
     shape = measured.shape[:2]
-    flat = lambda a: np.broadcast_to(a, (*shape, a.shape[-1])).reshape(shape[0] * shape[1], -1)
+
+    def flat(a):
+        return np.broadcast_to(a, (*shape, a.shape[-1])).reshape(shape[0] * shape[1], -1)
+
     y = 0.05 + 0.9 * latency.unit_scale(ms)
     batch = tensors(
         model["theta"]["V5"].device, flat(pools.embedding[:, None]), flat(measured), flat(y), flat(query)
@@ -239,24 +243,32 @@ def help_from_measured(model, space, pools, graphs, encode, measured, ms, query,
 
 
 def to_milliseconds(at_measured, ms, guess):
-    """Least-squares line from predictions (..., k) at measured points to ms (..., k), applied to guess (..., q)."""
+    """Line from predictions (..., k) at measured points to ms (..., k), applied to guess (..., q)."""
     x, y = at_measured - at_measured.mean(-1, keepdims=True), ms - ms.mean(-1, keepdims=True)
     slope = (x * y).sum(-1, keepdims=True) / ((x * x).sum(-1, keepdims=True) + 1e-12)
     return ms.mean(-1, keepdims=True) + slope * (guess - at_measured.mean(-1, keepdims=True))
 
 
 def constrained_search(predicted, score, limits):
-    """Best-scored candidate predicted within each limit, the fastest if none is: (..., c), (c,), (..., l) -> (..., l)."""
+    """Best-scored candidate within each limit, else the fastest: (..., c), (c,), (..., l) -> (..., l)."""
     fits = predicted[..., None, :] <= limits[..., :, None]
     best = np.where(fits, score, -np.inf).argmax(-1)
     return np.where(fits.any(-1), best, predicted.argmin(-1)[..., None])
 
 
 def trained(session):
-    """The predictor at the session's profile, kept by it: weights, step sizes and modulator of its first seed."""
+    """The predictor at the session's profile, kept by it: weights, steps and modulator of its first seed."""
     space = latency.load(session.choose(smoke="embedded", standard="nb201"))
-    episodes, rate, every = session.choose(smoke=(40, 1e-3, 20), standard=(1000, 3e-4, 50), paper=(2000, 1e-4, 50))
+    episodes, rate, every = session.choose(
+        smoke=(40, 1e-3, 20), standard=(1000, 3e-4, 50), paper=(2000, 1e-4, 50)
+    )
     return session.memo(
-        f"{space.name}-HELP", meta_train, seed=session.seeds[0], space=space, device=session.device.type,
-        episodes=episodes, rate=rate, every=every,
+        f"{space.name}-HELP",
+        meta_train,
+        seed=session.seeds[0],
+        space=space,
+        device=session.device.type,
+        episodes=episodes,
+        rate=rate,
+        every=every,
     )

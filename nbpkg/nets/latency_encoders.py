@@ -1,10 +1,10 @@
 """Architectures as latency predictors read them, many tasks at once, each with weights of its own.
 
-A cell's graph network (`encode_cells`) is computed over states that cells share. The input node looks the same
-in every cell; the nodes of the edges 0-1, 0-2, 0-3 see the input and their own operation: five states; those of
-1-2 and 1-3 see the operation on 0-1 besides: 25. These 31 are computed once a task. Only the edge 2-3, the
-output and the global node differ from cell to cell. The last layer is read at the global node alone, so rows are
-summed before they are multiplied. Equal to the plain network up to rounding (a test says so).
+A cell's graph network (`encode_cells`) is computed over states that cells share. The input node looks the
+same in every cell; the nodes of the edges 0-1, 0-2, 0-3 see the input and their own operation: five states;
+those of 1-2 and 1-3 see the operation on 0-1 besides: 25. These 31 are computed once a task. Only the edge
+2-3, the output and the global node differ from cell to cell. The last layer is read at the global node alone,
+so rows are summed before they are multiplied. Equal to the plain network up to rounding (a test says so).
 """
 
 from __future__ import annotations

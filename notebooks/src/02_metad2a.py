@@ -54,7 +54,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from nbpkg import chapters
 from nbpkg.report import plots, ranking, stats, verdicts
 from nbpkg import data as files
 from nbpkg.data import images as pictures
@@ -62,7 +61,7 @@ from nbpkg.data import latency
 from nbpkg.data import nb201
 from nbpkg.data.read import read_metad2a
 from nbpkg.nb201 import costs, digits, space
-from nbpkg.nets import cellgraphs
+from nbpkg.nets import cellgraphs, first_help
 from nbpkg.nets.dag import GraphEncoder
 from nbpkg.nets.dag_decoder import GraphDecoder, Latent
 from nbpkg.nets.metad2a import Generator, Predictor
@@ -1533,7 +1532,7 @@ plots.finish(fig)
 
 # %% tags=["hide-input"]
 with s.section("devices"):
-    HELP, DEVICES = chapters.load("03_help"), latency.load(s.choose(smoke="embedded", standard="nb201"))
+    HELP, DEVICES = first_help, latency.load(s.choose(smoke="embedded", standard="nb201"))
     if DEVICES.data_set:
         s.data_used(DEVICES.data_set)
     help_model = s.artifact("03_help", "predictor")

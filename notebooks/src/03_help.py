@@ -20,7 +20,7 @@
 # HELP {cite:p}`lee2021help` describes a device by its latencies on ten reference architectures, and meta-learns a predictor that reads this description.
 # Two gradient steps on ten measurements then adapt the predictor to a device that it has never seen.
 #
-# ![Diagram: ten latencies become the embedding h; a modulator bends the shared weights theta; two gradient steps adapt them; the adapted predictor ranks every architecture.](../book/images/help-method.svg)
+# ![Diagram: ten latencies become the embedding h; a modulator bends the shared weights theta; two gradient steps adapt them; the adapted predictor ranks every architecture.](../book/_assets/help-method.svg)
 #
 # <!-- held -->
 # <!-- /held -->
@@ -323,9 +323,11 @@ def modulate(theta, z):
     return theta | {k: theta[k] + v for k, v in shift.items()}
 
 
-z = torch.zeros(1, Z)
-assert torch.equal(modulate(theta, z)["V4"], theta["V4"])  # z = 0 changes nothing
-assert kl_to_normal(z, torch.ones(1, Z)) == 0
+# %%
+zero, one = torch.zeros(1, Z), torch.ones(1, Z)
+assert torch.equal(modulate(theta, zero)["V4"], theta["V4"])  # z = 0 changes nothing
+assert torch.allclose(modulate(theta, one)["V4"], 1.01 * theta["V4"])
+assert kl_to_normal(zero, one) == 0
 
 # %% [markdown]
 # ### The inner loop
@@ -351,6 +353,16 @@ def adapt(theta, alpha, batch, h, y, encode, steps=2, second_order=False):
         theta = theta if second_order else leaf(theta)
     return theta
 
+
+# %%
+support = torch.randint(len(MAIN), (1, 10), generator=generator)
+batch, y, h = graphs(support), torch.rand(1, 10), torch.rand(1, 10)
+rate = {k: torch.full_like(v, 1e-3) for k, v in theta.items()}
+before, after = (
+    (predict(adapt(theta, rate, batch, h, y, encode, steps), batch, h, encode) - y).square().mean()
+    for steps in (0, 2)
+)
+assert after < before  # two small steps fit the measurements better
 
 # %% [markdown]
 # ### The outer loop

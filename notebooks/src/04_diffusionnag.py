@@ -59,13 +59,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nbpkg import chapters
 from nbpkg.report import plots, ranking, stats, verdicts
 from nbpkg.data import latency
 from nbpkg.data import nb201
 from nbpkg.nb201 import digits
 from nbpkg.nb201 import space as cells
-from nbpkg.nets import cellgraphs
+from nbpkg.nets import cellgraphs, first_help
 from nbpkg.nets.dag import END, START
 from nbpkg.nets.dag_decoder import GraphDecoder, Latent, kl
 from nbpkg.nets.settransformer import DatasetEncoder
@@ -2276,7 +2275,7 @@ def fitted_prices(rows, logs):
 
 def from_ten(seed):
     """HELP's log latencies (ms) of the measured cells on MACHINE, from ten of them: (n,)."""
-    help_, device_ = chapters.load("03_help"), s.device
+    help_, device_ = first_help, s.device
     model = {part: {k: v.to(device_) for k, v in HELP[part].items()} for part in ("theta", "alpha", "phi")}
     make_graphs, encode = help_.ENCODERS[measured_on.kind]
     graphs, names = make_graphs(measured_on.ops, device_), measured_on.test
