@@ -41,7 +41,7 @@ except ImportError:
     REPOSITORY = ""
     if not REPOSITORY:
         raise SystemExit(
-            "nbpkg is missing: set REPOSITORY to the address of this book's repository and run again"
+            "nbpkg is missing: set REPOSITORY to the address of this book's repository"
         ) from None
     import subprocess
     import sys
@@ -87,7 +87,9 @@ CONFIG = {  # sizes, by profile
         smoke=(40, 0, 0, 0), standard=(1200, 1500, 1500, 800), paper=(2000, 4000, 2000, 2000)
     ),
     "rate": s.choose(smoke=1e-3, standard=3e-4, paper=1e-4),
-    "every": s.choose(smoke=20, standard=50),  # episodes between looks at the validation devices
+    "every": s.choose(
+        smoke=20, standard=50
+    ),  # episodes between looks at the validation devices
     "queries": s.choose(smoke=100, standard=100, paper=200),  # judged on, a device and episode
     "draws": s.choose(smoke=4, standard=20),  # of the ten architectures to adapt to
 }
@@ -115,6 +117,7 @@ for space in SPACES.values():
 # $$ (eq-help-label)
 #
 # The trivial answer counts multiply-adds (FLOPs) and measures nothing.
+
 
 # %% tags=["nbval-check-output"]
 def flops_alone(space):
@@ -165,6 +168,7 @@ assert torch.isclose(by_w, 1 - 2 * alpha) and torch.isclose(by_alpha, -2 * (w - 
 #
 # The scaling throws the device's speed away and keeps which references it finds slow.
 
+
 # %% tags=["method"]
 def embed(ms):
     """Equation (eq-help-embedding): reference latencies in ms (..., 10) -> (..., 10)."""
@@ -196,6 +200,7 @@ plots.finish(fig)
 #
 # Row $v$ of $A$ has ones where node $v$ gathers.
 # For chains of layers (FBNet {cite:p}`wu2019fbnet`, Once-for-All) two ordinary layers read a one-hot vector instead.
+
 
 # %% tags=["method"]
 def encode_plainly(theta, ops):
@@ -229,7 +234,7 @@ Z = 603
 
 
 def init_predictor(kind, generator, embedding=True):
-    """Weights as the authors draw them; without embedding the head is 100 wide, as in their code."""
+    """Weights as the authors draw them; without embedding the head is 100 wide, as theirs."""
 
     def uniform(bound, *shape):
         return (torch.rand(*shape, generator=generator) * 2 - 1) * bound
@@ -261,7 +266,7 @@ def predict(theta, batch, h, encode):
 
 
 def per_task(values, tasks):
-    """Every seed's weights once for each of its tasks: (seeds, ...) -> (seeds * tasks, ...)."""
+    """A seed's weights for each of its tasks: (seeds, ...) -> (seeds * tasks, ...)."""
     expand = lambda v: v[:, None].expand(-1, tasks, *v.shape[1:]).flatten(0, 1)
     return {name: expand(value) for name, value in values.items()}
 
@@ -273,7 +278,9 @@ graphs, encode = encoder(MAIN)
 some = torch.randint(len(MAIN), (1, 30), generator=generator)
 plain = encode_plainly({k: v[0] for k, v in theta.items()}, MAIN.ops[some[0]])
 assert torch.allclose(encode(theta, graphs(some))[0], plain, rtol=1e-4, atol=1e-6)
-sizes = [sum(v.numel() for v in init_predictor(k, generator).values()) for k in ("cell", "chain")]
+sizes = [
+    sum(v.numel() for v in init_predictor(k, generator).values()) for k in ("cell", "chain")
+]
 assert sizes == [123_001, 115_201]  # as in the authors' code
 
 # %% [markdown]
@@ -292,6 +299,7 @@ assert sizes == [123_001, 115_201]  # as in the authors' code
 # $$
 # \operatorname{KL}\bigl(q \,\|\, \mathcal{N}(0, I)\bigr) = \sum_i \Bigl[ \tfrac12 \left(\sigma_i^2 + \mu_i^2 - 1\right) - \log \sigma_i \Bigr].
 # $$ (eq-help-kl)
+
 
 # %% tags=["method"]
 def init_modulator(generator):
@@ -341,9 +349,11 @@ assert kl_to_normal(zero, one) == 0
 # The loss below is a *sum* over tasks.
 # The weights of a task touch no other task's loss, so one call of `autograd.grad` returns every task's own gradient.
 
+
 # %% tags=["method"]
-def adapt(theta, alpha, batch, h, y, encode, steps=2, second_order=False):
-    """Equation (eq-help-inner) for stacked weights; y (tasks, k)."""
+def adapt(theta, alpha, task, encode, steps=2, second_order=False):
+    """Equation (eq-help-inner), stacked; task: batch, h (tasks, 10), y (tasks, k)."""
+    batch, h, y = task
     leaf = lambda values: {k: v.detach().requires_grad_() for k, v in values.items()}
     theta = theta if second_order else leaf(theta)
     for _ in range(steps):
@@ -355,14 +365,14 @@ def adapt(theta, alpha, batch, h, y, encode, steps=2, second_order=False):
 
 
 # %%
-support = torch.randint(len(MAIN), (1, 10), generator=generator)
-batch, y, h = graphs(support), torch.rand(1, 10), torch.rand(1, 10)
+picked = torch.randint(len(MAIN), (1, 10), generator=generator)
+task = graphs(picked), torch.rand(1, 10), torch.rand(1, 10)
 rate = {k: torch.full_like(v, 1e-3) for k, v in theta.items()}
-before, after = (
-    (predict(adapt(theta, rate, batch, h, y, encode, steps), batch, h, encode) - y).square().mean()
-    for steps in (0, 2)
-)
-assert after < before  # two small steps fit the measurements better
+error = []
+for steps in (0, 2):
+    adapted = adapt(theta, rate, task, encode, steps)
+    error.append((predict(adapted, task[0], task[1], encode) - task[2]).square().mean())
+assert error[1] < error[0]  # two small steps fit the measurements better
 
 # %% [markdown]
 # ### The outer loop
@@ -376,6 +386,7 @@ assert after < before  # two small steps fit the measurements better
 #
 # Adam follows its gradient through the inner steps into $\theta$, $\alpha$ and $\phi$.
 
+
 # %% tags=["method"]
 def episode_loss(model, graphs, encode, tasks, steps=2, k=10):
     """Equation (eq-help-outer), summed over seeds; tasks: what `Episodes` draws."""
@@ -387,24 +398,25 @@ def episode_loss(model, graphs, encode, tasks, steps=2, k=10):
         mean, deviation = posterior(per_task(model["phi"], n), h)
         theta = modulate(theta, mean + deviation * noise)
         penalty = 0.1 * kl_to_normal(mean, deviation).sum()
-    measured, judged = graphs(index[:, :k]), graphs(index[:, k:])
-    theta = adapt(theta, alpha, measured, h, y[:, :k], encode, steps, second_order=True)
+    measured = graphs(index[:, :k]), h, y[:, :k]
+    theta = adapt(theta, alpha, measured, encode, steps, second_order=True)
+    judged = graphs(index[:, k:])
     error = (predict(theta, judged, h, encode) - y[:, k:]).square().mean(1)
     return error.sum() / n + penalty
 
 
 # %% tags=["method"]
-def few_shot(model, graphs, encode, h, measured, y, query, steps=2, chunk=32):
+def few_shot(model, encoding, h, measured, y, query, steps=2):
     """Predictions (seeds * tasks, q) for `query`, adapted to `measured` with labels y."""
-    n, parts = len(h) // len(model["theta"]["V5"]), []
+    (graphs, encode), n, parts = encoding, len(h) // len(model["theta"]["V5"]), []
     with torch.no_grad():
         theta, alpha = (per_task(model[part], n) for part in ("theta", "alpha"))
         if model["phi"]:  # the mean of z: nothing random at test time
             theta = modulate(theta, posterior(per_task(model["phi"], n), h)[0])
-    for i in range(0, len(h), chunk):
-        rows = slice(i, i + chunk)
+    for rows in torch.arange(len(h)).split(32):
         some, rate = ({k: v[rows] for k, v in values.items()} for values in (theta, alpha))
-        some = adapt(some, rate, graphs(measured[rows]), h[rows], y[rows], encode, steps)
+        task = graphs(measured[rows]), h[rows], y[rows]
+        some = adapt(some, rate, task, encode, steps)
         with torch.no_grad():
             parts.append(predict(some, graphs(query[rows]), h[rows], encode))
     return torch.cat(parts)
@@ -441,30 +453,37 @@ class Episodes:
             yield support[device].gather(1, pick), y[device].gather(1, pick), h[device], noise
 
 
+# %% tags=["method", "hide-input"]
 def help_published(model, space, pools, encoding, picks, steps=2):
-    """Spearman (seeds, devices, draws) of HELP's test: `picks` are positions in the support pools."""
+    """Spearman (seeds, devices, draws); `picks`: positions in the support pools."""
     shape, q = picks.shape[:3], pools.query.shape[1]
     spread = lambda a: np.broadcast_to(a[:, None], (*shape, a.shape[-1]))
     take = lambda a: np.take_along_axis(spread(a), picks, -1)
-    arrays = spread(pools.embedding), take(pools.support), take(pools.support_y), spread(pools.query)
+    arrays = (
+        spread(pools.embedding),
+        take(pools.support),
+        take(pools.support_y),
+        spread(pools.query),
+    )
     flat = [a.reshape(-1, a.shape[-1]) for a in arrays]
-    out = few_shot(model, *encoding, *tensors(model["theta"]["V5"].device, *flat), steps)
+    out = few_shot(model, encoding, *tensors(model["theta"]["V5"].device, *flat), steps)
     return spearman(out.cpu().numpy().reshape(*shape, q), pools.query_y[:, None])
 
 
 def draw(pools, draws, k, seeds, stream=26):
     """Positions of k random measurements in the support pools: (seeds, devices, draws, k)."""
     shape = len(pools.support), draws, pools.support.shape[1]
-    orders = [np.random.default_rng([seed, k, stream]).random(shape).argsort(-1) for seed in seeds]
+    orders = [
+        np.random.default_rng([seed, k, stream]).random(shape).argsort(-1) for seed in seeds
+    ]
     return np.stack(orders)[..., :k]
 
 
 # %% tags=["method"]
-def meta_train(seeds, space, episodes, plan, device="cpu", embedding=True, modulated=True,
-               learned_steps=True):  # fmt: skip
-    """HELP or a relative for all seeds at once: the weights best on validation, the curve."""
-    model = init_model(seeds, space.kind, embedding, modulated, device)
-    trained = ("theta", "phi", "alpha") if learned_steps else ("theta", "phi")
+def meta_train(seeds, space, parts, episodes, plan, device="cpu"):
+    """HELP, or a relative with `parts` of it, for all seeds: best weights, curve."""
+    model = init_model(seeds, space.kind, parts, device)
+    trained = ("theta", "phi", "alpha") if "steps" in parts else ("theta", "phi")
     weights = [v.requires_grad_() for part in trained for v in model[part].values()]
     optimiser = torch.optim.Adam(weights, lr=plan["rate"], fused=True)
     source = Episodes(space, generators_of(seeds), plan["queries"], device)
@@ -484,22 +503,24 @@ def generators_of(seeds, stream=0):
     return [torch.Generator().manual_seed(1_000_000 * stream + seed) for seed in seeds]
 
 
-def init_model(seeds, kind, embedding, modulated, device):
+def init_model(seeds, kind, parts, device):
     """A dictionary of theta, phi and alpha, every tensor (seeds, ...)."""
     generators = generators_of(seeds, 1)
-    stack = lambda parts: {k: torch.stack([p[k] for p in parts]).to(device) for k in parts[0]}
-    theta = stack([init_predictor(kind, g, embedding) for g in generators])
-    phi = stack([init_modulator(g) for g in generators]) if modulated else {}
+    stack = lambda some: {k: torch.stack([p[k] for p in some]).to(device) for k in some[0]}
+    theta = stack([init_predictor(kind, g, "embedding" in parts) for g in generators])
+    phi = stack([init_modulator(g) for g in generators]) if "modulator" in parts else {}
     alpha = {k: torch.full_like(v, 1e-3) for k, v in theta.items()}
     return {"theta": theta, "phi": phi, "alpha": alpha}
 
 
 class Best:
-    """Keeps, for every seed, the weights of the episode that ranks the validation devices best."""
+    """Keeps every seed's weights of the episode that ranks the validation devices best."""
 
     def __init__(self, model, space):
         self.space, self.pools, self.curve = space, space.pools(space.valid), []
-        self.kept = {p: {k: v.detach().clone() for k, v in d.items()} for p, d in model.items()}
+        self.kept = {
+            p: {k: v.detach().clone() for k, v in d.items()} for p, d in model.items()
+        }
 
     def look(self, model, encoding, episode):
         n = len(model["theta"]["V5"])
@@ -527,6 +548,7 @@ def make_artifact_predictor(session):
 # How noisy a table is shows when it is fitted by a plain ridge regression on the architecture's description: the choice at every position, counts of operations, analytic costs.
 # The fit uses thousands of architectures of a *training* device, and nothing of a new one.
 
+
 # %% tags=["method"]
 def source_tables(space):
     """Training devices' latencies, scaled by their own support pool: (n, devices)."""
@@ -541,8 +563,11 @@ def standardise(x, n_pool):
 
 
 def denoise(space, tables, penalty=1.0):
-    """Ridge fit of every table (n, devices) to descriptions over the support pool: (n, devices)."""
-    x, mean = standardise(space.position_features(), space.n_support), tables[: space.n_support].mean(0)
+    """Ridge fit of tables (n, devices) to descriptions over the support pool."""
+    x, mean = (
+        standardise(space.position_features(), space.n_support),
+        tables[: space.n_support].mean(0),
+    )
     pool = x[: space.n_support]
     gram = pool.T @ pool + penalty * np.eye(x.shape[1])
     return x @ np.linalg.solve(gram, pool.T @ (tables[: space.n_support] - mean)) + mean
@@ -552,7 +577,10 @@ def denoise(space, tables, penalty=1.0):
 def table_rows(space):
     """How far every raw training table correlates with its own fit, over the query pool."""
     tables = source_tables(space)
-    fit, query = denoise(space, tables), slice(space.n_support, space.n_support + space.n_query)
+    fit, query = (
+        denoise(space, tables),
+        slice(space.n_support, space.n_support + space.n_query),
+    )
     value = spearman(tables[query].T, fit[query].T)
     return {"device": list(space.train), "spearman_of_fit": value}
 
@@ -574,6 +602,7 @@ fits = s.frame("tables", table_rows, [{"space": space} for space in SPACES.value
 # $$
 # \hat y_* = \bar y + (x_* - \bar x)^\top \left(X^\top X + \lambda I\right)^{-1} X^\top y.
 # $$ (eq-help-ridge)
+
 
 # %% tags=["method"]
 def ridge(features, measured, y, query, penalty=0.1):
@@ -599,7 +628,9 @@ def source_mix(tables, measured, y, query):
 def nearest_device(tables, measured, y, query):
     """The source table that correlates best with the measured latencies: -> (..., q)."""
     x = tables[measured] - tables[measured].mean(-2, keepdims=True)
-    fit = (x * (y - y.mean(-1, keepdims=True))[..., None]).sum(-2) / np.sqrt((x**2).sum(-2) + 1e-12)
+    fit = (x * (y - y.mean(-1, keepdims=True))[..., None]).sum(-2) / np.sqrt(
+        (x**2).sum(-2) + 1e-12
+    )
     return np.take_along_axis(tables[query], fit.argmax(-1)[..., None, None], -1)[..., 0]
 
 
@@ -622,6 +653,7 @@ def nearest_device(tables, measured, y, query):
 # Noises are 0.03, 0.3 and 1 of the variance.
 # Predictions $K_{*,w} C_w^{-1} y$ are averaged, each weighted by prior times evidence.
 
+
 # %% tags=["method"]
 def unit_blocks(space):
     """Blocks, centred, with mean squared length one over the support pool: dict of (n, f)."""
@@ -637,7 +669,9 @@ def unit_blocks(space):
     return {name: x / np.sqrt((x[:n] ** 2).sum(1).mean()) for name, x in centred.items()}
 
 
-def hypotheses(n_sources, odds=4.0, n_blocks=5, weights=(0.0, 0.1, 1.0), noises=(0.03, 0.3, 1.0)):
+def hypotheses(
+    n_sources, odds=4.0, n_blocks=5, weights=(0.0, 0.1, 1.0), noises=(0.03, 0.3, 1.0)
+):
     """Block weights (G, blocks + sources), noises (G,) and log prior (G,) of both families."""
     mixed = np.array([w for w in itertools.product(weights, repeat=n_blocks) if sum(w)])
     family = np.concatenate([np.zeros(len(mixed)), np.ones(n_sources)])
@@ -650,7 +684,7 @@ def hypotheses(n_sources, odds=4.0, n_blocks=5, weights=(0.0, 0.1, 1.0), noises=
 
 # %% tags=["method"]
 def block_ridge(blocks, y, query_blocks, level=100.0):
-    """Equation (eq-help-evidence) averaged: lists of (..., k, f) and (..., q, f) -> (..., q)."""
+    """Equation (eq-help-evidence), averaged: (..., k, f) and (..., q, f) -> (..., q)."""
     (weights, prior), noises = hypotheses(len(blocks) - 5)
     y = (y - y.mean(-1, keepdims=True)) / (y.std(-1, keepdims=True) + 1e-12)
     across = lambda a: a.reshape(-1, *[1] * (y.ndim - 1))
@@ -677,9 +711,11 @@ def block_ridge(blocks, y, query_blocks, level=100.0):
 # %% tags=["hide-input"]
 PLAN = {key: CONFIG[key] for key in ("rate", "every", "queries")}
 EPISODES = dict(zip(("cell", "chain", "ofa", "family"), CONFIG["episodes"], strict=True))
-VARIANTS = {"HELP": {}, "no modulator": {"modulated": False}}
-VARIANTS["Meta-SGD"] = {"embedding": False, "modulated": False}
-VARIANTS["MAML"] = VARIANTS["Meta-SGD"] | {"learned_steps": False}
+VARIANTS = {
+    "HELP": ("embedding", "modulator", "steps"),
+    "no modulator": ("embedding", "steps"),
+}
+VARIANTS |= {"Meta-SGD": ("steps",), "MAML": ()}
 
 
 def family_out(space, gpu):
@@ -703,14 +739,19 @@ if "ofa" in SPACES:
 def trained(space, variant, fold, seeds, plan, device):
     """One job: see `meta_train`."""
     episodes = EPISODES["family" if fold else space.kind]
-    return meta_train(seeds, space, episodes, plan, device, **VARIANTS[variant])
+    return meta_train(seeds, space, VARIANTS[variant], episodes, plan, device)
 
 
 common = dict(seeds=s.seeds, plan=PLAN, device=s.device.type)
 found = s.memo_each(
-    "meta-train", trained, [job | common for job in jobs], workers=s.choose(smoke=1, standard=2)
+    "meta-train",
+    trained,
+    [job | common for job in jobs],
+    workers=s.choose(smoke=1, standard=2),
 )
-MODELS = {(j["space"].name, j["variant"], j["fold"]): m for j, m in zip(jobs, found, strict=True)}
+MODELS = {
+    (j["space"].name, j["variant"], j["fold"]): m for j, m in zip(jobs, found, strict=True)
+}
 
 # %% [markdown]
 # ## Scores
@@ -720,6 +761,7 @@ MODELS = {(j["space"].name, j["variant"], j["fold"]): m for j, m in zip(jobs, fo
 # *Ten measurements*, as the abstract says: the references alone, scaled by their own extremes; every rival gets the same ten.
 # Meta-SGD and MAML, which need no references, adapt to all twenty under the published scale.
 
+
 # %% tags=["hide-input"]
 def measured_latencies(space, measured):
     """Latencies in ms (devices, ..., k) of architectures `measured` on the test devices."""
@@ -727,7 +769,7 @@ def measured_latencies(space, measured):
 
 
 def rivals(space, query):
-    """Predictions (devices, q) for `query` (devices, q) from the ten references: dict by method."""
+    """Predictions (devices, q) for `query` from the ten references: dict by method."""
     blocks, tables = unit_blocks(space), source_tables(space)
     ten = np.broadcast_to(space.reference, (len(query), 10))
     y, smooth = unit_scale(measured_latencies(space, ten)), denoise(space, tables)
@@ -752,7 +794,7 @@ def help_from_ten(model, space, query, steps=2):
     arrays = embed(ms), ten, 0.05 + 0.9 * unit_scale(ms), query
     flat = [np.tile(a, (n, 1)) for a in arrays]
     device = model["theta"]["V5"].device
-    out = few_shot(model, *encoder(space, device), *tensors(device, *flat), steps)
+    out = few_shot(model, encoder(space, device), *tensors(device, *flat), steps)
     return out.cpu().numpy().reshape(n, *query.shape)
 
 
@@ -761,37 +803,59 @@ def to_rows(scores, space, **names):
     """Rows of scores (devices,), or (seeds, devices) with the seeds given."""
     scores, seeds = np.asarray(scores), names.pop("seeds", None)
     if seeds is None:
-        return [names | {"device": d, "spearman": v} for d, v in zip(space.test, scores, strict=True)]
+        return [
+            names | {"device": d, "spearman": v}
+            for d, v in zip(space.test, scores, strict=True)
+        ]
     rows = ((seed, to_rows(v, space, **names)) for seed, v in zip(seeds, scores, strict=True))
     return [row | {"seed": seed} for seed, some in rows for row in some]
 
 
+# %% tags=["hide-input"]
 def with_references(space, pools):
     """The pools, with the ten references at the end of what may be measured."""
     ten = np.broadcast_to(space.reference, (len(pools.support), 10))
-    y = (measured_latencies(space, ten) - pools.low[:, None]) / (pools.high - pools.low)[:, None]
+    y = (measured_latencies(space, ten) - pools.low[:, None]) / (pools.high - pools.low)[
+        :, None
+    ]
     support = np.concatenate([pools.support, ten], 1)
-    return replace(pools, support=support, support_y=np.concatenate([pools.support_y, 0.05 + 0.9 * y], 1))
+    return replace(
+        pools, support=support, support_y=np.concatenate([pools.support_y, 0.05 + 0.9 * y], 1)
+    )
 
 
+# %% tags=["hide-input"]
 def score(space, column, seeds, draws, models, device):
     """Every method on the test devices of a space; models: variant -> what `meta_train` returns."""
     pools, rows = space.pools(space.test), []
     for method, guess in rivals(space, pools.query).items():
         measured = 0 if method == "FLOPs" else 10
-        rows += to_rows(spearman(guess, pools.query_y), space, method=method, measured=measured)
-    picks, n, more = draw(pools, draws, 10, seeds), pools.support.shape[1], with_references(space, pools)
+        rows += to_rows(
+            spearman(guess, pools.query_y), space, method=method, measured=measured
+        )
+    picks, n, more = (
+        draw(pools, draws, 10, seeds),
+        pools.support.shape[1],
+        with_references(space, pools),
+    )
     last = np.broadcast_to(np.arange(n, n + 10), picks.shape)
     for method, model in models.items():
-        model = {p: {k: v.to(device) for k, v in model[p].items()} for p in ("theta", "alpha", "phi")}
+        model = {
+            p: {k: v.to(device) for k, v in model[p].items()}
+            for p in ("theta", "alpha", "phi")
+        }
         embedded = "U1" in model["theta"]
         sets = picks if embedded else np.concatenate([picks, last], -1)
         for steps in (2, 0) if method == "HELP" else (2,):
             name = method if steps else f"{method}, no step"
-            found = help_published(model, space, more, encoder(space, device), sets, steps).mean(-1)
+            found = help_published(
+                model, space, more, encoder(space, device), sets, steps
+            ).mean(-1)
             rows += to_rows(found, space, method=name, measured=20, seeds=seeds)
             if embedded:
-                found = spearman(help_from_ten(model, space, pools.query, steps), pools.query_y)
+                found = spearman(
+                    help_from_ten(model, space, pools.query, steps), pools.query_y
+                )
                 rows += to_rows(found, space, method=name, measured=10, seeds=seeds)
     return rows
 
@@ -831,11 +895,23 @@ scores = s.frame("scores", score, [entry | common for entry in each])
 # Look first at the last column, which no method's design has seen, and then at OFA with a family held out, where the ridges fail.
 
 # %% tags=["hide-input"]
-ORDER = ["FLOPs", "ridge on counts", "ridge on costs", "nearest, denoised", "source mix, denoised"]
+ORDER = [
+    "FLOPs",
+    "ridge on counts",
+    "ridge on costs",
+    "nearest, denoised",
+    "source mix, denoised",
+]
 ORDER += ["HELP [10]", "HELP [20]", "block ridge"]
-PAPER = {("NB201", "FLOPs"): 0.787, ("NB201", "HELP [20]"): 0.932, ("FBNet", "HELP [20]"): 0.910}
+PAPER = {
+    ("NB201", "FLOPs"): 0.787,
+    ("NB201", "HELP [20]"): 0.932,
+    ("FBNet", "HELP [20]"): 0.910,
+}
 named = scores.assign(
-    row=scores.method.where(scores.method != "HELP", "HELP [" + scores.measured.astype(str) + "]")
+    row=scores.method.where(
+        scores.method != "HELP", "HELP [" + scores.measured.astype(str) + "]"
+    )
 )
 headline = report.mean_over(
     named[named.row.isin(ORDER)], "spearman", keep=["row", "column", "device"]
@@ -852,7 +928,9 @@ for ax, column in zip(grid.axes.flat, headline["column"].unique(), strict=True):
     mean = headline[headline["column"] == column]
     sns.pointplot(mean, x="spearman", y="row", order=ORDER, ax=ax, linestyle="none",
                   color=plots.PALETTE[0], errorbar=report.t_ends, markersize=4)  # fmt: skip
-    ax.set(title=column, ylabel="", xlabel="Spearman", xlim=(max(0, headline.spearman.min()), 1))
+    ax.set(
+        title=column, ylabel="", xlabel="Spearman", xlim=(max(0, headline.spearman.min()), 1)
+    )
 plots.finish(grid.figure)
 
 # %% [markdown]
@@ -873,10 +951,14 @@ fit = denoise(noisy, source_tables(noisy))[at[0], column]
 views = {"raw table": noisy.latency[name][at[0]]}
 views["HELP"] = help_from_ten(MODELS[noisy.name, "HELP", ""], one, at)[0, 0]
 points = [
-    pd.DataFrame({"fit": pd.Series(fit).rank(pct=True), "rank": pd.Series(v).rank(pct=True), "of": k})
+    pd.DataFrame(
+        {"fit": pd.Series(fit).rank(pct=True), "rank": pd.Series(v).rank(pct=True), "of": k}
+    )
     for k, v in views.items()
 ]
-grid = sns.relplot(pd.concat(points), x="fit", y="rank", col="of", s=6, height=2.8, linewidth=0)
+grid = sns.relplot(
+    pd.concat(points), x="fit", y="rank", col="of", s=6, height=2.8, linewidth=0
+)
 grid.set(xlabel=f"rank by the ridge fit, {name}", ylabel="rank")
 plots.finish(grid.figure)
 
@@ -901,7 +983,9 @@ s.say(report.table(ablation, "spearman", "method", "column", order=PARTS))
 
 # %% mystnb={"figure": {"caption": "Block ridge against the strongest rivals on each new device, ten measurements.", "name": "fig-help-new"}, "image": {"alt": "Dot plot with one row for each new device and one dot for each of four methods."}} tags=["hide-input"]
 RIVALS = ["nearest, denoised", "source mix, denoised", "HELP", "block ridge"]
-new = scores[(scores["column"] == "new devices") & scores.method.isin(RIVALS) & (scores.measured == 10)]
+new = scores[
+    (scores["column"] == "new devices") & scores.method.isin(RIVALS) & (scores.measured == 10)
+]
 fig, ax = plots.figure(width=6.8, height=4.2)
 sns.pointplot(new, y="device", x="spearman", hue="method", hue_order=RIVALS, ax=ax, errorbar=None,
               linestyle="none", markers=["P", "X", "o", "*"], dodge=0.4)  # fmt: skip
@@ -944,6 +1028,7 @@ for name, guess in answers.items():
 # Predictions become milliseconds by a line through the ten measured references.
 # Limits lie *between* distinct latencies, so that no tie decides.
 # *Lookup* measures all candidates; the *oracle* also knows the accuracies and maximises them.
+
 
 # %% tags=["method"]
 def to_milliseconds(at_measured, ms, guess):
@@ -990,16 +1075,27 @@ def timed(function, *arguments):
     return result, time.perf_counter() - start
 
 
+# %% tags=["hide-input"]
+def space_latencies(space, index):
+    """Latencies in ms of architectures `index` (m,) on every test device: (devices, m)."""
+    return np.stack([space.latency[d][index] for d in space.test])
+
+
 def search(space, model, seeds):
     """Rows of what each method finds on every test device and limit, and what it costs."""
     index, quality, accuracy = candidates(space)
     ms, ten = space_latencies(space, index), space_latencies(space, space.reference)
     limits = np.stack([limits_between(row) for row in ms])
-    both = np.broadcast_to(np.concatenate([index, space.reference]), (len(ms), len(index) + 10))
+    both = np.broadcast_to(
+        np.concatenate([index, space.reference]), (len(ms), len(index) + 10)
+    )
     guesses, seconds = timed(rivals, space, both)
     by_help, help_seconds = timed(help_from_ten, model, space, both)
     runs = [(name, None, guess, seconds / len(guesses)) for name, guess in guesses.items()]
-    runs += [("HELP", seed, g, help_seconds / len(seeds)) for seed, g in zip(seeds, by_help, strict=True)]
+    runs += [
+        ("HELP", seed, g, help_seconds / len(seeds))
+        for seed, g in zip(seeds, by_help, strict=True)
+    ]
     picks = {("oracle", None): (constrained_search(ms, accuracy, limits), 0.0)}
     picks["lookup", None] = constrained_search(ms, quality, limits), 0.0
     for name, seed, guess, spent in runs:
@@ -1013,11 +1109,6 @@ def search(space, model, seeds):
     return rows
 
 
-def space_latencies(space, index):
-    """Latencies in ms of architectures `index` (m,) on every test device: (devices, m)."""
-    return np.stack([space.latency[d][index] for d in space.test])
-
-
 def search_rows(space, method, seed, accuracy, share, seconds, measured):
     """One row a device: means over its limits."""
     rows = {"method": method, "device": list(space.test), "measurements": measured}
@@ -1027,6 +1118,7 @@ def search_rows(space, method, seed, accuracy, share, seconds, measured):
     return (frame if seed is None else frame.assign(seed=seed)).to_dict("records")
 
 
+# %%
 model = {p: MODELS[MAIN.name, "HELP", ""][p] for p in ("theta", "alpha", "phi")}
 searches = s.frame("search", search, [dict(space=MAIN, model=model, seeds=s.seeds)])
 
@@ -1034,7 +1126,15 @@ searches = s.frame("search", search, [dict(space=MAIN, model=model, seeds=s.seed
 # The table gives, over all devices and nine limits: measurements; seconds on the device and for the prediction (a measurement is fifty runs, the median device is shown); mean accuracy of what is found; limits exceeded by more than 2 %; and the accuracy when such a find counts as zero.
 
 # %% tags=["hide-input"]
-SHOWN = ["oracle", "lookup", "FLOPs", "ridge on counts", "source mix, denoised", "HELP", "block ridge"]
+SHOWN = [
+    "oracle",
+    "lookup",
+    "FLOPs",
+    "ridge on counts",
+    "source mix, denoised",
+    "HELP",
+    "block ridge",
+]
 some = searches[searches.method.isin(SHOWN)].groupby("method", sort=False)
 table = some[["measurements", "accuracy", "over", "kept"]].mean()
 table.insert(1, "seconds", some.seconds.median())
@@ -1076,6 +1176,7 @@ s.deviations_table()
 #
 # Write `distort(ms)` that changes latencies by more than a shift or a factor and leaves every Spearman correlation as it was.
 
+
 # %% tags=["exercise"]
 def distort(ms):
     """Latencies (n,), all positive -> (n,)."""
@@ -1086,7 +1187,9 @@ def check_distort(function):
     for seed in range(3):
         ms = np.random.default_rng(seed).gamma(2.0, 3.0, 40) + 0.1
         out = np.asarray(function(ms.copy()), float)
-        assert out.shape == ms.shape and np.isfinite(out).all(), "give one finite number for each latency"
+        assert out.shape == ms.shape and np.isfinite(out).all(), (
+            "give one finite number for each latency"
+        )
         assert np.array_equal(np.argsort(out), np.argsort(ms)), "the order must stay as it was"
         assert np.corrcoef(out, ms)[0, 1] < 0.999, "this is a shift or a factor only"
     return "Exercise 1: correct"
@@ -1110,6 +1213,7 @@ print(check_distort(distort))
 # A vendor ships the same device at twice the clock: every latency is halved.
 # Write the embedding of a device from its latencies and the indices of its references; the check shows that HELP cannot tell the two apart.
 
+
 # %% tags=["exercise"]
 def embedding_of(ms, reference):
     """Latencies (n,), indices (10,) -> embedding (10,), equation (eq-help-embedding)."""
@@ -1122,7 +1226,9 @@ def check_embedding_of(function):
         ms, reference = rng.gamma(2.0, 3.0, 50), rng.permutation(50)[:10]
         out = np.asarray(function(ms, reference), float)
         assert out.shape == (10,), "give ten numbers"
-        assert np.allclose(out, embed(ms[reference])), "scale the references to 0 and 1 among themselves"
+        assert np.allclose(out, embed(ms[reference])), (
+            "scale the references to 0 and 1 among themselves"
+        )
         assert np.allclose(out, function(ms / 2, reference)), "the twin must look the same"
     return "Exercise 2: correct"
 
@@ -1145,6 +1251,7 @@ print(check_embedding_of(embedding_of))
 #
 # In the [toy](#by-hand-one-device-one-weight), write the derivative of the outer loss by $w$, in full and with the second derivative left out.
 
+
 # %% tags=["exercise"]
 def outer_slopes(w, a, alpha):
     """(full derivative, first-order derivative) of (w' - a)^2 by w."""
@@ -1158,8 +1265,12 @@ def check_outer_slopes(function):
         (full,) = torch.autograd.grad((x - alpha * g - a) ** 2, x, retain_graph=True)
         (first,) = torch.autograd.grad((x - alpha * g.detach() - a) ** 2, x)
         found = function(w, a, alpha)
-        assert np.allclose(found[0], full.item()), "the full derivative differs from autograd's"
-        assert np.allclose(found[1], first.item()), "the first-order derivative differs from autograd's"
+        assert np.allclose(found[0], full.item()), (
+            "the full derivative differs from autograd's"
+        )
+        assert np.allclose(found[1], first.item()), (
+            "the first-order derivative differs from autograd's"
+        )
     return "Exercise 3: correct"
 
 
@@ -1182,6 +1293,7 @@ print(check_outer_slopes(outer_slopes))
 # Searches break limits because predictions err.
 # Write `with_margin` that searches under limits shrunk by a share `margin`.
 
+
 # %% tags=["exercise"]
 def with_margin(predicted, score, limits, margin):
     """Choices for limits (l,) from predicted latencies (c,) and scores (c,): indices (l,)."""
@@ -1197,7 +1309,9 @@ def check_with_margin(function):
             due = [np.flatnonzero(ms <= limit * (1 - margin)) for limit in limits]
             best = [fits[score[fits].argmax()] for fits in due]
             out = function(ms, score, limits, margin)
-            assert np.array_equal(out, best), f"margin {margin}: not the best within shrunk limits"
+            assert np.array_equal(out, best), (
+                f"margin {margin}: not the best within shrunk limits"
+            )
     return "Exercise 4: correct"
 
 
@@ -1217,6 +1331,7 @@ print(check_with_margin(with_margin))
 # ### Exercise 5 (★★★): measure what teaches most
 #
 # Write `design` that picks k architectures for a ridge on `features` by greedy D-optimality: always the one whose leverage $x^\top (X^\top X + \lambda I)^{-1} x$ is largest, none twice.
+
 
 # %% tags=["exercise"]
 def design(features, k, penalty):
