@@ -83,12 +83,13 @@ def check() -> None:
     Counts the package's lines too, and fails when they are too many.
     """
     from nbpkg.book import check as checks
-    from nbpkg.book import package_size
+    from nbpkg.book import evidence, package_size
 
     counts, problems, remarks = package_size.check()
     say(counts)
     found = checks.check()
     problems += found[0]
+    say(evidence.recomputed())
     for line in [*(f"remark: {remark}" for remark in remarks + found[1]), *problems]:
         say(line)
     say(f"check: {len(problems)} problem{'' if len(problems) == 1 else 's'}")
