@@ -15,6 +15,8 @@
 # %% [markdown]
 # # HELP: latency on a new device from ten measurements
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # After measuring about ten architectures on a device that it has never seen, a meta-learned predictor ranks the architectures of a search space by latency on that device, with a rank correlation above 0.9 on average {cite:p}`lee2021help`.
 #
@@ -1772,6 +1774,8 @@ s.say(f"Of the paper's {len(printed)} printed searches, {len(broken)} exceed the
 # *Reproduced* needs the whole interval on the claimed side, *contradicted* the whole interval on the other.
 #
 # The bar for ranking lies a little under the paper's figure (0.92 and 0.90), because that figure comes from one set of draws and is itself uncertain.
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 BAR = {"nb201": 0.92, "fbnet": 0.90}
