@@ -20,6 +20,7 @@ class Chapter:
     paper: str = ""  # its title, like authors and venue empty where a chapter has none
     authors: str = ""
     venue: str = ""
+    edition: int = 1  # the second has claims in a file and a budget
     on_cpu: str = ""  # why pieces of a run on a GPU may be computed beside it; empty: they may not
 
     @property

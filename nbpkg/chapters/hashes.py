@@ -3,6 +3,7 @@
 import ast
 import hashlib
 from fnmatch import fnmatch
+from functools import cache
 
 from nbpkg.chapters.twin import cells
 from nbpkg.paths import package
@@ -38,22 +39,29 @@ def hashed_files() -> list[str]:
     return [name for name in sorted(names) if not any(fnmatch(name, pattern) for pattern in left_out)]
 
 
+@cache
+def _modules_in(code: str) -> frozenset[str]:
+    """The files of nbpkg that a source imports, with those of the packages that hold them."""
+    names = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    found = set()
+    for _, *parts in (name.split(".") for name in names if name.partition(".")[0] == "nbpkg"):
+        places = ["/".join(parts[:end]) for end in range(len(parts) + 1)]
+        found |= {file for place in places for file in (f"{place}.py", f"{place}/__init__.py".lstrip("/"))}
+    return frozenset(file for file in found if (package() / file).is_file())
+
+
 def imported(name: str) -> list[str]:
     """The package's files that the code of chapter `name` imports, itself or through others, sorted."""
-    texts = ["\n".join(cell.source for cell in cells(name) if cell.kind == "code")]
-    found: set[str] = set()
-    while texts:
-        for node in ast.walk(ast.parse(texts.pop())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for parts in (module.split(".") for module in names if module.partition(".")[0] == "nbpkg"):
-                # A package's own file is executed with each of its parts.
-                for place in [f"{'/'.join(parts[1:end])}" for end in range(1, len(parts) + 1)]:
-                    for file in (f"{place}.py", f"{place}/__init__.py".lstrip("/")):
-                        if file not in found and (package() / file).is_file():
-                            found.add(file)
-                            texts.append((package() / file).read_text(encoding="utf-8"))
+    new = _modules_in("\n".join(cell.source for cell in cells(name) if cell.kind == "code"))
+    found = set(new)
+    while new:
+        new = {file for of in new for file in _modules_in((package() / of).read_text("utf-8"))} - found
+        found |= new
     return sorted(found)
 
 

@@ -82,13 +82,19 @@ def check() -> None:
 
     Counts the package's lines too, and fails when they are too many.
     """
+    from nbpkg import chapters
+    from nbpkg.book import budget, evidence, package_size
     from nbpkg.book import check as checks
-    from nbpkg.book import package_size
 
     counts, problems, remarks = package_size.check()
     say(counts)
     found = checks.check()
     problems += found[0]
+    say(evidence.recomputed())
+    for chapter in chapters.existing():
+        line, over = budget.report(chapter)
+        say(line)
+        problems += [f"{chapter.name}: {one}" for one in over]
     for line in [*(f"remark: {remark}" for remark in remarks + found[1]), *problems]:
         say(line)
     say(f"check: {len(problems)} problem{'' if len(problems) == 1 else 's'}")

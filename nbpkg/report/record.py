@@ -171,10 +171,14 @@ class Record:
 
     def save(self, path: str | Path) -> Path:
         """Validates and writes, whole or not at all. Raises NbpkgError naming the field at fault."""
-        path, raw = Path(path), self.to_json()
-        validate(raw, path.name)
-        write_text(path, json.dumps(raw, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        path = Path(path)
+        validate(self.to_json(), path.name)
+        write_text(path, self.text())
         return path
+
+    def text(self) -> str:
+        """The record as the text of its file, not validated."""
+        return json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def load(cls, path: str | Path) -> "Record":

@@ -15,6 +15,8 @@
 # %% [markdown]
 # # MetaD2A: from a dataset to an architecture in seconds
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # A generator that was trained once on many tasks reads a few images of a new dataset and writes cells for it, a second network ranks them, and within seconds the best of them rivals what a search of hours finds {cite:p}`lee2021metad2a`.
 #
@@ -1604,6 +1606,8 @@ plots.finish(fig)
 # Nothing is corrected for the number of claims, so a verdict whose interval only just misses the threshold should be read with care.
 # Intervals over test tasks are bootstraps over tasks after averaging the seeds; tasks of one source share classes and images, so these intervals are somewhat too narrow.
 # Intervals over seeds are Student's, and with few seeds they are wide; the meta-database, and the image-free score that is fitted to it, stay the same.
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 each = list(TRUTH)

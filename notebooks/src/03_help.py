@@ -713,7 +713,7 @@ PLAN = {key: CONFIG[key] for key in ("rate", "every", "queries")}
 EPISODES = dict(zip(("cell", "chain", "ofa", "family"), CONFIG["episodes"], strict=True))
 VARIANTS = {
     "HELP": ("embedding", "modulator", "steps"),
-    "no modulator": ("embedding", "steps"),
+    "HELP without modulator": ("embedding", "steps"),
 }
 VARIANTS |= {"Meta-SGD": ("steps",), "MAML": ()}
 
@@ -779,7 +779,7 @@ def rivals(space, query):
         "ridge on counts": ridge(blocks["counts"], ten, y, query),
         "ridge on costs": ridge(blocks["costs"], ten, y, query),
         "nearest device": nearest_device(tables, ten, y, query),
-        "nearest, denoised": nearest_device(smooth, ten, y, query),
+        "nearest device, denoised": nearest_device(smooth, ten, y, query),
         "source mix": source_mix(tables, ten, y, query),
         "source mix, denoised": source_mix(smooth, ten, y, query),
         "block ridge": block_ridge(some, y, asked),
@@ -826,7 +826,7 @@ def with_references(space, pools):
 
 # %% tags=["hide-input"]
 def score(space, column, seeds, draws, models, device):
-    """Every method on the test devices of a space; models: variant -> what `meta_train` returns."""
+    """Every method on a space's test devices; models: variant -> result of `meta_train`."""
     pools, rows = space.pools(space.test), []
     for method, guess in rivals(space, pools.query).items():
         measured = 0 if method == "FLOPs" else 10
@@ -899,7 +899,7 @@ ORDER = [
     "FLOPs",
     "ridge on counts",
     "ridge on costs",
-    "nearest, denoised",
+    "nearest device, denoised",
     "source mix, denoised",
 ]
 ORDER += ["HELP [10]", "HELP [20]", "block ridge"]
@@ -968,7 +968,7 @@ plots.finish(grid.figure)
 # Means over devices, for the five seeds: the inner steps, the modulator and the embedding, each left out.
 
 # %% tags=["hide-input"]
-PARTS = ["HELP", "HELP, no step", "no modulator", "Meta-SGD", "MAML"]
+PARTS = ["HELP", "HELP, no step", "HELP without modulator", "Meta-SGD", "MAML"]
 ablation = scores[scores.method.isin(PARTS) & (scores.measured == 20)]
 ablation = ablation[ablation["column"].isin([TITLES[n] for n in SPACES])]
 ablation = report.mean_over(ablation, "spearman", keep=["method", "column", "seed"])
@@ -982,13 +982,18 @@ s.say(report.table(ablation, "spearman", "method", "column", order=PARTS))
 # The sources are the published tables: no phone, GPU or server of these is the machine at hand.
 
 # %% mystnb={"figure": {"caption": "Block ridge against the strongest rivals on each new device, ten measurements.", "name": "fig-help-new"}, "image": {"alt": "Dot plot with one row for each new device and one dot for each of four methods."}} tags=["hide-input"]
-RIVALS = ["nearest, denoised", "source mix, denoised", "HELP", "block ridge"]
+RIVALS = ["nearest device, denoised", "source mix, denoised", "HELP", "block ridge"]
 new = scores[
     (scores["column"] == "new devices") & scores.method.isin(RIVALS) & (scores.measured == 10)
 ]
 fig, ax = plots.figure(width=6.8, height=4.2)
-sns.pointplot(new, y="device", x="spearman", hue="method", hue_order=RIVALS, ax=ax, errorbar=None,
-              linestyle="none", markers=["P", "X", "o", "*"], dodge=0.4)  # fmt: skip
+look = plots.hue(RIVALS)
+markers = [plots.looks(RIVALS)[name].marker for name in RIVALS]
+sns.pointplot(
+    new, y="device", x="spearman", ax=ax, errorbar=None, linestyle="none", dodge=0.4,
+    markers=markers, **look,
+)  # fmt: skip
+sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, -0.15), ncol=4, title=None)
 ax.set(xlabel="Spearman", ylabel="")
 plots.finish(fig)
 
@@ -1032,14 +1037,14 @@ for name, guess in answers.items():
 
 # %% tags=["method"]
 def to_milliseconds(at_measured, ms, guess):
-    """Least-squares line from predictions (..., k) at measured points to ms, applied to guess."""
+    """Line from predictions (..., k) at measured points to ms, applied to guess (..., q)."""
     x, y = at_measured - at_measured.mean(-1, keepdims=True), ms - ms.mean(-1, keepdims=True)
     slope = (x * y).sum(-1, keepdims=True) / ((x * x).sum(-1, keepdims=True) + 1e-12)
     return ms.mean(-1, keepdims=True) + slope * (guess - at_measured.mean(-1, keepdims=True))
 
 
 def limits_between(ms, n=9):
-    """n limits in ms, midway between distinct latencies (c,), at equal shares of the candidates."""
+    """n limits in ms, midway between distinct latencies (c,), at equal shares of them."""
     distinct = np.unique(ms)
     middle = (distinct[1:] + distinct[:-1]) / 2
     wanted = np.quantile(ms, np.arange(1, n + 1) / (n + 1))
@@ -1058,7 +1063,7 @@ RUNS = 50  # timed runs of a network that make one measurement
 
 
 def candidates(space):
-    """Indices, scores and true accuracies (%) of the candidates; at smoke parameters stand for both."""
+    """Indices, scores, true accuracies (%); at smoke parameters stand for the last two."""
     if space.name != "nb201":
         index = np.argsort(-space.params)[: len(space) // 2]
         return index, space.params[index], 100 * space.params[index] / space.params.max()
@@ -1104,18 +1109,19 @@ def search(space, model, seeds):
     rows = []
     for (name, seed), (pick, spent) in picks.items():
         timed_on = ms if name in ("oracle", "lookup") else ten
-        rows += search_rows(space, name, seed, accuracy[pick], np.take_along_axis(ms, pick, 1) / limits,
-                            spent + RUNS * timed_on.sum(1) / 1000, timed_on.shape[1])  # fmt: skip
-    return rows
+        seconds = spent + RUNS * timed_on.sum(1) / 1000
+        share = np.take_along_axis(ms, pick, 1) / limits
+        found = search_rows(space, name, accuracy[pick], share, seconds, timed_on.shape[1])
+        rows.append(found if seed is None else found.assign(seed=seed))
+    return pd.concat(rows)
 
 
-def search_rows(space, method, seed, accuracy, share, seconds, measured):
+def search_rows(space, method, accuracy, share, seconds, measured):
     """One row a device: means over its limits."""
     rows = {"method": method, "device": list(space.test), "measurements": measured}
     rows |= {"accuracy": accuracy.mean(1), "over": 100 * (share > 1.02).mean(1)}
     rows |= {"kept": np.where(share > 1.02, 0, accuracy).mean(1), "seconds": seconds}
-    frame = pd.DataFrame(rows | {"log_seconds": np.log10(seconds)})
-    return (frame if seed is None else frame.assign(seed=seed)).to_dict("records")
+    return pd.DataFrame(rows | {"log_seconds": np.log10(seconds)})
 
 
 # %%

@@ -15,6 +15,8 @@
 # %% [markdown]
 # # DiffusionNAG: architectures generated under guidance
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # Train one diffusion model on unlabelled architectures, and let the gradient of an accuracy predictor that reads noisy architectures and the target data set steer its samples: what comes out is better than what one gets by generating first and filtering after, and a search needs to train only a few of it {cite:p}`an2024diffusionnag`.
 #
@@ -2654,6 +2656,8 @@ s.say(
 # Looking up one cell therefore buys what the trivial answer gives for nothing; how much of the guide is a count of convolutions we have not measured.
 #
 # ## The claims
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 many = f"t-interval over {len(s.seeds)} seed(s)"
