@@ -59,6 +59,7 @@ DEVICE = "auto"  # auto | cpu | cuda
 import itertools
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -177,15 +178,21 @@ def embed(ms):
 
 
 # %% mystnb={"figure": {"caption": "Embeddings of four devices: two kin, and two that no training device resembles.", "name": "fig-help-embeddings"}, "image": {"alt": "Four lines over ten reference architectures: two related devices nearly coincide, the others rank the references differently."}} tags=["hide-input"]
-shown = [d for d in ("1080ti_32", "titan_rtx_256", "pixel2", "eyeriss") if d in MAIN.latency]
-shown = shown or [MAIN.train[0], MAIN.train[1], *MAIN.test[-2:]]
-h = np.stack([embed(MAIN.latency[d][MAIN.reference]) for d in shown])
-assert np.allclose(h, MAIN.pools(shown).embedding)
-order = np.argsort(h[0])
-lines = pd.DataFrame(h[:, order].T, columns=shown, index=np.arange(1, 11))
+def embedding_lines(names=("1080ti_32", "titan_rtx_256", "pixel2", "eyeriss")):
+    """Embeddings of some devices, one column each, by the first one's order."""
+    shown = [d for d in names if d in MAIN.latency] or [*MAIN.train[:2], *MAIN.test[-2:]]
+    h = np.stack([embed(MAIN.latency[d][MAIN.reference]) for d in shown])
+    assert np.allclose(h, MAIN.pools(shown).embedding)
+    return pd.DataFrame(h[:, np.argsort(h[0])].T, columns=shown, index=np.arange(1, 11))
+
+
 fig, ax = plots.figure(width=6.4, height=2.8)
-sns.lineplot(lines, ax=ax, markers=True)
-ax.set(xlabel=f"reference, by latency on {shown[0]}", ylabel="embedding h", xticks=lines.index)
+sns.lineplot(embedding_lines(), ax=ax, markers=True)
+ax.set(
+    xlabel="reference, by latency on the first device",
+    ylabel="embedding h",
+    xticks=range(1, 11),
+)
 plots.finish(fig)
 
 # %% [markdown]
@@ -233,12 +240,14 @@ WIDTHS = {
 Z = 603
 
 
+def symmetric(generator, bound, *shape):
+    """Uniform numbers from -bound to bound."""
+    return (torch.rand(*shape, generator=generator) * 2 - 1) * bound
+
+
 def init_predictor(kind, generator, embedding=True):
     """Weights as the authors draw them; without embedding the head is 100 wide, as theirs."""
-
-    def uniform(bound, *shape):
-        return (torch.rand(*shape, generator=generator) * 2 - 1) * bound
-
+    uniform = partial(symmetric, generator)
     theta, widths, n = {}, WIDTHS[kind], 200 if embedding else 100
     for layer, (n_in, n_out) in enumerate(itertools.pairwise(widths), 1):
         w, b = (0.05, 0.1) if kind == "cell" else (n_in**-0.5, n_in**-0.5)
@@ -276,12 +285,14 @@ generator = torch.Generator().manual_seed(0)
 theta = {k: v[None] for k, v in init_predictor("cell", generator).items()}
 graphs, encode = encoder(MAIN)
 some = torch.randint(len(MAIN), (1, 30), generator=generator)
-plain = encode_plainly({k: v[0] for k, v in theta.items()}, MAIN.ops[some[0]])
-assert torch.allclose(encode(theta, graphs(some))[0], plain, rtol=1e-4, atol=1e-6)
-sizes = [
-    sum(v.numel() for v in init_predictor(k, generator).values()) for k in ("cell", "chain")
-]
-assert sizes == [123_001, 115_201]  # as in the authors' code
+assert torch.allclose(
+    encode(theta, graphs(some))[0],
+    encode_plainly({k: v[0] for k, v in theta.items()}, MAIN.ops[some[0]]),
+    rtol=1e-4,
+    atol=1e-6,
+)
+for kind, size in {"cell": 123_001, "chain": 115_201}.items():  # as in the authors' code
+    assert sum(v.numel() for v in init_predictor(kind, generator).values()) == size
 
 # %% [markdown]
 # ### The modulator: a start for each device
@@ -305,8 +316,7 @@ assert sizes == [123_001, 115_201]  # as in the authors' code
 def init_modulator(generator):
     """A hidden layer of 10; the output holds 603 means and 603 raw deviations."""
     shapes = {"P1": (10, 10), "p1": (1, 10), "P2": (10, 2 * Z), "p2": (1, 2 * Z)}
-    uniform = lambda *shape: (torch.rand(*shape, generator=generator) * 2 - 1) * 10**-0.5
-    return {name: uniform(*shape) for name, shape in shapes.items()}
+    return {name: symmetric(generator, 10**-0.5, *shape) for name, shape in shapes.items()}
 
 
 def posterior(phi, h):
@@ -365,14 +375,18 @@ def adapt(theta, alpha, task, encode, steps=2, second_order=False):
 
 
 # %%
-picked = torch.randint(len(MAIN), (1, 10), generator=generator)
-task = graphs(picked), torch.rand(1, 10), torch.rand(1, 10)
-rate = {k: torch.full_like(v, 1e-3) for k, v in theta.items()}
-error = []
-for steps in (0, 2):
-    adapted = adapt(theta, rate, task, encode, steps)
-    error.append((predict(adapted, task[0], task[1], encode) - task[2]).square().mean())
-assert error[1] < error[0]  # two small steps fit the measurements better
+def error_after(steps, seed=0):
+    """Squared error on ten measurements after some inner steps, from fresh weights."""
+    g = torch.Generator().manual_seed(seed)
+    start = {k: v[None] for k, v in init_predictor(MAIN.kind, g).items()}
+    batch = graphs(torch.randint(len(MAIN), (1, 10), generator=g))
+    h, y = torch.rand(1, 10, generator=g), torch.rand(1, 10, generator=g)
+    rate = {k: torch.full_like(v, 1e-3) for k, v in start.items()}
+    adapted = adapt(start, rate, (batch, h, y), encode, steps)
+    return (predict(adapted, batch, h, encode) - y).square().mean()
+
+
+assert error_after(2) < error_after(1) < error_after(0)
 
 # %% [markdown]
 # ### The outer loop
@@ -483,19 +497,18 @@ def draw(pools, draws, k, seeds, stream=26):
 def meta_train(seeds, space, parts, episodes, plan, device="cpu"):
     """HELP, or a relative with `parts` of it, for all seeds: best weights, curve."""
     model = init_model(seeds, space.kind, parts, device)
-    trained = ("theta", "phi", "alpha") if "steps" in parts else ("theta", "phi")
-    weights = [v.requires_grad_() for part in trained for v in model[part].values()]
+    learned = ("theta", "phi", "alpha")[: 2 + ("steps" in parts)]
+    weights = [v.requires_grad_() for part in learned for v in model[part].values()]
     optimiser = torch.optim.Adam(weights, lr=plan["rate"], fused=True)
+    encoding, best = encoder(space, device), Best(model, space)
     source = Episodes(space, generators_of(seeds), plan["queries"], device)
-    encoding, best, started = encoder(space, device), Best(model, space), time.process_time()
     for episode in range(plan["every"], episodes + 1, plan["every"]):
         for tasks in source.draw(plan["every"]):
-            loss = episode_loss(model, *encoding, tasks)
             optimiser.zero_grad()
-            loss.backward()
+            episode_loss(model, *encoding, tasks).backward()
             optimiser.step()
         best.look(model, encoding, episode)
-    return best.kept | {"curve": np.array(best.curve), "cpu": time.process_time() - started}
+    return best.kept | {"curve": np.array(best.curve)}
 
 
 # %% tags=["method", "hide-input"]
@@ -582,7 +595,7 @@ def table_rows(space):
         slice(space.n_support, space.n_support + space.n_query),
     )
     value = spearman(tables[query].T, fit[query].T)
-    return {"device": list(space.train), "spearman_of_fit": value}
+    return {"space": space.name, "device": list(space.train), "spearman_of_fit": value}
 
 
 fits = s.frame("tables", table_rows, [{"space": space} for space in SPACES.values()])
@@ -732,8 +745,10 @@ jobs = [
     for variant in (("HELP",) if name == "ofa" else VARIANTS)
 ]
 if "ofa" in SPACES:
-    GPUS = ("titan_rtx", "2080ti", "titan_xp", "v100")
-    jobs += [dict(space=family_out(SPACES["ofa"], g), variant="HELP", fold=g) for g in GPUS]
+    jobs += [
+        dict(space=family_out(SPACES["ofa"], g), variant="HELP", fold=g)
+        for g in ("titan_rtx", "2080ti", "titan_xp", "v100")
+    ]
 
 
 def trained(space, variant, fold, seeds, plan, device):
@@ -883,8 +898,10 @@ each.append(
     dict(space=latency.new_devices(MAIN), column="new devices", models=models_of(MAIN.name))
 )
 if s.smoke:  # the one small space stands in for all
-    lacking = ("NB201", "NB201 fresh", "FBNet", "FBNet fresh", "OFA", "OFA family-out")
-    each = [each[0] | {"column": name} for name in lacking] + each[1:]
+    each = [
+        each[0] | {"column": name}
+        for name in ("NB201", "NB201 fresh", "FBNet", "FBNet fresh", "OFA", "OFA family-out")
+    ] + each[1:]
 common = dict(seeds=s.seeds, draws=CONFIG["draws"], device=s.device.type)
 scores = s.frame("scores", score, [entry | common for entry in each])
 
@@ -892,6 +909,7 @@ scores = s.frame("scores", score, [entry | common for entry in each])
 # ### The headline
 #
 # Rows are methods, columns are sets of devices; NB201 stands for NAS-Bench-201.
+# For HELP with twenty measurements the paper prints .932 on NB201 and .910 on FBNet.
 # Look first at the last column, which no method's design has seen, and then at OFA with a family held out, where the ridges fail.
 
 # %% tags=["hide-input"]
@@ -903,11 +921,6 @@ ORDER = [
     "source mix, denoised",
 ]
 ORDER += ["HELP [10]", "HELP [20]", "block ridge"]
-PAPER = {
-    ("NB201", "FLOPs"): 0.787,
-    ("NB201", "HELP [20]"): 0.932,
-    ("FBNet", "HELP [20]"): 0.910,
-}
 named = scores.assign(
     row=scores.method.where(
         scores.method != "HELP", "HELP [" + scores.measured.astype(str) + "]"
@@ -916,8 +929,14 @@ named = scores.assign(
 headline = report.mean_over(
     named[named.row.isin(ORDER)], "spearman", keep=["row", "column", "device"]
 )
-means = headline.groupby(["row", "column"], sort=False).spearman.mean().unstack().loc[ORDER]
-s.say(means.round(3).to_markdown())
+s.say(
+    headline.groupby(["row", "column"], sort=False)
+    .spearman.mean()
+    .unstack()
+    .loc[ORDER]
+    .round(3)
+    .to_markdown()
+)
 
 # %% mystnb={"figure": {"caption": "Mean rank correlation with ten measurements, device by device. A dot is a device, a bar the mean with its 95 % interval over devices.", "name": "fig-help-headline"}, "image": {"alt": "Strip plot with a panel for each set of devices and a row for each method. Block ridge lies at or near the top in every panel; HELP lies below the denoised sources on fresh devices and above the ridges when a GPU family of OFA is held out."}} tags=["hide-input"]
 grid = sns.catplot(
@@ -941,25 +960,34 @@ plots.finish(grid.figure)
 #
 # ### What meta-training does to a noisy table
 
+
 # %% mystnb={"figure": {"caption": "The noisiest training table of a space, ranked three ways: raw, its own ridge fit, and HELP's prediction. The fit and HELP agree better with each other than either does with the raw table.", "name": "fig-help-denoise"}, "image": {"alt": "Two scatter plots: raw ranks against the ridge fit spread widely, HELP's ranks against the ridge fit lie close to the diagonal."}} tags=["hide-input"]
-noisy = SPACES[CONFIG["spaces"][-1] if s.smoke else "fbnet"]
-name = min(noisy.train, key=lambda d: fits[fits.device == d].spearman_of_fit.min())
-one = noisy.relabel(test=(name,))
-at = one.pools(one.test).query
-column = noisy.train.index(name)
-fit = denoise(noisy, source_tables(noisy))[at[0], column]
-views = {"raw table": noisy.latency[name][at[0]]}
-views["HELP"] = help_from_ten(MODELS[noisy.name, "HELP", ""], one, at)[0, 0]
-points = [
-    pd.DataFrame(
-        {"fit": pd.Series(fit).rank(pct=True), "rank": pd.Series(v).rank(pct=True), "of": k}
+def rank_views(space):
+    """Ranks of the noisiest training table: raw and HELP's, by the ridge fit's."""
+    name = fits.loc[fits[fits.space == space.name].spearman_of_fit.idxmin(), "device"]
+    one, column = space.relabel(test=(name,)), space.train.index(name)
+    query = one.pools(one.test).query
+    views = {"raw table": space.latency[name][query[0]]}
+    views["HELP"] = help_from_ten(MODELS[space.name, "HELP", ""], one, query)[0, 0]
+    fit = pd.Series(denoise(space, source_tables(space))[query[0], column]).rank(pct=True)
+    return pd.concat(
+        [
+            pd.DataFrame({"fit": fit, "rank": pd.Series(v).rank(pct=True), "of": k})
+            for k, v in views.items()
+        ]
     )
-    for k, v in views.items()
-]
+
+
 grid = sns.relplot(
-    pd.concat(points), x="fit", y="rank", col="of", s=6, height=2.8, linewidth=0
+    rank_views(SPACES["embedded" if s.smoke else "fbnet"]),
+    x="fit",
+    y="rank",
+    col="of",
+    s=6,
+    height=2.8,
+    linewidth=0,
 )
-grid.set(xlabel=f"rank by the ridge fit, {name}", ylabel="rank")
+grid.set(xlabel="rank by the ridge fit", ylabel="rank")
 plots.finish(grid.figure)
 
 # %% [markdown]
@@ -968,11 +996,17 @@ plots.finish(grid.figure)
 # Means over devices, for the five seeds: the inner steps, the modulator and the embedding, each left out.
 
 # %% tags=["hide-input"]
-PARTS = ["HELP", "HELP, no step", "HELP without modulator", "Meta-SGD", "MAML"]
-ablation = scores[scores.method.isin(PARTS) & (scores.measured == 20)]
-ablation = ablation[ablation["column"].isin([TITLES[n] for n in SPACES])]
+ablation = scores[(scores.measured == 20) & scores["column"].isin([TITLES[n] for n in SPACES])]
 ablation = report.mean_over(ablation, "spearman", keep=["method", "column", "seed"])
-s.say(report.table(ablation, "spearman", "method", "column", order=PARTS))
+s.say(
+    report.table(
+        ablation,
+        "spearman",
+        "method",
+        "column",
+        order=["HELP", "HELP, no step", "HELP without modulator", "Meta-SGD", "MAML"],
+    )
+)
 
 # %% [markdown]
 # ## New devices
@@ -987,12 +1021,17 @@ new = scores[
     (scores["column"] == "new devices") & scores.method.isin(RIVALS) & (scores.measured == 10)
 ]
 fig, ax = plots.figure(width=6.8, height=4.2)
-look = plots.hue(RIVALS)
-markers = [plots.looks(RIVALS)[name].marker for name in RIVALS]
 sns.pointplot(
-    new, y="device", x="spearman", ax=ax, errorbar=None, linestyle="none", dodge=0.4,
-    markers=markers, **look,
-)  # fmt: skip
+    new,
+    y="device",
+    x="spearman",
+    ax=ax,
+    errorbar=None,
+    linestyle="none",
+    dodge=0.4,
+    markers=[look.marker for look in plots.looks(RIVALS).values()],
+    **plots.hue(RIVALS),
+)
 sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, -0.15), ncol=4, title=None)
 ax.set(xlabel="Spearman", ylabel="")
 plots.finish(fig)
@@ -1010,20 +1049,26 @@ plots.finish(fig)
 #
 # From these ten numbers follow the embedding, HELP's ranking before and after its two steps, and block ridge's.
 
+
 # %% tags=["hide-input"]
-fresh = latency.new_devices(MAIN)
-mine = fresh.relabel(test=("onnx_int8_b32",))
-query, model = mine.pools(mine.test).query, MODELS[MAIN.name, "HELP", ""]
+def ask(space):
+    """Rank correlations on the only test device of a space, from its ten references."""
+    query, model = space.pools(space.test).query, MODELS[MAIN.name, "HELP", ""]
+    guesses = {
+        "HELP, embedding alone": help_from_ten(model, space, query, 0)[0],
+        "HELP, two steps": help_from_ten(model, space, query)[0],
+        "block ridge": rivals(space, query)["block ridge"],
+    }
+    truth = space.latency[space.test[0]][query]
+    return {name: spearman(guess, truth)[0] for name, guess in guesses.items()}
+
+
+mine = latency.new_devices(MAIN).relabel(test=("onnx_int8_b32",))
 ten = mine.latency[mine.test[0]][mine.reference]
-answers = {
-    "HELP, embedding alone": help_from_ten(model, mine, query, 0)[0],
-    "HELP, two steps": help_from_ten(model, mine, query)[0],
-    "block ridge": rivals(mine, query)["block ridge"],
-}
 print("measured (ms):", " ".join(f"{v:.1f}" for v in ten), "\nembedding h:  ",
       " ".join(f"{v:.2f}" for v in embed(ten)))  # fmt: skip
-for name, guess in answers.items():
-    print(f"{name:22} {spearman(guess, mine.latency[mine.test[0]][query])[0]:.3f}")
+for name, value in ask(mine).items():
+    print(f"{name:22} {value:.3f}")
 
 # %% [markdown]
 # ## Searching under a latency limit
@@ -1059,9 +1104,6 @@ def constrained_search(predicted, score, limits):
 
 
 # %% tags=["hide-input"]
-RUNS = 50  # timed runs of a network that make one measurement
-
-
 def candidates(space):
     """Indices, scores, true accuracies (%); at smoke parameters stand for the last two."""
     if space.name != "nb201":
@@ -1086,7 +1128,7 @@ def space_latencies(space, index):
     return np.stack([space.latency[d][index] for d in space.test])
 
 
-def search(space, model, seeds):
+def search(space, model, seeds, runs_each=50):
     """Rows of what each method finds on every test device and limit, and what it costs."""
     index, quality, accuracy = candidates(space)
     ms, ten = space_latencies(space, index), space_latencies(space, space.reference)
@@ -1109,7 +1151,7 @@ def search(space, model, seeds):
     rows = []
     for (name, seed), (pick, spent) in picks.items():
         timed_on = ms if name in ("oracle", "lookup") else ten
-        seconds = spent + RUNS * timed_on.sum(1) / 1000
+        seconds = spent + runs_each * timed_on.sum(1) / 1000
         share = np.take_along_axis(ms, pick, 1) / limits
         found = search_rows(space, name, accuracy[pick], share, seconds, timed_on.shape[1])
         rows.append(found if seed is None else found.assign(seed=seed))
