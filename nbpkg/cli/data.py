@@ -106,9 +106,16 @@ def data_measure_latency(
     rounds: Annotated[int, typer.Option(help="How often every cell is visited.")] = 4,
     seed: Annotated[int, typer.Option(help="Chooses the cells and the order of visits.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted measurement.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="The settings that chapter 03 judges by.")] = False,
 ) -> None:
     """Measure the embedded latency table on this machine; an interrupted measurement goes on."""
-    from nbpkg.measure import latency
+    from nbpkg.measure import backends, latency
 
-    path = latency.measure(out or latency.EMBEDDED, cells, rounds, resume=not fresh, seed=seed)
+    if new:
+        known = latency.space.encode(latency.read_embedded(latency.NEW)[0])
+        path = latency.measure(
+            out or latency.NEW, known, rounds, backends.NEW_SETTINGS, resume=not fresh, seed=seed
+        )
+    else:
+        path = latency.measure(out or latency.EMBEDDED, cells, rounds, resume=not fresh, seed=seed)
     say(f"wrote {path.name}")

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nbpkg.data.latency_table import EMBEDDED, read_embedded, read_provenance, write_table
+from nbpkg.data.latency_table import EMBEDDED, NEW, read_embedded, read_provenance, write_table
 from nbpkg.errors import NbpkgError
 from nbpkg.machine import device, device_name, usable_cpus
 from nbpkg.measure.backends import Runs, Setting, default_settings
@@ -32,7 +32,7 @@ from nbpkg.nb201 import space
 from nbpkg.nb201.network import network
 from nbpkg.progress import progress
 
-__all__ = ["EMBEDDED", "measure", "read_embedded", "read_provenance"]
+__all__ = ["EMBEDDED", "NEW", "measure", "read_embedded", "read_provenance"]
 
 #: The cell of the reference network: one convolution of each kind and one pooling.
 REFERENCE = "|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_1x1~0|avg_pool_3x3~1|none~2|"
