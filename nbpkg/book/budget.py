@@ -19,7 +19,9 @@ LIMITS = {
 _EVIDENCE = {"words": 1500, "lines": 700, "claims": 16}
 _LANGUAGE = ("09", "10")  # twice the time
 _FOLDED = {"hide-input", "remove-cell"}
-_ASIDE = re.compile(r"<!--.*?-->|<details>.*?</details>|\$\$.*?\$\$|```.*?```|<[^>]*>|\]\([^)]*\)|\{[\w:]+\}", re.DOTALL)
+_ASIDE = re.compile(  # comments, folded answers, formulae, code, tags, addresses of links, roles
+    r"<!--.*?-->|<details>.*?</details>|\$\$.*?\$\$|```.*?```|<[^>]*>|\]\([^)]*\)|\{[\w:]+\}", re.DOTALL
+)
 
 
 def measure(chapter: Chapter) -> dict[str, int]:

@@ -38,6 +38,11 @@ class Chapter:
         return root() / "notebooks" / f"{self.name}.ipynb"
 
     @property
+    def claims(self) -> Path:
+        """What it claims before it is run; chapters of the first edition have no such file."""
+        return root() / "notebooks" / "claims" / f"{self.name}.toml"
+
+    @property
     def exists(self) -> bool:
         return self.twin.is_file()
 

@@ -14,7 +14,6 @@ from nbpkg.chapters.hashes import code_sha256, package_sha256
 from nbpkg.errors import NbpkgError
 from nbpkg.machine import DEVICES, device_key
 from nbpkg.paths import read_json, root
-from nbpkg.report import claims
 
 
 def runs_dir(profile: str) -> Path:
@@ -39,8 +38,7 @@ def keys(chapter: Chapter, profile: str, seeds: list[int], device: str) -> dict[
     here, for "auto" too. Raises NbpkgError for a CUDA that is absent.
     """
     source, package = code_sha256(chapter.name), package_sha256()
-    plan = claims.path_of(chapter.name)
-    bound = [file_sha256(plan)] if plan.is_file() else []
+    bound = [file_sha256(chapter.claims)] if chapter.claims.is_file() else []
     libraries = [sys.version, version("torch"), version("numpy")]
     parts = json.dumps([source, package, profile, list(seeds), device_key(device), libraries, *bound])
     key = hashlib.sha256(parts.encode()).hexdigest()
