@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,19 @@ def root() -> Path:
 def package() -> Path:
     """The folder of the installed package, absolute: hashes and memo keys name its files relative to it."""
     return Path(__file__).resolve().parent
+
+
+def git(*arguments: str) -> str | None:
+    """What git prints in the repository; None where it fails, or where there is no git or no repository."""
+    try:
+        home = root()
+        if not (home / ".git").exists():
+            return None
+        command = ["git", "-C", str(home), *arguments]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=30)
+    except (OSError, NbpkgError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def embedded(name: str) -> Path:

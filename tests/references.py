@@ -317,7 +317,8 @@ def same_as(folder: Path, chapters_: Iterable[str]) -> int:
         run = notebook.read(chapters.get(name).notebook).metadata.get("nbpkg", {}).get("source_sha256")
         known = {run, entries.get(name, {}).get("now") if entries.get(name, {}).get("run") == run else run}
         if run != after["source_sha256"] and not different and before["source_sha256"] in known:
-            entries[name] = {"run": run, "now": after["source_sha256"], "metrics": equal}
+            now = {"run": run, "now": after["source_sha256"], "metrics": equal}
+            entries[name] = entries.get(name, {}) | now
     paths.write_text(moved.path(), json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
     return failed
 

@@ -1,8 +1,8 @@
 """Three questions to every paper, answered by the verdicts of its chapter: better than nothing, better than
 the strongest simple rival, and does what is new in it matter?
 
-Which claims speak to which question is chosen in results/questions.toml, by what they compare; the answers
-are those of the published records.
+Which claims speak to which question stands in their claims file, for the first edition in
+results/questions.toml; the answers are those of the published records.
 """
 
 import tomllib
@@ -13,13 +13,8 @@ from nbpkg.book import scoreboard
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import root
 from nbpkg.report import tables
+from nbpkg.report.claims import QUESTIONS
 from nbpkg.report.record import VERDICTS, Claim
-
-QUESTIONS = {
-    "nothing": "Better than nothing?",
-    "rival": "Better than a strong simple rival?",
-    "new": "Does what is new in it matter?",
-}
 
 
 def path() -> Path:
@@ -32,9 +27,11 @@ def answers() -> list[tuple[chapters.Chapter, list[list[Claim]]]]:
     chosen = tomllib.loads(path().read_text(encoding="utf-8"))
     found = []
     for chapter, record in scoreboard.records():
-        if chapter.name not in chosen:
+        of_file = {q: [claim.id for claim in record.claims if claim.question == q] for q in QUESTIONS}
+        entry = of_file if any(of_file.values()) else chosen.get(chapter.name)
+        if entry is None:
             continue
-        asked = [chosen[chapter.name][question] for question in QUESTIONS]
+        asked = [entry[question] for question in QUESTIONS]
         claims = {claim.id: claim for claim in record.claims}
         lost = [name for names in asked for name in names if name not in claims]
         if lost:

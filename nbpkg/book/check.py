@@ -1,16 +1,15 @@
 """What `nbpkg check` looks for: the places where the book's files can come apart without a test failing."""
 
-import contextlib
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from nbpkg import chapters
-from nbpkg.book import moved, notebook, notebook_lint, scoreboard
+from nbpkg.book import evidence, moved, notebook, notebook_lint, scoreboard
 from nbpkg.chapters import Chapter, check_parameters
 from nbpkg.errors import NbpkgError
-from nbpkg.paths import root
+from nbpkg.paths import git, root
+from nbpkg.report import claims
 from nbpkg.report.record import Record
 
 # What may name a folder of one machine; notebooks' outputs are looked at with the chapters.
@@ -42,6 +41,8 @@ def check() -> tuple[list[str], list[str]]:
 def chapter_problems(chapter: Chapter) -> Iterator[str]:
     """Twin against notebook, outputs against code, figures, size, and what a chapter's code may not use."""
     check_parameters(chapter)
+    if claims.find(chapter.name) is None and chapter.edition > 1:
+        yield f"there is no notebooks/claims/{chapter.name}.toml"
     twin = notebook.from_twin(chapter)
     for cell in notebook.code_cells(twin):
         if _WIDGET_CODE.search(cell.source):
@@ -71,10 +72,17 @@ def published_problems(chapter: Chapter, published) -> Iterator[str]:
     if not path.is_file():
         yield f"the outputs come from a run whose record is not in results/{said['profile']}/"
         return
-    record = Record.load(path)
-    for field in notebook.OF_RECORD:
-        if getattr(record, field) != said[field]:
-            yield f"the notebook's outputs and results/{said['profile']}/ disagree on {field}: publish again"
+    record, where = Record.load(path), f"results/{said['profile']}/"
+    if said.get("record_sha256") != chapters.file_sha256(path):
+        yield f"the record in {where} is not the one that the notebook was published with: publish again"
+    if record.outputs_sha256 != notebook.outputs_sha256(published):
+        yield f"the notebook's outputs are not those that the record in {where} was published with"
+    yield from evidence.number_problems(record)
+    yield from evidence.prose_problems(chapter, record)
+    if record.plan or chapter.edition > 1:
+        yield from evidence.plan_problems(chapter, record, path.parent)
+        if git("rev-parse", "--is-shallow-repository") == "false\n":
+            yield from evidence.history_problems(chapter, record)
 
 
 def chapter_remarks(chapter: Chapter) -> list[str]:
@@ -88,11 +96,19 @@ def chapter_remarks(chapter: Chapter) -> list[str]:
         lines.append("code has moved since the run; its smoke numbers are equal")
     if not any((root() / "results").glob(f"*/{chapter.name}.json")):
         lines.append("not published yet")
+    for path in sorted((root() / "results").glob(f"*/{chapter.name}.json")):
+        try:
+            record = Record.load(path)
+        except NbpkgError:  # a problem already
+            continue
+        lines += evidence.remarks(chapter, record)
+        if record.plan and git("rev-parse", "--is-shallow-repository") != "false\n":
+            lines.append("without git's whole history it cannot be seen that the claims came first")
     return lines
 
 
 def stray_files() -> Iterator[str]:
-    """Notebooks without a twin, and twins that are no chapter."""
+    """Notebooks without a twin, twins that are no chapter, and what a stopped publish left behind."""
     known = {chapter.name for chapter in chapters.CHAPTERS}
     home = root() / "notebooks"
     for path in sorted((home / "src").glob("*.py")):
@@ -101,6 +117,9 @@ def stray_files() -> Iterator[str]:
     for path in sorted(home.glob("*.ipynb")):
         if not (home / "src" / f"{path.stem}.py").is_file():
             yield f"notebooks/{path.name} has no twin in notebooks/src/"
+    for pattern in ("notebooks/.*.*", "notebooks/src/.*.*", "results/*/.*.*"):
+        for path in filter(Path.is_file, sorted(root().glob(pattern))):
+            yield f"{path.relative_to(root()).as_posix()} was left by a publish that was stopped: delete it"
 
 
 def record_problems() -> Iterator[str]:
@@ -137,12 +156,7 @@ def path_problems() -> Iterator[str]:
 
 def text_files() -> list[Path]:
     """The repository's text files: what git tracks or would; without git, all outside the build folders."""
-    home = root()
-    command = ["git", "-C", str(home), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = ""
-    if (home / ".git").exists():
-        with contextlib.suppress(OSError):  # no git on this machine
-            listed = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=30).stdout
+    home, listed = root(), git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     paths = [home / name for name in listed.split("\0")] if listed else [
         path for path in home.rglob("*") if not SKIPPED.intersection(path.relative_to(home).parts)
     ]  # fmt: skip

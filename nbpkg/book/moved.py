@@ -4,6 +4,7 @@ A chapter's published outputs belong to the code that made them. Where the packa
 chapter change their form and nothing else. `results/moved.json` names such changes with their evidence: by
 chapter the hash of the code that was run ("run"), that of the code now ("now"), and how many smoke metrics
 of the two are equal to the last bit ("metrics"). `tests/references.py --same-as` writes it, from records.
+"commit" is that of the package as it was run, where the history has it.
 """
 
 import json

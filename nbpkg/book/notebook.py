@@ -18,8 +18,6 @@ LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-pytho
 KEPT = ("tags", "mystnb")  # the cell metadata that the twin holds (jupytext.toml says the same)
 SYNCED = "nbpkg_twin_sha256"  # notebook metadata: the twin that the notebook was last made from
 INJECTED = "injected-parameters"
-#: What a published notebook says of its run in its metadata, beside the profile, as its record does.
-OF_RECORD = ("seeds", "device", "versions", "data", "source_sha256", "package_sha256")
 
 
 def from_twin(chapter: Chapter):
@@ -80,6 +78,12 @@ def code_cells(notebook) -> list:
     """The code cells of a notebook without the one that papermill puts in."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return [cell for cell in cells if INJECTED not in cell.metadata.get("tags", [])]
+
+
+def outputs_sha256(notebook) -> str:
+    """The hash of the outputs of a notebook's code cells."""
+    outputs = [cell.outputs for cell in code_cells(notebook)]
+    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
 
 
 def code_sha256(notebook) -> str:

@@ -12,6 +12,7 @@ from nbpkg.report.record import VERDICTS, Record
 
 START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
 PROFILE = "standard"
+_EDITION = "*First edition*: verdicts by the first edition's rules, see [Errata](errata.md).\n"
 
 
 def records() -> list[tuple[Chapter, Record]]:
@@ -33,9 +34,17 @@ def render_readme() -> str:
         given = verdicts[chapter.name]
         counts = [len(given), *map(given.count, shown), len(record.seeds)]
         link = f"[{chapter.number} {chapter.title}](notebooks/{chapter.name}.ipynb)"
+        link += "" if chapter.edition > 1 else ", [first edition](book/errata.md)"
         rows.append((link, paper(chapter), *counts, _run(record)))
     header = ("Chapter", "Paper", "Claims", *map(str.capitalize, shown), "Seeds", "Run")
-    return tables.table(header, rows, right=range(2, len(header) - 1))
+    return tables.table(header, rows, right=range(2, len(header) - 1)) + "\n\n" + totals()
+
+
+def totals() -> str:
+    """The verdicts of the second edition, counted; those of the first are by other rules."""
+    given = [claim.verdict for chapter, record in records() if chapter.edition > 1 for claim in record.claims]
+    counts = [f"{given.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in given]
+    return f"Second edition: {', '.join(counts) or 'no chapter yet'}."
 
 
 def render_page() -> str:
@@ -47,9 +56,10 @@ def render_page() -> str:
         parts.append(
             f"## {chapter.number} {chapter.title}\n\n"
             f"[The chapter](../notebooks/{chapter.name}.ipynb){source}.\n"
+            f"{_EDITION if chapter.edition < 2 else ''}"
             f"Profile {record.profile}, seeds {seeds}; {_run(record)}.\n\n{tables.claims(record)}"
         )
-    return "\n\n".join(parts) or "No chapter is published yet."
+    return "\n\n".join([totals(), *parts]) if parts else "No chapter is published yet."
 
 
 def paper(chapter: Chapter) -> str:

@@ -20,6 +20,7 @@ class Chapter:
     paper: str = ""  # its title, like authors and venue empty where a chapter has none
     authors: str = ""
     venue: str = ""
+    edition: int = 1  # the second has claims in a file and a budget
     on_cpu: str = ""  # why pieces of a run on a GPU may be computed beside it; empty: they may not
 
     @property
@@ -35,6 +36,11 @@ class Chapter:
     def notebook(self) -> Path:
         """The paired notebook that carries the published outputs."""
         return root() / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def claims(self) -> Path:
+        """What it claims before it is run; chapters of the first edition have no such file."""
+        return root() / "notebooks" / "claims" / f"{self.name}.toml"
 
     @property
     def exists(self) -> bool:

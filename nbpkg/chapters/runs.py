@@ -34,12 +34,13 @@ def file_sha256(path: Path) -> str:
 def keys(chapter: Chapter, profile: str, seeds: list[int], device: str) -> dict[str, str]:
     """The hashes "source_sha256" and "package_sha256", and "key": over all that a run's result follows from.
 
-    That is code cells, package, libraries, profile, seeds and device: the one that is found here, for "auto"
-    too. Raises NbpkgError for a CUDA that is absent.
+    That is code cells, claims file, package, libraries, profile, seeds and device: the one that is found
+    here, for "auto" too. Raises NbpkgError for a CUDA that is absent.
     """
     source, package = code_sha256(chapter.name), package_sha256()
+    bound = [file_sha256(chapter.claims)] if chapter.claims.is_file() else []
     libraries = [sys.version, version("torch"), version("numpy")]
-    parts = json.dumps([source, package, profile, list(seeds), device_key(device), libraries])
+    parts = json.dumps([source, package, profile, list(seeds), device_key(device), libraries, *bound])
     key = hashlib.sha256(parts.encode()).hexdigest()
     return {"key": key, "source_sha256": source, "package_sha256": package}
 

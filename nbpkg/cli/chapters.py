@@ -1,5 +1,6 @@
 """Commands on chapters: list, run, sync, check, publish, scoreboard, site, stamp, handout."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -42,6 +43,7 @@ def run(
     minutes: Annotated[
         float | None, typer.Option(help="Stop after the piece that passes so many; the next run goes on.")
     ] = None,
+    cluster: Annotated[str | None, typer.Option(help="A Dask cluster: local, slurm or ADDRESS.")] = None,
 ) -> None:
     """Execute chapters (all that are written when none is named); results go under runs/."""
     from nbpkg import runner
@@ -50,6 +52,8 @@ def run(
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
         raise NbpkgError(f"seeds must be whole numbers with commas, as in 0,1,2; not {seeds!r}") from None
+    if cluster:
+        os.environ["NBPKG_CLUSTER"] = cluster  # for all that the chapters start
     options = (profile, numbers, device, jobs, script, force, cell_timeout, say, minutes)
     outcomes = runner.run(names or [], *options)
     rows = []
@@ -78,13 +82,19 @@ def check() -> None:
 
     Counts the package's lines too, and fails when they are too many.
     """
+    from nbpkg import chapters
+    from nbpkg.book import budget, evidence, package_size
     from nbpkg.book import check as checks
-    from nbpkg.book import package_size
 
     counts, problems, remarks = package_size.check()
     say(counts)
     found = checks.check()
     problems += found[0]
+    say(evidence.recomputed())
+    for chapter in chapters.existing():
+        line, over = budget.report(chapter)
+        say(line)
+        problems += [f"{chapter.name}: {one}" for one in over]
     for line in [*(f"remark: {remark}" for remark in remarks + found[1]), *problems]:
         say(line)
     say(f"check: {len(problems)} problem{'' if len(problems) == 1 else 's'}")

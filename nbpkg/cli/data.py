@@ -106,10 +106,16 @@ def data_measure_latency(
     rounds: Annotated[int, typer.Option(help="How often every cell is visited.")] = 4,
     seed: Annotated[int, typer.Option(help="Chooses the cells and the order of visits.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted measurement.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="The settings that chapter 03 judges by.")] = False,
 ) -> None:
     """Measure the embedded latency table on this machine; an interrupted measurement goes on."""
-    from nbpkg.data.latency_table import EMBEDDED
-    from nbpkg.measure import latency
+    from nbpkg.data.latency_table import EMBEDDED, NEW, read_embedded
+    from nbpkg.measure import backends, latency
+    from nbpkg.nb201 import space
 
-    path = latency.measure(out or EMBEDDED, cells, rounds, resume=not fresh, seed=seed)
+    if new:
+        known, settings = space.encode(read_embedded(NEW)[0]), backends.NEW_SETTINGS
+        path = latency.measure(out or NEW, known, rounds, settings, resume=not fresh, seed=seed)
+    else:
+        path = latency.measure(out or EMBEDDED, cells, rounds, resume=not fresh, seed=seed)
     say(f"wrote {path.name}")

@@ -18,6 +18,14 @@ BLOCKS = tuple(
 SKIP = len(BLOCKS)  # 8
 
 
+def vectors(ops: np.ndarray) -> np.ndarray:
+    """The authors' encoding of networks `ops` (n, 22), float64 (n, 132): per layer kernel 3, kernel 5, then
+    expansion 1, 1 with two groups, 3, 6; nothing for a skip."""
+    kernel, expansion = np.divmod(ops, 4)
+    bits = np.stack([kernel == 0, kernel == 1, *(expansion == e for e in range(4))], -1)
+    return (bits & (ops < SKIP)[..., None]).reshape(len(ops), -1).astype(np.float64)
+
+
 def _block(c_in: int, c_out: int, size: int, stride: int, choice: int) -> tuple[float, float, float, float]:
     """Multiply-adds of 1x1 and of depth-wise convolutions, parameters and output values of one block."""
     out = size // stride

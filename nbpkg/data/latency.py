@@ -1,9 +1,10 @@
 """Latency tables of whole search spaces on many devices, as HELP and its baselines need them.
 
-Three spaces share one form, `LatencySpace`:
+Four spaces share one form, `LatencySpace`:
 
 - `nb201`: the 15,625 cells of NAS-Bench-201, 19 devices of the HELP authors' tables (public data);
 - `fbnet`: 5,000 networks of the FBNet space, 16 devices of the same tables (public data);
+- `ofa`: 5,000 networks of the Once-for-All space, 12 devices of the same tables (public data);
 - `embedded`: cells of NAS-Bench-201 timed by this project on settings of one machine (ships with nbpkg).
 
 Splits and reference architectures of the public spaces are those of the authors' code (github HayeonLee/HELP,
@@ -17,9 +18,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nbpkg import data
-from nbpkg.data import fbnet, latency_table, read
+from nbpkg.data import fbnet, latency_table, ofa, read
 from nbpkg.errors import NbpkgError
-from nbpkg.nb201 import costs, space
+from nbpkg.nb201 import costs
+from nbpkg.nb201 import space as cells
 
 _TRAIN = (
     "1080ti_1", "1080ti_32", "1080ti_{large}", "silver_4114", "silver_4210r", "samsung_a50", "pixel3",
@@ -32,7 +34,9 @@ _PUBLIC = {
         ("titan_rtx_256", "gold_6226", "fpga", "pixel2", "raspi4", "eyeriss"),
     ),
     "fbnet": ("help-fbnet", "help/fbnet", "64", 5_000, 4_000, ("fpga", "raspi4", "eyeriss")),
+    "ofa": ("help-ofa", "help/ofa", "64", 5_000, 4_000, ("titan_rtx_64",)),
 }  # fmt: skip
+_OFA_TRAIN = tuple(f"{gpu}_{batch}" for gpu in ("2080ti", "titan_xp", "v100") for batch in (1, 32, 64))
 _OTHERS = (
     "2080ti_1", "2080ti_32", "2080ti_{large}", "titanxp_1", "titanxp_32", "titanxp_{large}",
     "titan_rtx_1", "titan_rtx_32",
@@ -52,7 +56,7 @@ class LatencySpace:
     """
 
     name: str
-    kind: str  # "cell" (six edges of a fixed graph) or "chain" (a sequence of layers)
+    kind: str  # "cell" (six edges of a fixed graph), "chain" (22 layers of FBNet) or "ofa" (20 layers)
     ops: np.ndarray
     n_ops: int
     latency: dict[str, np.ndarray]
@@ -66,13 +70,16 @@ class LatencySpace:
     params: np.ndarray
     data_set: str | None = None
     others: tuple[str, ...] = ()  # devices of the same tables that the authors' split leaves out
+    resolution: np.ndarray | None = None  # (n,) pixels, where it is part of the architecture
 
     def __len__(self) -> int:
         return len(self.ops)
 
     def counts(self) -> np.ndarray:
-        """How often each operation occurs in each architecture, float64 (n, n_ops)."""
-        return self.one_hot().sum(1)
+        """How often each operation occurs in each architecture, float64 (n, n_ops); then pixels, if any."""
+        if self.resolution is None:
+            return self.one_hot().sum(1)
+        return np.concatenate([self.one_hot().sum(1), self.resolution[:, None] / 16], 1)
 
     def one_hot(self) -> np.ndarray:
         """Float64 (n, positions, n_ops)."""
@@ -82,10 +89,12 @@ class LatencySpace:
         """What an architecture costs by its description alone, float64 (n, features), in natural units.
 
         Cells: operations of each kind that lie on a live path. Chains: multiply-adds of point-wise, 3x3 and
-        5x5 depth-wise convolutions, parameters, output values and layers.
+        5x5 depth-wise convolutions, parameters, output values and layers. OFA: as `ofa.costs`.
         """
+        if self.resolution is not None:
+            return ofa.costs(self.ops, self.resolution)
         if self.kind == "cell":
-            live = space.live_edges(self.ops)
+            live = cells.live_edges(self.ops)
             used = [((self.ops == op) & live).sum(1) for op in range(1, self.n_ops)]
             return np.stack(used, 1).astype(np.float64)
         chosen = fbnet.block_costs()[np.arange(self.ops.shape[1]), self.ops]
@@ -94,6 +103,17 @@ class LatencySpace:
         present = (self.ops < fbnet.SKIP).sum(1)
         pointwise, parameters, activations = (chosen[..., i].sum(1) for i in (0, 2, 3))
         return np.stack([pointwise, *spatial, parameters, activations, present], 1)
+
+    def vectors(self) -> np.ndarray:
+        """The authors' encoding of architectures that are no graphs: float64 (n, 132) or, OFA, (n, 145)."""
+        return fbnet.vectors(self.ops) if self.kind == "chain" else ofa.vectors(self.ops, self.resolution)
+
+    def position_features(self) -> np.ndarray:
+        """One-hot choice at every position and of the resolution, counts, costs: float64 (n, features)."""
+        parts = [self.one_hot().reshape(len(self), -1), self.counts(), self.cost_features()]
+        if self.resolution is not None:
+            parts.append((self.resolution[:, None] == np.unique(self.resolution)).astype(np.float64))
+        return np.concatenate(parts, 1)
 
     def pools(self, devices) -> Pools:
         """Support and query pools of these devices, trimmed and scaled as in the authors' `loader.py`."""
@@ -159,40 +179,74 @@ _EMBEDDED_SUPPORT, _EMBEDDED_REFERENCE_SEED, _EMBEDDED_C, _EMBEDDED_N = 400, 3, 
 
 
 def load(name: str) -> LatencySpace:
-    """The space `nb201`, `fbnet` (public data, see `nbpkg data fetch`) or `embedded` (no download).
+    """The space `nb201`, `fbnet`, `ofa` (public data, `nbpkg data fetch`) or `embedded` (no download).
 
     Raises NbpkgError for another name, for absent data and for files that do not hold what they should.
     """
     if name == "embedded":
         return _embedded()
     if name not in _PUBLIC:
-        raise NbpkgError(f"unknown latency space {name!r}; known: nb201, fbnet, embedded")
+        raise NbpkgError(f"unknown latency space {name!r}; known: nb201, fbnet, ofa, embedded")
     data_set, folder, large, n, n_support, test = _PUBLIC[name]
     train, valid, others = (
         tuple(device.format(large=large) for device in devices) for devices in (_TRAIN, _VALID, _OTHERS)
     )
+    if name == "ofa":
+        train, valid, others = _OFA_TRAIN, ("titan_rtx_1", "titan_rtx_32"), ()
     latency = {
         device: read.read_numbers(data.path(f"{folder}/latency/{device}.pt"), (n,), *read.LATENCY)
         for device in (*train, *valid, *test, *others)
     }
     reference = read.read_numbers(data.path(f"{folder}/hardware_embedding_index.pt"), (10,), 0, n - 1, True)
+    resolution = None
     if name == "nb201":
         index = read.read_arch_index(data.path(f"{folder}/str_arch2idx.pt"), length=n)
-        ops = space.encode(sorted(index, key=index.get)).astype(np.int64)
-        kind, n_ops, counted = "cell", len(space.OPS), costs.costs(ops)
+        ops = cells.encode(sorted(index, key=index.get)).astype(np.int64)
+        kind, n_ops, counted = "cell", len(cells.OPS), costs.costs(ops)
+    elif name == "ofa":
+        ops, resolution = ofa.read_archs(data.path(f"{folder}/ofa_archs.pt"), n)
+        cost = ofa.costs(ops, resolution)
+        kind, n_ops, counted = "ofa", ofa.ABSENT + 1, (cost[:, 5], cost[:, :5].sum(1))
     else:
         ops = read.read_numbers(data.path(f"{folder}/arch.pt"), (n, 22), 0, fbnet.SKIP)
         kind, n_ops, counted = "chain", fbnet.SKIP + 1, fbnet.costs(ops)
     params, flops = (np.asarray(cost, np.float64) for cost in counted)
     return LatencySpace(
         name, kind, ops, n_ops, latency, reference, train, valid, test, n_support, N_QUERY,
-        flops, params, data_set, others,
+        flops, params, data_set, others, resolution,
+    )  # fmt: skip
+
+
+def new_devices(space: LatencySpace) -> LatencySpace:
+    """A space of cells whose test devices are settings that this project timed for judgement alone.
+
+    They were timed on the references, some more cells to measure and 240 to predict: the copy holds these,
+    in that order, with the latencies of the space's own devices beside. The query pool leaves out cells of
+    the space's support pool. NbpkgError for a space of another kind.
+    """
+    if space.kind != "cell":
+        raise NbpkgError(f"the new devices were timed on cells; {space.name} holds none")
+    strings, medians, _ = latency_table.read_embedded(latency_table.NEW)
+    position = {text: i for i, text in enumerate(cells.decode(space.ops))}
+    timed = np.array([position.get(text, -1) for text in strings])
+    row = {int(at): i for i, at in enumerate(timed) if at >= 0}
+    query = np.array([at for at in timed[-latency_table.NEW_QUERIES :] if at >= space.n_support])
+    others = np.array([at for at in timed[: -latency_table.NEW_QUERIES] if at >= 0])
+    support = np.concatenate([space.reference, np.setdiff1d(others, space.reference)])
+    keep = np.concatenate([support, query])
+    rows = np.array([row[int(at)] for at in keep])
+    latency = {device: table[keep] for device, table in space.latency.items()}
+    latency |= {device: table[rows] for device, table in medians.items()}
+    return space.relabel(
+        ops=space.ops[keep], latency=latency, reference=np.arange(len(space.reference)), test=tuple(medians),
+        n_support=len(support), n_query=len(query),
+        flops=space.flops[keep], params=space.params[keep], others=(),
     )  # fmt: skip
 
 
 def _embedded() -> LatencySpace:
     strings, medians, _ = latency_table.read_embedded()
-    ops = space.encode(strings).astype(np.int64)
+    ops = cells.encode(strings).astype(np.int64)
     lacking = [d for devices in _EMBEDDED.values() for d in devices if d not in medians]
     if lacking or len(ops) <= _EMBEDDED_SUPPORT:
         raise NbpkgError(
@@ -201,7 +255,7 @@ def _embedded() -> LatencySpace:
     params, flops = costs.costs(ops, C=_EMBEDDED_C, N=_EMBEDDED_N)
     reference = np.random.default_rng(_EMBEDDED_REFERENCE_SEED).choice(_EMBEDDED_SUPPORT, 10, replace=False)
     return LatencySpace(
-        "embedded", "cell", ops, len(space.OPS), {d: medians[d] for part in _EMBEDDED.values() for d in part},
+        "embedded", "cell", ops, len(cells.OPS), {d: medians[d] for part in _EMBEDDED.values() for d in part},
         reference, *_EMBEDDED.values(), _EMBEDDED_SUPPORT, len(ops) - _EMBEDDED_SUPPORT,
         np.asarray(flops, np.float64), np.asarray(params, np.float64),
     )  # fmt: skip

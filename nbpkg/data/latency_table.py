@@ -17,6 +17,8 @@ from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import space
 
 EMBEDDED = paths.embedded("latency.csv")
+#: Settings timed for judgement alone, on fewer cells: references first, cells to predict last.
+NEW, NEW_QUERIES = paths.embedded("latency-new.csv"), 240
 
 
 def summarise(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

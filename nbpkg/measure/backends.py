@@ -25,7 +25,9 @@ from nbpkg.errors import NbpkgError
 class Setting:
     """One device. repeats: timed calls of a network in a row.
 
-    runtime: "eager" (PyTorch), "native" (PyTorch without oneDNN), "onnx" or "onnx-int8" (ONNX Runtime, CPU).
+    runtime: "eager" (PyTorch), "native" (PyTorch without oneDNN), "script" (TorchScript, frozen), "onnx",
+    "onnx-plain" (no graph optimisation) or "onnx-int8" (ONNX Runtime, CPU). width: channels of the first
+    stage; resolution: pixels a side.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Setting:
     channels_last: bool = False
     device: str = "cpu"
     repeats: int = 1
+    width: int = 16
+    resolution: int = 32
 
     @property
     def words(self) -> str:
@@ -44,6 +48,8 @@ class Setting:
             RUNTIMES[self.runtime],
             "8-bit integers" if self.runtime == "onnx-int8" else self.dtype,
             "channels last" if self.channels_last else "",
+            f"{self.width} channels" if self.width != 16 else "",
+            f"{self.resolution} pixels" if self.resolution != 32 else "",
             f"batch {self.batch}",
             "GPU" if self.device == "cuda" else f"{self.threads} thread{'s' * (self.threads > 1)}",
         ]
@@ -53,7 +59,9 @@ class Setting:
 RUNTIMES = {
     "eager": "PyTorch eager",
     "native": "PyTorch eager without oneDNN",
+    "script": "TorchScript, frozen",
     "onnx": "ONNX Runtime",
+    "onnx-plain": "ONNX Runtime without graph optimisation",
     "onnx-int8": "ONNX Runtime",
 }
 CPU_SETTINGS = (
@@ -71,6 +79,23 @@ CPU_SETTINGS = (
     Setting("torch_b8_t2", batch=8, threads=2, repeats=2),
     Setting("onnx_b32_t2", runtime="onnx", batch=32, threads=2, repeats=2),
 )
+#: Settings that no other table holds: chapter 03 judges its methods on them.
+NEW_SETTINGS = (
+    Setting("torch_b64", batch=64),
+    Setting("torch_w64_b1", width=64),
+    Setting("torch_r96_b1", resolution=96),
+    Setting("torch_last_b32", channels_last=True, batch=32),
+    Setting("torch_f64_b8", dtype="float64", batch=8),
+    Setting("native_b16", runtime="native", batch=16),
+    Setting("script_b1", runtime="script", repeats=3),
+    Setting("onnx_plain_b4", runtime="onnx-plain", batch=4, repeats=2),
+    Setting("onnx_w64_b1", runtime="onnx", width=64, repeats=2),
+    Setting("onnx_r96_b1", runtime="onnx", resolution=96, repeats=2),
+    Setting("onnx_int8_w64_b1", runtime="onnx-int8", width=64, repeats=2),
+    Setting("onnx_int8_b32", runtime="onnx-int8", batch=32),
+    Setting("torch_w32_b2_t2", batch=2, threads=2, width=32, repeats=2),
+    Setting("onnx_w64_b2_t2", runtime="onnx", batch=2, threads=2, width=64, repeats=2),
+)
 CUDA_SETTINGS = (
     Setting("cuda_b1", device="cuda", repeats=10),
     Setting("cuda_b256", device="cuda", batch=256, repeats=10),
@@ -84,19 +109,21 @@ def default_settings(cpus: int) -> tuple[Setting, ...]:
     return settings + CUDA_SETTINGS if torch.cuda.is_available() else settings
 
 
-def runner(network: nn.Module, setting: Setting, resolution: int = 32) -> Callable[[], object]:
+def runner(network: nn.Module, setting: Setting) -> Callable[[], object]:
     """A callable without arguments that runs a network once, on a batch of noise.
 
-    network: in evaluation mode, float32, on the CPU; it stays as it is. resolution: pixels a side. Raises
+    network: of the setting's width, in evaluation mode, float32, on the CPU; it stays as it is. Raises
     NbpkgError for the settings of ONNX Runtime where that is not installed.
     """
-    images = noise(setting.batch, resolution)
+    images = noise(setting.batch, setting.resolution)
     if setting.runtime.startswith("onnx"):
-        session, inputs = _session(network, resolution, setting), {"images": images.numpy()}
+        session, inputs = _session(network, setting), {"images": images.numpy()}
         return lambda: session.run(None, inputs)
     layout = torch.channels_last if setting.channels_last else torch.contiguous_format
     place = {"device": setting.device, "dtype": getattr(torch, setting.dtype), "memory_format": layout}
     model, images = copy.deepcopy(network).to(**place), images.to(**place)
+    if setting.runtime == "script":
+        model = torch.jit.freeze(torch.jit.trace(model, images).eval())
 
     def run_native():
         with torch.backends.mkldnn.flags(enabled=False):
@@ -111,7 +138,7 @@ def noise(batch: int, resolution: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(0).standard_normal(shape, np.float32))
 
 
-def _session(network: nn.Module, resolution: int, setting: Setting):
+def _session(network: nn.Module, setting: Setting):
     """The network in ONNX Runtime."""
     try:
         import onnx  # noqa: F401, what torch writes the graph with
@@ -126,7 +153,9 @@ def _session(network: nn.Module, resolution: int, setting: Setting):
     options.log_severity_level = 3
     # Or the waiting threads of one session keep those of the next off their cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    graph = onnx_bytes(network, resolution, setting.runtime == "onnx-int8")
+    if setting.runtime == "onnx-plain":
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    graph = onnx_bytes(network, setting.resolution, setting.runtime == "onnx-int8")
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

@@ -32,7 +32,7 @@ from nbpkg.progress import progress
 
 #: The cell of the reference network: one convolution of each kind and one pooling.
 REFERENCE = "|nor_conv_3x3~0|+|none~0|none~1|+|nor_conv_1x1~0|avg_pool_3x3~1|none~2|"
-WIDTH, CELLS_PER_STAGE, RESOLUTION = 16, 1, 32
+CELLS_PER_STAGE = 1
 #: How the times were taken, for the provenance.
 HOW = (
     "inference without gradients of randomly initialised networks, evaluation mode, normal noise as images",
@@ -45,9 +45,9 @@ HOW = (
 )
 
 
-def cell_network(ops: np.ndarray) -> Network:
-    """The network of a cell that is timed."""
-    return network(ops, WIDTH, CELLS_PER_STAGE).eval()
+def cell_network(ops: np.ndarray, width: int) -> Network:
+    """The network of a cell that is timed, of `width` channels in its first stage."""
+    return network(ops, width, CELLS_PER_STAGE).eval()
 
 
 @contextmanager
@@ -77,9 +77,9 @@ def time_ms(call: Callable[[], object], setting: Setting) -> float:
 
 def visit(ops: np.ndarray, reference: Callable, settings: Sequence[Setting]) -> np.ndarray:
     """A cell's ms on each setting, and the mean of the reference's before and after: (settings, 2)."""
-    net, times = cell_network(ops), []
+    net, times = functools.cache(functools.partial(cell_network, ops)), []
     for setting in settings:
-        call, refer = runner(net, setting, RESOLUTION), reference(setting)
+        call, refer = runner(net(setting.width), setting), reference(setting)
         before, own, after = (time_ms(timed, setting) for timed in (refer, call, refer))
         times.append((own, (before + after) / 2))
     return np.array(times)
@@ -87,28 +87,30 @@ def visit(ops: np.ndarray, reference: Callable, settings: Sequence[Setting]) -> 
 
 def measure(
     output_csv: str | Path,
-    cells: int = 640,
+    cells: int | np.ndarray = 640,
     rounds: int = 4,
     settings: Sequence[Setting] | None = None,
     resume: bool = True,
     seed: int = 0,
 ) -> Path:
-    """Time `cells` distinct random cells on every setting; write the table and its provenance.
+    """Time cells on every setting; write the table and its provenance.
 
-    settings: by default all that this machine can run. resume: use what earlier runs with the same arguments
+    cells: how many distinct random ones, or which, as operations (cells, 6). settings: by default all that this machine can run. resume: use what earlier runs with the same arguments
     left in the cache. Returns the path of the table. Raises NbpkgError for arguments that make no table.
     """
     output = Path(output_csv)
     settings = default_settings(len(machine.usable_cpus())) if settings is None else tuple(settings)
+    ops = space.random(max(cells, 0), seed) if isinstance(cells, int) else cells
+    cells = len(ops)
     _check(output, cells, rounds, settings)
-    ops = space.random(cells, seed)
     # Times of another machine or version must not be mixed in.
     here = machine.device_name(machine.device("cpu")), torch.__version__
-    key = key_of(cells, seed, [asdict(s) for s in settings], *here)
+    key = key_of(space.decode(ops), seed, [asdict(s) for s in settings], *here)
     folder = f"measure-latency/{key[:16]}"
     if not resume:
         shutil.rmtree(paths.cache_dir() / folder, ignore_errors=True)
-    reference = functools.cache(functools.partial(runner, cell_network(space.encode(REFERENCE))))
+    known = functools.cache(functools.partial(cell_network, space.encode(REFERENCE)))
+    reference = functools.cache(lambda setting: runner(known(setting.width), setting))
     visits = [(r, c) for r in range(rounds) for c in np.random.default_rng([seed, r]).permutation(cells)]
     times = np.zeros((len(settings), cells, rounds, 2))
     with torch.inference_mode(), warnings.catch_warnings():
@@ -157,6 +159,6 @@ def provenance(settings: Sequence[Setting], seed: int, rounds: int, reference_ms
         "versions": versions,
         "seed": seed,
         "rounds": rounds,
-        "network": {"C": WIDTH, "N": CELLS_PER_STAGE, "resolution": RESOLUTION, "num_classes": 10},
+        "network": {"C": 16, "N": CELLS_PER_STAGE, "resolution": 32, "num_classes": 10},
         "settings": described,
     }

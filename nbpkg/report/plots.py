@@ -8,6 +8,7 @@ page and on a dark one at once; the site frames them in dark mode. Importing thi
 import io
 import itertools
 import sys
+import tomllib
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from nbpkg.errors import NbpkgError
 
 # Every colour of the cycle has a contrast of at least 3:1 with the ground, and every two differ by at least
 # 0.1 in OKLab, for full colour vision and simulated protanopia, deuteranopia and tritanopia (tested).
@@ -95,6 +98,33 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
         taken.add((marker, colour))
         out[name] = Style(colour, marker, first.line)
     return {name: out[name] for name in names}
+
+
+def looks(names: Iterable[str]) -> dict[str, Style]:
+    """The look of each method: `looks.toml` gives one to a method of the book, and to no other.
+
+    Raises NbpkgError for a method that has none yet.
+    """
+    text = Path(__file__).with_name("looks.toml").read_text(encoding="utf-8")
+    known, names = tomllib.loads(text), list(dict.fromkeys(names))
+    if lost := [name for name in names if name not in known]:
+        raise NbpkgError(f"the method {lost[0]!r} has no look yet: give it one in report/looks.toml")
+    hues, found = [*PALETTE, INK, MUTED], [known[name] for name in names]
+    styles = [Style(hues[hue], mark, LINES[MARKERS.index(mark) % len(LINES)]) for hue, mark in found]
+    return dict(zip(names, styles, strict=True))
+
+
+def hue(names: Iterable[str], column: str = "method", style: bool = False) -> dict:
+    """Arguments that make seaborn draw the methods `names`, in order, as everywhere in the book.
+
+    style: markers and lines too, which `relplot` and `lineplot` take.
+    """
+    found = looks(names)
+    out = {"hue": column, "hue_order": list(found), "palette": {n: look.colour for n, look in found.items()}}
+    if style:
+        out |= {"style": column, "style_order": list(found), "dashes": False}
+        out["markers"] = {name: look.marker for name, look in found.items()}
+    return out
 
 
 def theme() -> None:

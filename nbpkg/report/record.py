@@ -12,8 +12,17 @@ from nbpkg.paths import write_text
 from nbpkg.report.stats import t_interval
 
 SCHEMA = 1
-VERDICTS = ("reproduced", "partly", "not reproduced", "contradicted", "not tested")
-REPRODUCED, PARTLY, NOT_REPRODUCED, CONTRADICTED, NOT_TESTED = VERDICTS
+#: Of both editions, from the best for the claim to none: the first has no "no effect" and "undecided", the
+#: second no "not reproduced".
+VERDICTS = (
+    "reproduced", "partly", "no effect", "undecided", "not reproduced", "contradicted", "not tested",
+)  # fmt: skip
+REPRODUCED, PARTLY, NO_EFFECT, UNDECIDED, NOT_REPRODUCED, CONTRADICTED, NOT_TESTED = VERDICTS
+#: What stands in the place of every verdict of a smoke run, which measures nothing.
+TOO_SMALL = "too small to judge"
+
+
+_OPTIONAL = ("peak_gpu_memory_mb", "device_seconds", "commit", "plan", "modules", "rows", "outputs_sha256")
 
 
 def number(value: float) -> str:
@@ -68,7 +77,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper, the metrics and the test that judge it, and the computed verdict."""
+    """A statement of the paper, the metrics and the test that judge it, and the computed verdict.
+
+    Of the second edition also: the question that it answers, whose it is, and what of its data was seen in
+    design.
+    """
 
     id: str
     statement: str
@@ -76,10 +89,13 @@ class Claim:
     test: str
     verdict: str
     note: str = ""
+    question: str = ""
+    whose: str = ""
+    seen: str = ""
 
     def __post_init__(self):
         object.__setattr__(self, "metrics", tuple(self.metrics))
-        if self.verdict not in VERDICTS:
+        if self.verdict not in (*VERDICTS, TOO_SMALL):
             raise ValueError(f"claim {self.id}: verdict {self.verdict!r} is none of {', '.join(VERDICTS)}")
 
 
@@ -97,7 +113,9 @@ class Record:
     """One run of one chapter: memory in MB (10^6 bytes); the times hold "total" and sections, in seconds.
 
     device_seconds: of a run on a GPU, by the same names, the seconds of stored results that "cuda" and "cpu"
-    computed.
+    computed. commit: of the repository, with "+" where what counts was changed since. plan: hash and commit
+    of the claims file. modules: hashes of the files of nbpkg that the chapter imports. rows: by frame, the
+    hash of its file, how many rows, and what computed them. outputs_sha256: of the published outputs.
     """
 
     chapter: str
@@ -118,6 +136,11 @@ class Record:
     claims: list[Claim] = field(default_factory=list)
     deviations: list[Deviation] = field(default_factory=list)
     memo: list[dict] = field(default_factory=list)
+    commit: str = ""
+    plan: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, dict] = field(default_factory=dict)
+    outputs_sha256: str = ""
 
     @property
     def gpu_share(self) -> float | None:
@@ -128,13 +151,12 @@ class Record:
         """The record as plain JSON types, not validated; what a metric has not is left out."""
         # Through text: tuples become lists, and seeds strings.
         out = {"schema": SCHEMA, **json.loads(json.dumps(asdict(self)))}
-        for metric in out["metrics"].values():
-            for name in [name for name, value in metric.items() if value in (None, "", {})]:
-                del metric[name]
-        if self.peak_gpu_memory_mb is None:
-            del out["peak_gpu_memory_mb"]
-        if not self.device_seconds:
-            del out["device_seconds"]
+        for part in (*out["metrics"].values(), *out["claims"], out):
+            for name in [name for name, value in part.items() if value in (None, "", {})]:
+                if part is not out or name in _OPTIONAL:
+                    del part[name]
+        for claim in out["claims"]:
+            claim.setdefault("note", "")
         return out
 
     @classmethod
@@ -149,10 +171,14 @@ class Record:
 
     def save(self, path: str | Path) -> Path:
         """Validates and writes, whole or not at all. Raises NbpkgError naming the field at fault."""
-        path, raw = Path(path), self.to_json()
-        validate(raw, path.name)
-        write_text(path, json.dumps(raw, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        path = Path(path)
+        validate(self.to_json(), path.name)
+        write_text(path, self.text())
         return path
+
+    def text(self) -> str:
+        """The record as the text of its file, not validated."""
+        return json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def load(cls, path: str | Path) -> "Record":

@@ -44,7 +44,8 @@ def claims(record: Record) -> str:
             if metric.paper is not None:
                 paper.append(label + _with_unit(metric.paper, metric))
         numbers = ("\n".join(lines) or "–" for lines in (ours, paper))
-        rows.append((claim.statement, f"**{claim.verdict}**", *numbers, f"{claim.test}\n{claim.note}"))
+        verdict = f"**{claim.verdict}**" + (" (seen in design)" if claim.seen else "")
+        rows.append((claim.statement, verdict, *numbers, f"{claim.test}\n{claim.note}"))
     return table(("claim", "verdict", "ours", "paper", "test"), rows)
 
 

@@ -165,6 +165,8 @@ class _ChapterRun:
         self._clear()
         if not self.script:
             os.replace(job.output, self.path("ipynb"))
+        for rows in job.scratch.glob("record.*.parquet"):
+            os.replace(rows, self.path(rows.name.removeprefix("record.")))
         os.replace(job.record, self.path("json"))
         digest = chapters.file_sha256(self.path("json"))
         seconds = self._write_state("done", cell_seconds=result["cell_seconds"], record_sha256=digest)
@@ -189,6 +191,8 @@ class _ChapterRun:
     def _clear(self) -> None:
         for end in ("ipynb", "json", "state.json", "failed.ipynb", "failed.log"):
             self.path(end).unlink(missing_ok=True)
+        for rows in self.path("json").parent.glob(f"{self.chapter.name}.*.parquet"):
+            rows.unlink()
 
     def _write_state(self, status: str, **words: object) -> float:
         """Write the state file; returns the seconds since the chapter's first job began."""

@@ -1,5 +1,6 @@
 """Stored results of a session: trainings that are computed once, alone or many at a time, and kept."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,6 +48,7 @@ class ResultCache:
     ):  # fmt: skip
         self.chapter, self.profile, self.device, self.on_cpu = chapter, profile, device, on_cpu
         self.prefix = f"{within.prefix}{chapter}/" if within else ""
+        self.claims = ""  # the hash of the claims under which results are made, where they bind
         # Every open timing is credited with the seconds that a cached result took when it was made.
         self.timings: list[Timing] = within.timings if within else [Timing()]
         self.used: list[dict] = within.used if within else []  # for the record's memo
@@ -96,17 +98,18 @@ class ResultCache:
     ) -> list:  # fmt: skip
         """`memo` of many calls that do not depend on each other: their results, in the order of `calls`.
 
-        calls: keyword arguments of each, `seed` among them. What is not stored yet is computed by `workers`
-        processes (1: here), each result kept as soon as it is there: an interrupted list goes on where it
-        stopped. CPU seconds include those of the processes; where results come from the cache, wall
-        seconds are their sum divided by `workers`. A GPU is one process's: there `workers` counts as 1 unless
-        `on_cpu` says why the work is beside it. Raises NbpkgError as `memo` does, and when workers die.
+        calls: keyword arguments of each, as a rule `seed` among them. What is not stored yet is computed by
+        `workers` processes (1: here), or by the Dask cluster at `$NBPKG_CLUSTER`, each result kept as soon as
+        it is there: an interrupted list goes on where it stopped. CPU seconds include those of the processes;
+        where results come from the cache, wall seconds are their sum divided by `workers`. A GPU is one
+        process's: there `workers` counts as 1 unless `on_cpu` says why the work is beside it. Raises
+        NbpkgError as `memo` does, and when workers die.
         """
         if self.device.type == "cuda" and not (on_cpu or self.on_cpu):
             workers = 1
         calls, code = [dict(call) for call in calls], fingerprint(function)
         configs = [{k: v for k, v in call.items() if k != "seed"} for call in calls]
-        seeds = [call["seed"] for call in calls]
+        seeds = [call.get("seed") for call in calls]
         entries = [self._entry(name, code, seed, config) for seed, config in zip(seeds, configs, strict=True)]
         stored = [
             self._stored(name, seed, entry, workers) for seed, entry in zip(seeds, entries, strict=True)
@@ -114,11 +117,12 @@ class ResultCache:
         results = [None if found is None else found.value for found in stored]
         missing = [number for number, found in enumerate(stored) if found is None]
         timed = partial(measured, device=self.device)
-        work = unordered(timed, [(partial(function, **calls[number]),) for number in missing], workers)
+        cluster = os.environ.get("NBPKG_CLUSTER") or None
+        work = unordered(timed, [(partial(function, **calls[n]),) for n in missing], workers, cluster)
         for at, computed in progress(work, label or name, total=len(missing)) if missing else ():
             number = missing[at]
             results[number] = self._keep(name, seeds[number], entries[number], computed, on_cpu)
-            if workers > 1 and len(missing) > 1:  # this process only waited
+            if cluster or (workers > 1 and len(missing) > 1):  # this process only waited
                 for timing in self.timings:
                     timing.add(0.0, computed.cpu_seconds)
         return results
@@ -127,7 +131,8 @@ class ResultCache:
         """Where a result is kept; code: the fingerprint of its function."""
         device = machine.device_key(self.device)
         config_hash = content_hash(sorted(config.items()))
-        key = key_of(self.chapter, name, self.profile, seed, device, config_hash, code)
+        claims = [self.claims] if self.claims else []  # what was made before a claim is no evidence for it
+        key = key_of(self.chapter, name, self.profile, seed, device, config_hash, code, *claims)
         return Entry(f"memo/{self.chapter}", name, key, f"memo {name}")
 
     def _stored(self, name: str, seed: int | None, entry: Entry, workers: int = 1) -> Computed | None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from nbpkg import data
 from nbpkg.errors import NbpkgError
-from nbpkg.report import tables
-from nbpkg.report.record import Claim, Deviation, Metric
+from nbpkg.report import judging, tables
+from nbpkg.report.claims import Plan
+from nbpkg.report.record import TOO_SMALL, Claim, Deviation, Metric
 
 Rule = Callable[[dict[str, Metric]], str | tuple[str, str]]
 
@@ -41,18 +42,19 @@ def show(*things: Any) -> None:
 class RunLog:
     """What goes into the record of a run: metrics by name, claims, numbered deviations, digests of data.
 
-    seeds: the session's; within: the log of a session that this one's data is used for.
+    seeds: the session's; smoke: whether it is too small for any verdict; within: the log of a session that
+    this one's data is used for.
     """
 
     __memo_name__ = "session"  # no part of a memo key, as the session is none
 
-    def __init__(self, seeds: list[int], within: "RunLog | None" = None):
-        self.seeds = seeds
+    def __init__(self, seeds: list[int], smoke: bool = False, within: "RunLog | None" = None):
+        self.seeds, self.smoke = seeds, smoke
         self.metrics: dict[str, Metric] = {}
         self.claims: list[Claim] = []
         self.deviations: list[Deviation] = []
         self.data: dict[str, str] = within.data if within else {}
-        self._rules: list[tuple[Rule, str]] = []  # of each claim, with the note that was given
+        self._rules: dict[str, tuple[Rule, str]] = {}  # of each claim, with the note that was given
 
     def data_used(self, name: str) -> None:
         """Notes the digest of a registered data set. Raises NbpkgError when there is no such set."""
@@ -109,13 +111,26 @@ class RunLog:
             raise ValueError(f"claim {id!r} is recorded already")
         claim = self._judged(Claim(id, statement, names, test, "not tested"), rule, note)
         self.claims.append(claim)
-        self._rules.append((rule, note))
+        self._rules[id] = (rule, note)
         return claim
+
+    def judge(self, frames: Mapping[str, Any], plan: Plan) -> Any:
+        """Judges the claims of a plan by rows; they and their numbers are in the record from here on.
+
+        Returns what `nbpkg.report.judge` does. Raises NbpkgError as that does.
+        """
+        judged = judging.judge(frames, plan)
+        if self.smoke:
+            judged["verdict"] = TOO_SMALL
+        claims, metrics = judging.entries(judged, plan)
+        self.claims += claims
+        self.metrics |= metrics
+        return judged
 
     def judge_again(self) -> None:
         """Judges every claim by the metrics as they are now."""
-        given = zip(self.claims, self._rules, strict=True)
-        self.claims = [self._judged(claim, rule, note) for claim, (rule, note) in given]
+        rules = self._rules
+        self.claims = [self._judged(one, *rules[one.id]) if one.id in rules else one for one in self.claims]
 
     def _judged(self, claim: Claim, rule: Rule, note: str) -> Claim:
         missing = [name for name in claim.metrics if name not in self.metrics]
@@ -123,6 +138,7 @@ class RunLog:
             raise ValueError(f"claim {claim.id!r}: there is no metric {missing[0]!r}")
         result = rule({name: self.metrics[name] for name in claim.metrics})
         verdict, computed = result if isinstance(result, tuple) else (result, "")
+        verdict = TOO_SMALL if self.smoke else verdict
         return replaced(claim, verdict=verdict, note="; ".join(part for part in (note, computed) if part))
 
     def deviation(self, text: str, effect: str) -> None:

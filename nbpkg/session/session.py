@@ -6,16 +6,19 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nbpkg import chapters, machine, paths
 from nbpkg.chapters import PROFILES
+from nbpkg.chapters.hashes import modules
 from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
 from nbpkg.memo import source_text
 from nbpkg.progress import progress
-from nbpkg.report import tables
+from nbpkg.report import claims, frames, tables
+from nbpkg.report.claims import PILOT, Plan
 from nbpkg.report.record import Record
 from nbpkg.session.result_cache import ResultCache, Timing
 from nbpkg.session.run_log import RunLog, say, show
@@ -66,9 +69,11 @@ class Session:
         self.threads = machine.set_threads()
         if within is None:
             machine.start(self.device)
-        self.log = RunLog(self.seeds, within and within.log)
+        self.log = RunLog(self.seeds, self.smoke, within and within.log)
         on_cpu = chapters.on_cpu(chapter)
         self.cache = ResultCache(chapter, profile, self.device, within and within.cache, on_cpu)
+        self.frames: dict[str, Any] = {}
+        self._workers: dict[str, str] = {}
         # A chapter calls these on the session itself.
         self.metric, self.claim, self.deviation = self.log.metric, self.log.claim, self.log.deviation
         self.claims_table, self.claims_by_verdict = self.log.claims_table, self.log.claims_by_verdict
@@ -79,6 +84,9 @@ class Session:
         self._open: set[str] = set()
         self._started = time.perf_counter(), time.process_time()
         source_text.remember_package()
+        self.plan = claims.find(chapter)
+        if self.plan is not None:
+            self._bind(self.plan)
 
     # ---------------------------------------------------------------- sizes and time
 
@@ -122,6 +130,52 @@ class Session:
             raise NbpkgError(f"chapter {chapter} makes no artefact {name}: {why}")
         return make(Session(chapter, self.profile, self.seeds, self.device.type, within=self))
 
+    # ---------------------------------------------------------------- rows and claims
+
+    def _bind(self, plan: Plan) -> None:
+        """Results of published seeds are kept by the claims that they were made under, pilots' are not."""
+        pilots = [seed for seed in self.seeds if seed >= PILOT]
+        if pilots and len(pilots) < len(self.seeds):
+            raise NbpkgError(f"SEEDS {self.seeds}: from {PILOT} on they are pilots; run those apart")
+        if not (self.smoke or pilots):
+            self.cache.claims = plan.sha256
+        for text, effect in plan.deviations:
+            self.deviation(text, effect)
+
+    def frame(
+        self, name: str, make: Any, each: Iterable[Mapping[str, Any]], workers: int | None = None, *,
+        on_cpu: str = "", precise: Iterable[str] = (),
+    ) -> Any:  # fmt: skip
+        """The rows of `make(**entry)` for every entry of `each`, as one tidy frame (`nbpkg.report.frames`).
+
+        make: returns a frame, a list of dicts or a dict of columns; the plain values of its entry become
+        columns where the rows have none of that name. Each call is kept (`memo_each`). workers: processes, by
+        default one a core on a CPU, and one at smoke. precise: columns of floats that float32 would harm.
+        `finish` writes the rows beside the record. Raises NbpkgError as `memo_each` does, and for a name
+        that is taken.
+        """
+        if name in self.frames or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+            raise NbpkgError(f"frame {name!r}: choose another name, of a-z, 0-9, _ and -")
+        each = [dict(entry) for entry in each]
+        cores = 1 if self.smoke else max(1, len(machine.usable_cpus()) // self.threads)
+        workers = 1 if self.device.type == "cuda" and not on_cpu else workers or cores
+        pieces = self.memo_each(f"rows {name}", partial(_columns, make), each, workers, name, on_cpu)
+        self.frames[name] = frames.tidy(pieces, each, tuple(precise))
+        on = "a Dask cluster" if os.environ.get("NBPKG_CLUSTER") else machine.device_name(self.device)
+        self._workers[name] = f"{workers} on {on}"
+        return self.frames[name]
+
+    def claims(self) -> Any:
+        """Judges the chapter's claims file by the frames, shows the table, and returns the verdicts as rows.
+
+        Raises NbpkgError without such a file, and for rows that a claim lacks.
+        """
+        if self.plan is None:
+            raise NbpkgError(f"there is no notebooks/claims/{self.chapter}.toml")
+        judged = self.log.judge(self.frames, self.plan)
+        self.claims_table()
+        return judged
+
     # ---------------------------------------------------------------- the record
 
     def record(self) -> Record:
@@ -158,6 +212,7 @@ class Session:
             claims=list(self.log.claims),
             deviations=list(self.log.deviations),
             memo=list(self.cache.used),
+            **_origin(self.chapter, self.plan),
         )
 
     def run_card(self) -> None:
@@ -170,6 +225,8 @@ class Session:
         a record that is not valid.
         """
         self.log.judge_again()
+        if self.plan is not None and not self.log.claims:
+            raise NbpkgError("the chapter has a claims file, and s.claims() was not called")
         if os.environ.get("NBPKG_RECORD"):
             path = Path(os.environ["NBPKG_RECORD"])
         else:
@@ -178,8 +235,31 @@ class Session:
             except NbpkgError:
                 path = Path(f"{self.chapter}.json")
         record = self.record()
+        for name, frame in self.frames.items():
+            bound = self.plan.sha256 if self.plan else ""
+            digest = frames.save(frame, path.with_suffix(f".{name}.parquet"), bound)
+            record.rows[name] = {"sha256": digest, "rows": len(frame), "workers": self._workers[name]}
         record.save(path)
         print(f"record written: {len(record.metrics)} metrics, {len(record.claims)} claims")
+
+
+def _columns(make: Any, /, **entry: Any) -> dict:
+    return frames.columns(make(**entry))
+
+
+def _origin(chapter: str, plan: Plan | None) -> dict[str, Any]:
+    """What a record says of where it comes from: commit, claims file, imported files of the package."""
+    counts = ["nbpkg", "notebooks/src", "notebooks/claims"]
+    commit, changed = paths.git("rev-parse", "HEAD"), paths.git("status", "--porcelain", "--", *counts)
+    said: dict[str, Any] = {"commit": commit.strip() + ("+" if changed else "")} if commit else {}
+    if plan is not None:
+        name = paths.relative(claims.path_of(chapter))
+        last = (paths.git("log", "-1", "--format=%H", "--", name) or "").strip()
+        said["plan"] = {"sha256": plan.sha256} | ({"commit": last} if last else {})
+    try:
+        return said | {"modules": modules(chapter)}
+    except NbpkgError:  # no twin at hand: a hosted notebook
+        return said
 
 
 def _checked_seeds(seeds: Any) -> list[int]:

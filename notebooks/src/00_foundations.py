@@ -15,6 +15,8 @@
 # %% [markdown]
 # # Foundations: a space of cells, its tables, its tasks
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # Before any method of this book is judged, one has to know what counting, fifty trained networks and random search already achieve on its search space, and how far training noise lets anything agree with anything; this chapter measures all of it.
 #
@@ -1205,6 +1207,8 @@ s.say(
 #
 # Each is a sentence of the folklore, sharpened until a rule can judge it.
 # *Reproduced* needs the whole interval on the claimed side, *contradicted* the whole interval on the other; a claim about several data sets is judged on each.
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 B = [b.name for b in BENCHES]

@@ -15,6 +15,8 @@
 # %% [markdown]
 # # Supernets: does weight sharing rank architectures?
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # One network that contains all architectures of a space, trained once, tells which of them are good, because every architecture can be scored with the weights that it inherits {cite:p}`cha2022supernet`.
 #
@@ -1880,6 +1882,8 @@ s.say(
 # A survey is not tested by numbers of its own.
 # These are sentences of the field that it orders, sharpened until a rule can judge them.
 # *Reproduced* needs the whole interval on the claimed side, *contradicted* the whole interval on the other; a claim about two worlds is judged on each.
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 def claim(id, statement, test, rule, *names, combine=verdicts.each_of):

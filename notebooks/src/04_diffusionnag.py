@@ -15,6 +15,8 @@
 # %% [markdown]
 # # DiffusionNAG: architectures generated under guidance
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # Train one diffusion model on unlabelled architectures, and let the gradient of an accuracy predictor that reads noisy architectures and the target data set steer its samples: what comes out is better than what one gets by generating first and filtering after, and a search needs to train only a few of it {cite:p}`an2024diffusionnag`.
 #
@@ -59,13 +61,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from nbpkg import chapters
 from nbpkg.report import plots, ranking, stats, verdicts
 from nbpkg.data import latency
 from nbpkg.data import nb201
 from nbpkg.nb201 import digits
 from nbpkg.nb201 import space as cells
-from nbpkg.nets import cellgraphs
+from nbpkg.nets import cellgraphs, first_help
 from nbpkg.nets.dag import END, START
 from nbpkg.nets.dag_decoder import GraphDecoder, Latent, kl
 from nbpkg.nets.settransformer import DatasetEncoder
@@ -2276,7 +2277,7 @@ def fitted_prices(rows, logs):
 
 def from_ten(seed):
     """HELP's log latencies (ms) of the measured cells on MACHINE, from ten of them: (n,)."""
-    help_, device_ = chapters.load("03_help"), s.device
+    help_, device_ = first_help, s.device
     model = {part: {k: v.to(device_) for k, v in HELP[part].items()} for part in ("theta", "alpha", "phi")}
     make_graphs, encode = help_.ENCODERS[measured_on.kind]
     graphs, names = make_graphs(measured_on.ops, device_), measured_on.test
@@ -2655,6 +2656,8 @@ s.say(
 # Looking up one cell therefore buys what the trivial answer gives for nothing; how much of the guide is a count of convolutions we have not measured.
 #
 # ## The claims
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 many = f"t-interval over {len(s.seeds)} seed(s)"

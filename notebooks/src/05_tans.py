@@ -15,6 +15,8 @@
 # %% [markdown]
 # # TANS: retrieving a trained network for a dataset
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # In a zoo of networks trained on many datasets, a learned space in which datasets lie near the networks that fit them finds, for a new dataset, a network that needs little fine-tuning and beats the alternatives {cite:p}`jeong2021tans`.
 #
@@ -1422,6 +1424,8 @@ s.say(
 # Accuracies are judged after the last epoch; the table above shows the others.
 # *Partly* means only that the mean lies on the claimed side while its interval reaches across the line, *not reproduced* that the mean lies on the other side and the interval reaches back: neither settles a claim, and most claims here are of these two kinds (a time, measured once, cannot be settled at all).
 # Nothing is corrected for the number of claims (the stars above are, so a claim can be settled where a star is missing), and tasks of one source are alike: the intervals are rather too narrow.
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 above, below, at_least = verdicts.greater, verdicts.smaller, verdicts.at_least

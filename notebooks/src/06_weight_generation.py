@@ -15,6 +15,8 @@
 # %% [markdown]
 # # Weight generation: sampling a network for a dataset
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # A diffusion model in the latent space of a weight autoencoder, conditioned on a few images of each class, samples network weights for a dataset: as good as trained networks where it has seen networks of that dataset, and a better start for training where it has not {cite:p}`soro2024weights`.
 #
@@ -1926,6 +1928,8 @@ s.say(
 # Intervals are over tasks, after averaging over seeds and samples; where a claim is about seeds, over seeds.
 # Training tasks share classes, and two are the same digits, so their intervals are rather too narrow; nothing is corrected for the number of claims.
 # The held-out networks share starts with training networks; a network that is merely worse is new too, so novelty is judged together with accuracy.
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 above, below = verdicts.greater, verdicts.smaller

@@ -15,6 +15,8 @@
 # %% [markdown]
 # # HyperDistill: the hypergradient of a whole trajectory in one product
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # The derivative of a validation loss by millions of hyperparameters, through a whole training run, can be approximated at every step of that run by a single vector-Jacobian product at a distilled weight and a distilled batch, with constant memory, and meta-learning with it beats first-order and one-step gradients {cite:p}`lee2022hyperdistill`.
 #
@@ -1865,6 +1867,8 @@ s.say(
 # *Reproduced* needs the whole interval on the claimed side, *contradicted* the whole interval on the other; *partly* means that only the mean, or only some of the settings, are on the claimed side, *not reproduced* that the mean is on the other.
 # Picture intervals have three seeds and one fixed set of tasks, and there are twelve such claims: read them as indications.
 # The intervals run over independent problems (cosines), meta-trained learners (waves) and seeds of meta-training (pictures).
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 def gap(case, a, b, what="total"):

@@ -15,6 +15,8 @@
 # %% [markdown]
 # # DaSS: which student learns best from this teacher?
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # One predictor, meta-trained on other datasets and adapted in a single step with the teacher as its only labelled example, tells which small network will be most accurate *after distillation* from a teacher whose weights, and on a dataset whose images, it has never met {cite:p}`lee2023dass`.
 #
@@ -1759,6 +1761,8 @@ s.say(
 # In a profile, much of the time went into elementwise work on a copy of all weights for every task, which no longer fits into the caches.
 #
 # ## The claims
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 OVER = f"t interval over {len(UNSEEN)} unseen tasks, seeds averaged"

@@ -15,6 +15,8 @@
 # %% [markdown]
 # # A weak teacher: when a small language model helps a larger one
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # The soft labels of a smaller, already trained language model help to pre-train a larger one if the small model is moderately weak, and harm if it is very weak; a large weight of these labels is better early and worse late, and the small model's own weights are no good start {cite:p}`lee2023weakteacher`.
 #
@@ -1885,6 +1887,8 @@ s.say(
 #
 # Intervals are 95 % t intervals over seeds of differences that are paired by first parameters, rows and masks.
 # Where a premise has the right mean but an interval that contains zero, it is *not certain*, and the verdict is at best *partly*; where its mean is wrong, the claim is *not tested*.
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 OVER = f"t interval, {len(s.seeds)} seeds"

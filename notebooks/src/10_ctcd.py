@@ -15,6 +15,8 @@
 # %% [markdown]
 # # CTCD: a large and a small language model that teach each other
 #
+# *This chapter is of the first edition: [Errata](../book/errata.md) lists what is known to be wrong or undecided in it.*
+#
 # **The claim in one sentence.**
 # Train a large and a small language model together from nothing, each learning from the text and from the other's predictions; the small one then helps the large one, the better large one helps the small one in return, and the small one ends above a large one that was trained alone {cite:p}`lee2023ctcd`.
 #
@@ -1777,6 +1779,8 @@ table(["network (%)", "alone", "together", "gain (points)"], rows)
 # K1 to K4 are the paper's; that CTCD's small model is better than alone, the controls, the stop-gradient, noise for the large model, the two ends of the corpora, the proxy and the speed are this chapter's own questions.
 # K3 says something only where the large model, alone, is better than the small one; where it is not, its verdict is *not tested*.
 # A claim about GLUE or about probes can only be judged where training has taught something that is asked for: if the model to beat is not better than one with random weights, treated alike (and for GLUE, than constant answers), the verdict is *not tested*, too.
+#
+# *First edition:* verdicts by the first edition's rules; see [Errata](../book/errata.md).
 
 # %% tags=["hide-input"]
 by_seed = lambda name: metrics()[name].per_seed

@@ -8,8 +8,13 @@ import torch
 
 from nbpkg import chapters
 from nbpkg.data import latency
+from nbpkg.data.latency import unit_scale
 from nbpkg.nb201 import space as cells
+from nbpkg.nets.latency_encoders import ADJACENCY, CellGraphs, encode_cells, encode_vectors, encoder
 from nbpkg.report.stats import spearman
+
+PLAN = {"rate": 1e-3, "every": 10, "queries": 60}
+HELP = ("embedding", "modulator", "steps")
 
 
 @pytest.fixture(scope="module")
@@ -30,93 +35,106 @@ def toy():
     )
 
 
-def double(theta):
-    return {name: value.double() for name, value in theta.items()}
+def double(values):
+    return {name: value.double() for name, value in values.items()}
+
+
+def stack(parts):
+    return {name: torch.stack([p[name] for p in parts]) for name in parts[0]}
+
+
+def chain_tasks(ch, tasks=3, k=6):
+    g = torch.Generator().manual_seed(3)
+    theta = double(ch.init_predictor("chain", g))
+    alpha = {n: torch.rand(v.shape, generator=g).double() * 0.02 for n, v in theta.items()}
+    batch = torch.randint(0, 2, (tasks, k, 132), generator=g).double()
+    h, y = (torch.rand(tasks, n, generator=g).double() for n in (10, k))
+    return theta, alpha, (batch, h, y)
+
+
+def test_embedding_by_hand(ch):
+    assert np.allclose(ch.embed(np.array([[2.0, 6, 4], [1, 1, 3]])), [[0, 1, 0.5], [0, 0, 1]])
 
 
 def test_shared_states_equal_the_plain_graph_network(ch):
-    generator = torch.Generator().manual_seed(0)
-    theta = [double(ch.init_predictor("cell", generator)) for _ in range(3)]  # other weights for every task
+    g = torch.Generator().manual_seed(0)
+    theta = [double(ch.init_predictor("cell", g)) for _ in range(3)]  # other weights for every task
     ops = cells.all_ops()
-    index = torch.randint(len(ops), (3, 40), generator=generator)
-    graphs = ch.CellGraphs(ops)
+    index = torch.randint(len(ops), (3, 40), generator=g)
+    graphs = CellGraphs(ops)
     for name in ("shared", "self_loops", "own", "gather"):
         setattr(graphs, name, getattr(graphs, name).double())
-    stacked = {name: torch.stack([t[name] for t in theta]) for name in theta[0]}
-    fast = ch.encode_cells(stacked, graphs(index))
-    slow = torch.stack([ch.encode_plainly(t, ops[i].astype(int)) for t, i in zip(theta, index, strict=True)])
-    assert torch.allclose(fast, slow, rtol=1e-12, atol=1e-14)
+    slow = [ch.encode_plainly(t, ops[i].astype(int)) for t, i in zip(theta, index, strict=True)]
+    assert torch.allclose(encode_cells(stack(theta), graphs(index)), torch.stack(slow), rtol=1e-12)
 
 
-def test_adjacency_is_the_papers(ch):
+def test_adjacency_is_the_papers():
     feeds = {0: {1, 2, 4}, 1: {3, 5}, 2: {6}, 3: {6}, 4: {7}, 5: {7}, 6: {7}, 7: set()}
     expected = np.eye(9)
     for source, targets in feeds.items():
         for target in {*targets, 8}:
             expected[target, source] = 1
-    assert np.array_equal(ch.ADJACENCY, expected)
+    assert np.array_equal(ADJACENCY, expected)
 
 
-def test_chain_encoding_by_hand(ch):
-    table = ch.Chains(np.array([[0, 3, 4, 7, 8] + [8] * 17])).table.reshape(22, 6)
-    hand = [[1, 0, 1, 0, 0, 0], [1, 0, 0, 0, 0, 1], [0, 1, 1, 0, 0, 0], [0, 1, 0, 0, 0, 1], [0] * 6]
-    assert table[:5].tolist() == hand and not table[5:].any()
-
-
-@pytest.mark.parametrize("kind, size", [("cell", 123_001), ("chain", 115_201)])
+@pytest.mark.parametrize("kind, size", [("cell", 123_001), ("chain", 115_201), ("ofa", 116_501)])
 def test_sizes_are_the_papers(ch, kind, size):
-    assert sum(v.numel() for v in ch.init_predictor(kind, torch.Generator()).values()) == size
+    g = torch.Generator()
+    assert sum(v.numel() for v in ch.init_predictor(kind, g).values()) == size
+    assert ch.init_predictor(kind, g, embedding=False)["V4"].shape == (100, 100)  # the authors' narrow head
 
 
-def test_modulator_is_neutral_at_zero_and_exact_elsewhere(ch):
-    generator = torch.Generator().manual_seed(1)
-    theta = ch.stacked(ch.init_predictor("cell", generator), 2)
+def test_head_against_one_network_a_task(ch):
+    theta, _, (batch, h, _) = chain_tasks(ch)
+    out = ch.predict(ch.per_task(stack([theta]), 3), batch, h, encode_vectors)
+    r = torch.relu
+    for t in range(3):
+        g = r(r(batch[t] @ theta["W1"] + theta["b1"]) @ theta["W2"] + theta["b2"])
+        u = r(r(h[t] @ theta["U1"] + theta["c1"]) @ theta["U2"] + theta["c2"]).expand(len(g), -1)
+        x = r(torch.cat([g, u], 1) @ torch.cat([theta["V3"], theta["V3u"]]) + theta["v3"])
+        x = r(x @ theta["V4"] + theta["v4"]) @ theta["V5"] + theta["v5"]
+        assert torch.allclose(out[t], x[:, 0])
+
+
+def test_modulator_is_neutral_at_zero_and_scales_inputs(ch):
+    g = torch.Generator().manual_seed(1)
+    theta = ch.per_task(stack([ch.init_predictor("cell", g)]), 2)
     same = ch.modulate(theta, torch.zeros(2, ch.Z))
-    assert all(torch.equal(same[name], theta[name].expand_as(same[name])) for name in theta)
-    z = torch.randn(2, ch.Z, generator=generator)
+    assert all(torch.equal(same[name], theta[name]) for name in theta)
+    z = torch.randn(2, ch.Z, generator=g)
     bent = ch.modulate(theta, z)
-    assert torch.allclose(bent["V4"][1, :, 7], theta["V4"][1, :, 7] * (1 + 0.01 * z[1, 200 + 7]))
-    assert torch.allclose(bent["V5"][1, 7, 0], theta["V5"][1, 7, 0] * (1 + 0.01 * z[1, 400 + 7]))
-    assert torch.allclose(bent["v5"][0], theta["v5"][0] + 0.01 * z[0, 602])
+    for name, row, at in (("V3", 7, 7), ("V3u", 7, 107), ("V4", 9, 209), ("V5", 5, 405)):
+        assert torch.allclose(bent[name][1, row], theta[name][1, row] * (1 + 0.01 * z[1, at]))
+    for i, name in enumerate(("v3", "v4", "v5")):
+        assert torch.allclose(bent[name][0], theta[name][0] + 0.01 * z[0, 600 + i])
     assert torch.equal(bent["W1"], theta["W1"])
 
 
-def test_kl_against_torch(ch):
-    generator = torch.Generator().manual_seed(0)
-    mean, deviation = (
-        torch.randn(4, ch.Z, generator=generator),
-        torch.rand(4, ch.Z, generator=generator) + 0.1,
-    )
+def test_posterior_and_kl_against_torch(ch):
+    g = torch.Generator().manual_seed(0)
+    phi = ch.per_task(stack([ch.init_modulator(g)]), 4)
+    h = torch.rand(4, 10, generator=g)
+    mean, deviation = ch.posterior(phi, h)
+    raw = torch.relu(h @ phi["P1"][0] + phi["p1"][0]) @ phi["P2"][0] + phi["p2"][0]
+    assert torch.allclose(mean, raw[:, : ch.Z], atol=1e-6) and (deviation > 0).all()
+    assert torch.allclose(torch.log(torch.expm1(deviation)), raw[:, ch.Z :], atol=1e-4)
     normal = torch.distributions.Normal
     oracle = torch.distributions.kl_divergence(normal(mean, deviation), normal(0.0, 1.0)).sum(-1)
     assert torch.allclose(ch.kl_to_normal(mean, deviation), oracle, rtol=1e-5)
 
 
-def chain_tasks(ch, tasks=3, k=6):
-    generator = torch.Generator().manual_seed(3)
-    theta = double(ch.init_predictor("chain", generator))
-    alpha = {
-        name: torch.rand(value.shape, generator=generator).double() * 0.02 for name, value in theta.items()
-    }
-    batch = torch.randint(0, 2, (tasks, k, 132), generator=generator).double()
-    h, y = (
-        torch.rand(tasks, 10, generator=generator).double(),
-        torch.rand(tasks, k, generator=generator).double(),
-    )
-    return theta, alpha, batch, h, y
-
-
 def test_batched_adaptation_equals_one_task_at_a_time(ch):
-    theta, alpha, batch, h, y = chain_tasks(ch)
-    together = ch.adapt(ch.stacked(theta, 3), alpha, batch, h, y, ch.encode_chains, steps=2)
+    theta, alpha, task = chain_tasks(ch)
+    rates = ch.per_task(stack([alpha]), 3)
+    together = ch.adapt(ch.per_task(stack([theta]), 3), rates, task, encode_vectors, steps=2)
+    batch, h, y = task
     for t in range(3):
         one = {name: value.clone().requires_grad_() for name, value in theta.items()}
         for _ in range(2):
-            stack = {name: value[None] for name, value in one.items()}
-            loss = (
-                (ch.predict(stack, batch[t : t + 1], h[t : t + 1], ch.encode_chains) - y[t]).square().mean()
+            out = ch.predict(
+                {n: v[None] for n, v in one.items()}, batch[t : t + 1], h[t : t + 1], encode_vectors
             )
-            slopes = torch.autograd.grad(loss, list(one.values()))
+            slopes = torch.autograd.grad((out - y[t]).square().mean(), list(one.values()))
             one = {
                 n: (v - alpha[n] * g).detach().requires_grad_()
                 for (n, v), g in zip(one.items(), slopes, strict=True)
@@ -125,154 +143,186 @@ def test_batched_adaptation_equals_one_task_at_a_time(ch):
 
 
 def test_second_order_gradient_against_finite_differences(ch):
-    theta, alpha, batch, h, y = chain_tasks(ch, tasks=2)
+    theta, alpha, (batch, h, y) = chain_tasks(ch, tasks=2)
 
     def outer(theta, alpha, second_order=True):
-        adapted = ch.adapt(ch.stacked(theta, 2), alpha, batch, h, y, ch.encode_chains, 2, second_order)
-        return (ch.predict(adapted, batch, h, ch.encode_chains) - y.flip(1)).square().mean()
+        start, rates = (ch.per_task({n: v[None] for n, v in d.items()}, 2) for d in (theta, alpha))
+        adapted = ch.adapt(start, rates, (batch, h, y), encode_vectors, 2, second_order)
+        return (ch.predict(adapted, batch, h, encode_vectors) - y.flip(1)).square().mean()
 
-    leaves = {name: value.clone().requires_grad_() for name, value in theta.items()}
-    rates = {name: value.clone().requires_grad_() for name, value in alpha.items()}
+    leaves, rates = ({n: v.clone().requires_grad_() for n, v in d.items()} for d in (theta, alpha))
     outer(leaves, rates).backward()
-    generator = torch.Generator().manual_seed(4)
+    g = torch.Generator().manual_seed(4)
     for values, gradients in ((theta, leaves), (alpha, rates)):
-        direction = {n: torch.randn(v.shape, generator=generator).double() for n, v in values.items()}
+        direction = {n: torch.randn(v.shape, generator=g).double() for n, v in values.items()}
         step, shifted = 1e-7, []  # so small that hardly any relu changes sides
         for sign in (1, -1):
             moved = {n: v + sign * step * direction[n] for n, v in values.items()}
-            shifted.append(
-                outer(*((moved, alpha) if values is theta else (theta, moved)), second_order=False)
-            )
+            shifted.append(outer(*((moved, alpha) if values is theta else (theta, moved)), False))
         numeric = (shifted[0] - shifted[1]).item() / (2 * step)
         exact = sum((gradients[n].grad * direction[n]).sum() for n in values).item()
         assert numeric == pytest.approx(exact, rel=1e-4)
 
 
-def test_first_order_keeps_no_graph_and_agrees_in_value(ch):
-    theta, alpha, batch, h, y = chain_tasks(ch)
-    plain = ch.adapt(ch.stacked(theta, 3), alpha, batch, h, y, ch.encode_chains, 2)
-    leaves = {n: v.expand(3, *v.shape).clone().requires_grad_() for n, v in theta.items()}
-    full = ch.adapt(leaves, alpha, batch, h, y, ch.encode_chains, 2, second_order=True)
-    assert all(v.grad_fn is None for v in plain.values())
-    assert all(torch.allclose(plain[name], full[name]) for name in plain)
+def test_episode_loss_by_hand(ch, toy):
+    """Equation (eq-help-outer): the error on the query after adaptation, the mean over tasks, and the KL terms."""
+    model, encoding = ch.init_model([0, 1], "cell", HELP, "cpu"), encoder(toy)
+    model = {part: {n: v.requires_grad_() for n, v in d.items()} for part, d in model.items()}
+    tasks = next(ch.Episodes(toy, ch.generators_of([0, 1]), 50, "cpu").draw(1))
+    index, y, h, noise = tasks
+    assert index.shape == (4, 60) and h.shape == (4, 10)  # two seeds, two of three devices each
+    total = 0.0
+    for t in range(4):
+        of = lambda part, seed=t // 2: {n: v[seed][None] for n, v in model[part].items()}  # noqa: E731
+        mean, deviation = ch.posterior(of("phi"), h[t : t + 1])
+        theta = ch.modulate(of("theta"), mean + deviation * noise[t])
+        support = encoding[0](index[t : t + 1, :10]), h[t : t + 1], y[t : t + 1, :10]
+        theta = ch.adapt(theta, of("alpha"), support, encoding[1])
+        out = ch.predict(theta, encoding[0](index[t : t + 1, 10:]), h[t : t + 1], encoding[1])
+        total += (out - y[t, 10:]).square().mean() / 2 + 0.1 * ch.kl_to_normal(mean, deviation).sum()
+    assert torch.allclose(ch.episode_loss(model, *encoding, tasks), total, rtol=1e-5)
 
 
-def test_order_of_measurements_and_of_queries_does_not_matter(ch, toy):
-    generator = torch.Generator().manual_seed(0)
-    theta, phi = ch.init_predictor("cell", generator), ch.init_modulator(generator)
-    model = {"theta": theta, "phi": phi, "alpha": {n: torch.full_like(v, 0.01) for n, v in theta.items()}}
-    pools, graphs = toy.pools(toy.test), ch.CellGraphs(toy.ops)
-    h, support, y, query = ch.tensors(
-        "cpu", pools.embedding, pools.support[:, :10], pools.support_y[:, :10], pools.query
-    )
-    one = ch.few_shot(model, graphs, ch.encode_cells, h, support, y, query)
-    two = ch.few_shot(model, graphs, ch.encode_cells, h, support.flip(1), y.flip(1), query.flip(1)).flip(1)
-    assert torch.allclose(one, two, rtol=1e-4, atol=1e-6)
+def test_episodes_draw_from_the_pools_and_nothing_twice(ch, toy):
+    episodes, pools = ch.Episodes(toy, ch.generators_of([5]), 50, "cpu"), toy.pools(toy.train)
+    for index, y, h, _ in episodes.draw(3):
+        for i, labels, embedding in zip(index, y, h, strict=True):
+            assert len(set(i.tolist())) == 60
+            device = int(np.abs(pools.embedding - embedding.numpy()).sum(1).argmin())
+            at = [np.flatnonzero(pools.support[device] == j)[0] for j in i.tolist()]
+            assert np.allclose(pools.support_y[device][at], labels.numpy(), atol=1e-6)
 
 
-def test_meta_training_learns_and_repeats_itself(ch, toy):
-    run = lambda: ch.meta_train(0, toy, episodes=30, rate=3e-3, every=10)  # noqa: E731
-    first, second = run(), run()
-    assert np.array_equal(first["curve"], second["curve"])
-    assert all(torch.equal(first["theta"][n], second["theta"][n]) for n in first["theta"])
-    assert first["episode"] == first["curve"][first["curve"][:, 2].argmax(), 0]
-    assert first["curve"][:, 2].max() > 0.6
+def test_seeds_train_together_as_they_do_alone(ch, toy):
+    run = lambda seeds: ch.meta_train(seeds, toy, HELP, 20, PLAN)  # noqa: E731
+    both = run([0, 1])
+    for place, seed in enumerate((0, 1)):
+        alone = run([seed])
+        assert torch.allclose(both["theta"]["V4"][place], alone["theta"]["V4"][0], atol=1e-5)
+        assert np.allclose(both["curve"][:, place], alone["curve"][:, 0], atol=2e-3)
+    assert not torch.allclose(both["theta"]["V4"][0], both["theta"]["V4"][1])
+
+
+def test_meta_training_learns_and_keeps_its_best(ch, toy):
+    model, pools = ch.meta_train([0], toy, HELP, 60, PLAN), toy.pools(toy.valid)
+    curve = model["curve"][:, 0]
+    assert curve.max() > 0.4 > curve[0] + 0.2
+    best = 10 * (int(curve.argmax()) + 1)
+    picks = ch.draw(pools, 5, 10, [best], 3)
+    again = ch.help_published(model, toy, pools, encoder(toy), picks)
+    assert again.shape == (1, 1, 5) and again.mean() == pytest.approx(curve.max(), abs=1e-6)
 
 
 def test_maml_keeps_its_step_size_and_lacks_the_rest(ch, toy):
-    model = ch.meta_train(0, toy, 4, 1e-3, 2, embedding=False, modulated=False, learned_steps=False)
-    assert (
-        all((v == 1e-3).all() for v in model["alpha"].values())
-        and not model["phi"]
-        and "U1" not in model["theta"]
+    model = ch.meta_train([0], toy, (), 10, PLAN)
+    assert not model["phi"] and "U1" not in model["theta"]
+    assert all((v == 1e-3).all() for v in model["alpha"].values())
+    assert any((v != 1e-3).any() for v in ch.meta_train([0], toy, ("steps",), 10, PLAN)["alpha"].values())
+
+
+def test_few_shot_does_not_depend_on_order_or_company(ch, toy):
+    model, encoding = ch.init_model([0], "cell", HELP, "cpu"), encoder(toy)
+    g = torch.Generator().manual_seed(0)
+    h, y = torch.rand(40, 10, generator=g), torch.rand(40, 10, generator=g)
+    index = torch.rand(40, 200, generator=g).argsort(1)
+    some, query = index[:, :10], index[:, 10:40]
+    out = ch.few_shot(model, encoding, h, some, y, query)
+    shuffled = ch.few_shot(model, encoding, h[7:8], some[7:8].flip(1), y[7:8].flip(1), query[7:8].flip(1))
+    assert torch.allclose(out[7:8], shuffled.flip(1), atol=1e-5) and out.shape == (40, 30)
+
+
+def test_denoising_finds_a_price_list(ch, toy):
+    clean = toy.relabel(latency={d: cells.counts(toy.ops) @ np.arange(1.0, 6) + 1 for d in "abcd"})
+    tables = ch.source_tables(clean)
+    noisy = tables + 0.1 * np.random.default_rng(0).standard_normal(tables.shape)
+    rank = lambda t: spearman(t[200:, 0], tables[200:, 0])  # noqa: E731
+    assert np.allclose(ch.denoise(clean, tables, 1e-6)[200:], tables[200:], atol=0.15)
+    assert rank(ch.denoise(clean, noisy)) > rank(noisy)
+
+
+def test_ridge_closed_form(ch, toy):
+    features, rng = toy.counts(), np.random.default_rng(1)
+    measured, query = rng.permutation(300)[None, :8], rng.permutation(300)[None, :20]
+    y = rng.random((1, 8))
+    x = features[measured[0]]
+    w = (
+        np.linalg.inv((x - x.mean(0)).T @ (x - x.mean(0)) + 0.3 * np.eye(5))
+        @ (x - x.mean(0)).T
+        @ (y[0] - y.mean())
     )
-    assert any((v != 1e-3).any() for v in ch.meta_train(0, toy, 4, 1e-3, 2)["alpha"].values())
+    expected = y.mean() + (features[query[0]] - x.mean(0)) @ w
+    assert np.allclose(ch.ridge(features, measured, y, query, 0.3)[0], expected)
 
 
-def test_ridge_closed_forms(ch, toy):
-    rng = np.random.default_rng(0)
-    features, w = rng.standard_normal((60, 4)), rng.standard_normal(4)
-    y = features @ w + 3
-    measured, query = np.arange(10)[None], np.arange(10, 60)[None]
-    assert np.allclose(ch.ridge(features, measured, y[measured], query, 1e-10), y[query])
-    flat = ch.ridge(features, measured, y[measured], query, 1e12)
-    assert np.allclose(flat, y[measured].mean(), atol=1e-6)
-    towards = ch.ridge(
-        features, measured, y[measured], query, 1e12, prior=5 * w
-    )  # the prior's scale is fitted
-    assert np.allclose(towards, y[query], atol=1e-6)
+def test_source_mix_and_nearest_find_their_source(ch):
+    rng = np.random.default_rng(2)
+    tables, measured, query = rng.random((60, 3)), np.arange(10)[None], np.arange(10, 60)[None]
+    mixture = tables @ np.array([0.5, 0.0, 2.0]) + 0.3
+    assert np.allclose(ch.source_mix(tables, measured, mixture[measured], query), mixture[query], atol=1e-8)
+    copy = 3 * tables[:, 1] - 1
+    assert np.array_equal(ch.nearest_device(tables, measured, copy[measured], query)[0], tables[10:, 1])
 
 
-def test_source_mix_finds_a_mixture(ch):
-    tables = np.random.default_rng(0).random((50, 4))
-    truth = tables @ np.array([0.2, 0.0, 0.7, 0.0]) + 0.3
-    measured, query = np.arange(12)[None], np.arange(12, 50)[None]
-    assert spearman(ch.source_mix(tables, measured, truth[measured], query), truth[query])[
-        0
-    ] == pytest.approx(1)
+def test_hypotheses_have_two_families(ch):
+    (weights, prior), noises = ch.hypotheses(4)
+    copies = weights[:, 5:].sum(1) > 0
+    assert copies.sum() == 12 and (~copies).sum() == 3 * 242 and weights[copies, :5].sum() == 0
+    assert set(noises) == {0.03, 0.3, 1.0} and (weights[copies, 5:].sum(1) == 1).all()
+    assert np.exp(prior[copies]).sum() / np.exp(prior[~copies]).sum() == pytest.approx(4)
 
 
-def test_evidence_ridge_against_a_loop_over_the_grid(ch):
-    rng = np.random.default_rng(0)
-    blocks = [rng.standard_normal((40, 3)), rng.standard_normal((40, 2))]
-    measured, query, y = np.arange(8), np.arange(8, 40), rng.standard_normal(8)
-    fast = ch.evidence_ridge([b[measured] for b in blocks], y, [b[query] for b in blocks])
-    target, weights, means = (y - y.mean()) / y.std(), [], []
-    for w, noise in zip(*ch.weight_grid(2), strict=True):
-        kernel = sum(v * b @ b.T for v, b in zip(w, blocks, strict=True)) + 100.0
-        C = kernel[np.ix_(measured, measured)] + noise * np.eye(8)
-        weights.append(np.exp(-0.5 * target @ np.linalg.solve(C, target) - 0.5 * np.linalg.slogdet(C)[1]))
-        means.append((kernel - 100.0)[np.ix_(query, measured)] @ np.linalg.solve(C, target))
-    assert np.allclose(fast, np.average(means, axis=0, weights=weights), atol=1e-8)
+def test_block_ridge_against_a_loop_over_the_hypotheses(ch):
+    rng = np.random.default_rng(3)
+    blocks = [rng.standard_normal((9, f)) for f in (2, 3, 1, 4, 2, 1, 1)]
+    asked = [rng.standard_normal((5, b.shape[1])) for b in blocks]
+    y = rng.random(9)
+    z = (y - y.mean()) / y.std()
+    (weights, prior), noises = ch.hypotheses(2)
+    logs, guesses = [], []
+    for w, p, noise in zip(weights, prior, noises, strict=True):
+        C = sum(v * b @ b.T for v, b in zip(w, blocks, strict=True)) + 100 + noise * np.eye(9)
+        normal = torch.distributions.MultivariateNormal(torch.zeros(9).double(), torch.as_tensor(C))
+        logs.append(p + normal.log_prob(torch.as_tensor(z)).item())
+        cross = sum(v * q @ b.T for v, q, b in zip(w, asked, blocks, strict=True))
+        guesses.append(cross @ np.linalg.inv(C) @ z)
+    share = np.exp(np.array(logs) - max(logs))
+    expected = share @ np.array(guesses) / share.sum()
+    out = ch.block_ridge([b[None] for b in blocks], y[None], [q[None] for q in asked])
+    assert np.allclose(out[0], expected, atol=1e-8)
 
 
-def test_evidence_ridge_prefers_the_block_that_explains(ch):
-    rng = np.random.default_rng(1)
-    good, noise = rng.standard_normal((300, 2)), rng.standard_normal((300, 2))
-    y = good @ np.array([1.0, -2.0])
-    measured, query = np.arange(10), np.arange(10, 300)
-    guess = ch.evidence_ridge([good[measured], noise[measured]], y[measured], [good[query], noise[query]])
-    assert spearman(guess, y[query]) > 0.99
-
-
-def test_measured_sets_hold_the_references_and_nothing_twice(ch, toy):
-    sets = ch.measured_sets(toy, n_devices=2, draws=5, extra=20, seed=0)
-    assert sets.shape == (2, 5, 30) and (sets[..., :10] == toy.reference).all()
-    assert all(len(set(row)) == 30 for row in sets.reshape(-1, 30))
-    assert sets.max() < toy.n_support
-    assert not np.array_equal(sets, ch.measured_sets(toy, 2, 5, 20, seed=1))
-    assert not np.array_equal(sets[0, 0], sets[1, 0]) and not np.array_equal(sets[0, 0], sets[0, 1])
-
-
-def test_leave_one_out_ridge_against_leaving_out(ch):
-    rng = np.random.default_rng(0)
-    blocks = [rng.standard_normal((40, 3)), rng.standard_normal((40, 2))]
-    measured, query, y = np.arange(8), np.arange(8, 40), rng.standard_normal(8)
-    fast = ch.leave_one_out_ridge([b[measured] for b in blocks], y, [b[query] for b in blocks], (0.1, 1.0))
-    target, best = (y - y.mean()) / y.std(), (np.inf, None)
-    for block, penalty in itertools.product(blocks, (0.1, 1.0)):
-
-        def fit(train, test, block=block, penalty=penalty):
-            kernel = block @ block.T + 100.0
-            C = kernel[np.ix_(train, train)] + penalty * np.eye(len(train))
-            return kernel[np.ix_(test, train)] @ np.linalg.solve(C, target[train])
-
-        errors = [(fit(np.delete(measured, i), [i])[0] - target[i]) ** 2 for i in measured]
-        best = min(best, (np.mean(errors), fit(measured, query)), key=lambda pair: pair[0])
-    assert spearman(fast, best[1]) == pytest.approx(1) and np.corrcoef(fast, best[1])[0, 1] > 1 - 1e-9
+def test_block_ridge_recognises_a_copy_and_a_price_list(ch, toy):
+    blocks, n = ch.unit_blocks(toy), toy.n_support
+    assert list(blocks)[5:] == ["a", "b", "c"]
+    for x in blocks.values():
+        assert np.allclose(x[:n].mean(0), 0) and (x[:n] ** 2).sum(1).mean() == pytest.approx(1)
+    query = toy.pools(toy.test).query
+    for truth in (toy.latency["a"], cells.counts(toy.ops) @ np.array([1.0, 9, 1, 2, 5])):
+        ms = truth[toy.reference][None]
+        guess = ch.block_ridge(
+            [b[toy.reference][None] for b in blocks.values()],
+            unit_scale(ms),
+            [b[query] for b in blocks.values()],
+        )
+        assert spearman(guess[0], truth[query[0]]) > 0.9
 
 
 def test_search_by_brute_force(ch):
-    rng = np.random.default_rng(0)
-    predicted, score, limits = rng.random((3, 30)), rng.random(30), np.sort(rng.random((3, 4)), 1)
-    limits[:, 0] = -1  # nothing fits: the fastest is taken
-    chosen = ch.constrained_search(predicted, score, limits)
-    for i, j in itertools.product(range(3), range(4)):
-        fits = [c for c in range(30) if predicted[i, c] <= limits[i, j]]
-        assert chosen[i, j] == (max(fits, key=lambda c: score[c]) if fits else predicted[i].argmin())
+    rng = np.random.default_rng(5)
+    ms, score, limits = rng.random((3, 40)), rng.random(40), np.sort(rng.random((3, 4)), 1)
+    limits[0, 0] = -1.0  # nothing fits: the fastest
+    found = ch.constrained_search(ms, score, limits)
+    for d, i in itertools.product(range(3), range(4)):
+        fits = np.flatnonzero(ms[d] <= limits[d, i])
+        assert found[d, i] == (fits[score[fits].argmax()] if len(fits) else ms[d].argmin())
+
+
+def test_limits_lie_between_distinct_latencies(ch):
+    ms = np.repeat([1.0, 2.0, 4.0, 7.0], 25)
+    limits = ch.limits_between(ms)
+    assert len(limits) == 9 and set(limits) <= {1.5, 3.0, 5.5} and (np.diff(limits) >= 0).all()
 
 
 def test_milliseconds_by_a_line(ch):
-    guess = np.random.default_rng(0).random((2, 12))
-    ms = 4 + 3 * guess[:, :10]
-    assert np.allclose(ch.to_milliseconds(guess[:, :10], ms, guess), 4 + 3 * guess)
+    guess = np.array([[0.1, 0.4, 0.9]])
+    assert np.allclose(ch.to_milliseconds(guess, 3 + 20 * guess, np.array([[0.5]])), 13)

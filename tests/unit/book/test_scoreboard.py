@@ -20,7 +20,7 @@ def rows(text):
 def test_readme_counts_claims_by_verdict(published):
     header, _, row = rows(scoreboard.render_readme())
     table = dict(zip(header, row, strict=True))
-    assert table["Chapter"] == "[03 HELP](notebooks/03_help.ipynb)"
+    assert table["Chapter"] == "[03 HELP](notebooks/03_help.ipynb), [first edition](book/errata.md)"
     assert (table["Claims"], table["Reproduced"], table["Contradicted"], table["Seeds"]) == (
         "2",
         "1",

@@ -61,8 +61,8 @@ def test_counts_agree_with_the_cell_space(toy):
 
 
 def test_unknown_names_say_what_there_is(toy):
-    with pytest.raises(NbpkgError, match="nb201, fbnet, embedded"):
-        latency.load("ofa")
+    with pytest.raises(NbpkgError, match="nb201, fbnet, ofa, embedded"):
+        latency.load("hat")
     with pytest.raises(NbpkgError, match="no device 'd'"):
         toy.pools(("d",))
 

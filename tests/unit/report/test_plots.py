@@ -4,6 +4,8 @@ import io
 import itertools
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from nbpkg.errors import NbpkgError
 from nbpkg.report import plots
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
@@ -198,3 +201,19 @@ def test_letters_keep_titles():
     axes[0].set_title("Latency")
     plots.letter(axes)
     assert [ax.get_title(loc="left") for ax in axes] == ["(a) Latency", "(b)"]
+
+
+def test_every_look_belongs_to_one_method():
+    names = tomllib.loads(Path(plots.__file__).with_name("looks.toml").read_text())
+    found = plots.looks(names)
+    pairs = [(look.colour, look.marker) for look in found.values()]
+    assert len(set(pairs)) == len(pairs) == len(names)
+    assert plots.looks(["HELP"]) == {"HELP": found["HELP"]}
+    with pytest.raises(NbpkgError, match="'a new one' has no look yet"):
+        plots.looks(["HELP", "a new one"])
+
+
+def test_seaborn_draws_methods_in_their_looks():
+    asked = plots.hue(["HELP", "FLOPs"], style=True)
+    assert asked["hue"] == asked["style"] == "method" and asked["hue_order"] == ["HELP", "FLOPs"]
+    assert asked["palette"]["FLOPs"] == plots.MUTED and asked["markers"]["HELP"] == "o"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
 from nbpkg.report.record import Metric, Record
 from nbpkg.report.verdicts import at_least
@@ -17,7 +18,8 @@ from nbpkg.session import Session
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """An own cache and record, one thread again afterwards."""
+    """An own cache and record, one thread again afterwards; no data is asked for."""
+    monkeypatch.setattr(needs, "lacking", lambda *_: "")
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NBPKG_RECORD", str(tmp_path / "record.json"))
     monkeypatch.delenv("NBPKG_THREADS", raising=False)
@@ -28,7 +30,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def opened(**changes) -> Session:
     return Session(
-        **({"chapter": "03_help", "profile": "smoke", "seeds": [0, 1, 2], "device": "cpu"} | changes)
+        **({"chapter": "03_help", "profile": "standard", "seeds": [0, 1, 2], "device": "cpu"} | changes)
     )
 
 
@@ -165,7 +167,7 @@ def test_tables_are_printed_in_a_script(capsys):
         "A \\| B" in out
         and "**reproduced**" in out
         and "| 1 | d | e |" in out
-        and "| profile | smoke |" in out
+        and "| profile | standard |" in out
     )
 
 

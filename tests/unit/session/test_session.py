@@ -107,7 +107,7 @@ def test_choose_takes_the_profiles_value():
 
 
 def test_opening_is_quick_and_drags_nothing_large_in():
-    large = ["matplotlib", "torch", "scipy", "pandas", "IPython"]
+    large = ["matplotlib", "torch", "scipy", "seaborn", "IPython"]
     code = f"import sys, nbpkg.session; print([name for name in {large} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
