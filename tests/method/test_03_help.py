@@ -165,7 +165,7 @@ def test_second_order_gradient_against_finite_differences(ch):
 
 
 def test_episode_loss_by_hand(ch, toy):
-    """Equation (eq-help-outer): the error on the query after adaptation, the mean over tasks, and the KL terms."""
+    """Equation (eq-help-outer): the mean query error after adaptation, and the KL terms."""
     model, encoding = ch.init_model([0, 1], "cell", HELP, "cpu"), encoder(toy)
     model = {part: {n: v.requires_grad_() for n, v in d.items()} for part, d in model.items()}
     tasks = next(ch.Episodes(toy, ch.generators_of([0, 1]), 50, "cpu").draw(1))

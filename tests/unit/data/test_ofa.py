@@ -1,4 +1,4 @@
-"""The Once-for-All space: its file, its encoding, what its networks cost; and settings timed for judgement."""
+"""The Once-for-All space: file, encoding, what its networks cost; and the settings timed for judgement."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_costs_grow_with_depth_kernel_expansion_and_pixels():
     assert cost(deeper)[7] == cost(base)[7] + 1
     bigger = cost(base, np.array([320])) / cost(base)
     assert np.allclose(bigger[1:4][np.isfinite(bigger[1:4])], 4) and bigger[5] == 1 and bigger[4] == 1
-    # Width 1.2 at full size and resolution: the authors' largest network takes a little over 0.6 G multiply-adds.
+    # Width 1.2 at full size and resolution: the largest network takes a little over 0.6 G multiply-adds.
     full = ofa.costs(np.full((1, 20), 8), np.array([224]))[0]
     assert 0.5e9 < full[:5].sum() < 1.0e9
 

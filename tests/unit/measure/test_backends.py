@@ -1,6 +1,7 @@
 """The settings that act as devices: each of them computes the network that it is given."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,12 +24,14 @@ def test_settings_fit_the_machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "setting", [s for s in backends.CPU_SETTINGS if s.runtime in ("eager", "native")], ids=lambda s: s.name
+    "setting",
+    [s for s in (*backends.CPU_SETTINGS, *backends.NEW_SETTINGS) if s.runtime in ("eager", "native", "script")],
+    ids=lambda s: s.name,
 )
 def test_pytorch_settings_compute_the_network(setting):
     net = network([3, 2, 4, 1, 3, 2], C=4, N=1).eval()
     with torch.inference_mode():
-        output, expected = runner(net, setting, 8)(), net(noise(setting.batch, 8))
+        output, expected = runner(net, replace(setting, resolution=8))(), net(noise(setting.batch, 8))
     assert output.dtype == getattr(torch, setting.dtype) and output.shape == (setting.batch, 10)
     assert torch.allclose(output.float(), expected, atol=0.05 if setting.dtype == "bfloat16" else 1e-5)
     assert next(net.parameters()).dtype == torch.float32
@@ -53,8 +56,8 @@ def test_the_onnx_graph_computes_the_network(ops):
     net = trained_like(ops)
     with torch.inference_mode():
         expected = net(noise(3, 8)).numpy()
-        exact = runner(net, Setting("onnx", runtime="onnx", batch=3), 8)()[0]
-        coarse = runner(net, Setting("int8", runtime="onnx-int8", batch=3), 8)()[0]
+        exact = runner(net, Setting("onnx", runtime="onnx", batch=3, resolution=8))()[0]
+        coarse = runner(net, Setting("int8", runtime="onnx-int8", batch=3, resolution=8))()[0]
     assert np.allclose(exact, expected, atol=1e-4)
     assert np.abs(coarse - expected).max() < 0.25 * max(1, np.abs(expected).max())
 
