@@ -96,7 +96,8 @@ def measure(
     """Time cells on every setting; write the table and its provenance.
 
     cells: how many distinct random ones, or which, as operations (cells, 6). settings: by default all that
-    this machine can run. resume: use what earlier runs with the same arguments left in the cache. Returns the path of the table. Raises NbpkgError for arguments that make no table.
+    this machine can run. resume: use what earlier runs with the same arguments left in the cache. Returns the
+    path of the table. Raises NbpkgError for arguments that make no table.
     """
     output = Path(output_csv)
     settings = default_settings(len(machine.usable_cpus())) if settings is None else tuple(settings)

@@ -4,6 +4,7 @@ Chapter 03 of the second edition trains all seeds at once, and its modulator sca
 the authors' code does; here it scales outputs. This stays until the chapters that use it are written anew.
 """
 
+import itertools
 import time
 
 import numpy as np
@@ -24,7 +25,7 @@ def init_predictor(kind, generator, embedding=True):
         return (torch.rand(*shape, generator=generator) * 2 - 1) * bound
 
     theta, widths = {}, GRAPH_WIDTHS if kind == "cell" else CHAIN_WIDTHS
-    for layer, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True), 1):
+    for layer, (n_in, n_out) in enumerate(itertools.pairwise(widths), 1):
         w, b = (0.05, 0.1) if kind == "cell" else (n_in**-0.5, n_in**-0.5)
         theta[f"W{layer}"], theta[f"b{layer}"] = uniform(w, n_in, n_out), uniform(b, 1, n_out)
     fan = 200 if embedding else 100
