@@ -241,6 +241,8 @@ def finish(fig: Figure) -> None:
     missing = unlabelled(fig)
     if missing:
         raise ValueError("axes without a label: " + "; ".join(missing))
+    if pyplot := sys.modules.get("matplotlib.pyplot"):  # seaborn's figures: or they are shown twice
+        pyplot.close(fig)
     ipython = sys.modules.get("IPython")  # a shell has imported it
     if ipython is not None and ipython.get_ipython() is not None:
         from IPython.display import Image, display

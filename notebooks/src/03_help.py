@@ -428,7 +428,7 @@ def few_shot(model, encoding, h, measured, y, query, steps=2):
         theta, alpha = (per_task(model[part], n) for part in ("theta", "alpha"))
         if model["phi"]:  # the mean of z: nothing random at test time
             theta = modulate(theta, posterior(per_task(model["phi"], n), h)[0])
-    for rows in torch.arange(len(h)).split(32):
+    for rows in torch.arange(len(h), device=h.device).split(32):
         some, rate = ({k: v[rows] for k, v in values.items()} for values in (theta, alpha))
         task = graphs(measured[rows]), h[rows], y[rows]
         some = adapt(some, rate, task, encode, steps)
@@ -599,7 +599,12 @@ def table_rows(space):
     return {"space": space.name, "device": list(space.train), "spearman_of_fit": value}
 
 
-fits = s.frame("tables", table_rows, [{"space": space} for space in SPACES.values()])
+fits = s.frame(
+    "tables",
+    table_rows,
+    [{"space": space} for space in SPACES.values()],
+    on_cpu="a ridge fit of small tables, in NumPy",
+)
 
 # %% [markdown]
 # ## The rivals, at their strongest
@@ -801,6 +806,13 @@ def rivals(space, query):
     }
 
 
+def on_device(model, device):
+    """The weights of a model on the device."""
+    return {
+        p: {k: v.to(device) for k, v in model[p].items()} for p in ("theta", "alpha", "phi")
+    }
+
+
 def help_from_ten(model, space, query, steps=2):
     """HELP adapted to the references alone: predictions (seeds, devices, q) for `query`."""
     n = len(model["theta"]["V5"])
@@ -855,10 +867,7 @@ def score(space, column, seeds, draws, models, device):
     )
     last = np.broadcast_to(np.arange(n, n + 10), picks.shape)
     for method, model in models.items():
-        model = {
-            p: {k: v.to(device) for k, v in model[p].items()}
-            for p in ("theta", "alpha", "phi")
-        }
+        model = on_device(model, device)
         embedded = "U1" in model["theta"]
         sets = picks if embedded else np.concatenate([picks, last], -1)
         for steps in (2, 0) if method == "HELP" else (2,):
@@ -966,7 +975,9 @@ def rank_views(space):
     one, column = space.relabel(test=(name,)), space.train.index(name)
     query = one.pools(one.test).query
     views = {"raw table": space.latency[name][query[0]]}
-    views["HELP"] = help_from_ten(MODELS[space.name, "HELP", ""], one, query)[0, 0]
+    views["HELP"] = help_from_ten(
+        on_device(MODELS[space.name, "HELP", ""], s.device), one, query
+    )[0, 0]
     fit = pd.Series(denoise(space, source_tables(space))[query[0], column]).rank(pct=True)
     return pd.concat(
         [
@@ -1051,7 +1062,10 @@ plots.finish(fig)
 # %% tags=["hide-input"]
 def ask(space):
     """Rank correlations on the only test device of a space, from its ten references."""
-    query, model = space.pools(space.test).query, MODELS[MAIN.name, "HELP", ""]
+    query, model = (
+        space.pools(space.test).query,
+        on_device(MODELS[MAIN.name, "HELP", ""], s.device),
+    )
     guesses = {
         "HELP, embedding alone": help_from_ten(model, space, query, 0)[0],
         "HELP, two steps": help_from_ten(model, space, query)[0],
@@ -1165,8 +1179,15 @@ def search_rows(space, method, accuracy, share, seconds, measured):
 
 
 # %%
-model = {p: MODELS[MAIN.name, "HELP", ""][p] for p in ("theta", "alpha", "phi")}
-searches = s.frame("search", search, [dict(space=MAIN, model=model, seeds=s.seeds)])
+searches = s.frame(
+    "search",
+    search,
+    [
+        dict(
+            space=MAIN, model=on_device(MODELS[MAIN.name, "HELP", ""], s.device), seeds=s.seeds
+        )
+    ],
+)
 
 # %% [markdown]
 # The table gives, over all devices and nine limits: measurements; seconds on the device and for the prediction (a measurement is fifty runs, the median device is shown); mean accuracy of what is found; limits exceeded by more than 2 %; and the accuracy when such a find counts as zero.
