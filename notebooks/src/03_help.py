@@ -28,7 +28,7 @@
 # | | |
 # |---|---|
 # | You need | PyTorch, gradients of gradients, rank correlation |
-# | To read | 30 minutes |
+# | To read | 25 minutes |
 # | To run | `smoke`: under a minute, offline; `standard`: two CPU cores, or a GPU |
 # | Data | `smoke`: latencies that this project measured; `standard`: the authors' tables for [NAS-Bench-201, FBNet and OFA](../book/data.md) |
 #
@@ -960,7 +960,7 @@ for ax, column in zip(grid.axes.flat, headline["column"].unique(), strict=True):
 plots.finish(grid.figure)
 
 # %% [markdown]
-# <!-- relies: rival-mix=contradicted -->
+# <!-- relies: beats-mix=contradicted -->
 # Why does HELP work, then?
 # Meta-training on nine noisy tables fits what they share, as the denoising ridge does.
 # The figure shows one noisy training table, its ridge fit and HELP's output for that device, against the raw latencies.
