@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from books import Book, finished_run
+
+from nbpkg import chapters
 
 # The site's own extension, which lies beside the pages.
 sys.path.append(str(Path(__file__).parent.parent / "book" / "extension"))
@@ -15,7 +18,10 @@ sys.path.append(str(Path(__file__).parent.parent / "book" / "extension"))
 
 @pytest.fixture
 def book(tmp_path, monkeypatch) -> Book:
-    """A temporary repository with one tiny chapter, 03_help, which NBPKG_ROOT names."""
+    """A temporary repository with one tiny chapter, 03_help, which NBPKG_ROOT names; of the first edition."""
+    first = [replace(chapter, edition=1) for chapter in chapters.CHAPTERS]
+    for module in (chapters, chapters.catalogue):
+        monkeypatch.setattr(module, "CHAPTERS", first)
     made = Book(tmp_path / "book")
     made.write()
     monkeypatch.setenv("NBPKG_ROOT", str(made.root))
