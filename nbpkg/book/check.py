@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbpkg import chapters
-from nbpkg.book import evidence, moved, notebook, notebook_lint, scoreboard
+from nbpkg.book import evidence, first_edition, moved, notebook, notebook_lint, scoreboard
 from nbpkg.chapters import Chapter, check_parameters
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import git, root
@@ -77,7 +77,7 @@ def published_problems(chapter: Chapter, published) -> Iterator[str]:
         yield f"the record in {where} is not the one that the notebook was published with: publish again"
     if record.outputs_sha256 != notebook.outputs_sha256(published):
         yield f"the notebook's outputs are not those that the record in {where} was published with"
-    yield from evidence.number_problems(record)
+    yield from first_edition.number_problems(record)
     yield from evidence.prose_problems(chapter, record)
     if record.plan or chapter.edition > 1:
         yield from evidence.plan_problems(chapter, record, path.parent)
@@ -101,7 +101,7 @@ def chapter_remarks(chapter: Chapter) -> list[str]:
             record = Record.load(path)
         except NbpkgError:  # a problem already
             continue
-        lines += evidence.remarks(chapter, record)
+        lines += (evidence if record.modules else first_edition).remarks(chapter, record)
         if record.plan and git("rev-parse", "--is-shallow-repository") != "false\n":
             lines.append("without git's whole history it cannot be seen that the claims came first")
     return lines

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbpkg import chapters
-from nbpkg.book import moved, scoreboard
 from nbpkg.chapters import Chapter
 from nbpkg.chapters.hashes import modules
 from nbpkg.errors import NbpkgError
@@ -19,18 +18,12 @@ _RELIES = re.compile(r"<!-- relies: (.*?) -->", re.DOTALL)
 _HELD = re.compile(r"(<!-- held -->\n).*?((?:# )?<!-- /held -->)", re.DOTALL)
 
 
-def _same(ours: Metric, theirs: Metric) -> bool:
+def same(ours: Metric, theirs: Metric) -> bool:
+    """Whether value, interval and n of two metrics are equal, but for rounding."""
     pairs = zip((ours.value, ours.low, ours.high), (theirs.value, theirs.low, theirs.high), strict=True)
     return ours.n == theirs.n and all(
         x == y or (None not in (x, y) and math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9)) for x, y in pairs
     )
-
-
-def number_problems(record: Record) -> Iterator[str]:
-    """Metrics that are not what their values by seed make."""
-    for name, metric in record.metrics.items():
-        if metric.per_seed is not None and not _same(metric, Metric.over_seeds(metric.per_seed)):
-            yield f"metric {name} is not the mean of its values by seed"
 
 
 def plan_problems(chapter: Chapter, record: Record, folder: Path) -> Iterator[str]:
@@ -65,7 +58,7 @@ def plan_problems(chapter: Chapter, record: Record, folder: Path) -> Iterator[st
     if len(judged) != len(record.claims):
         yield f"the record has {len(record.claims)} claims, the claims file {len(judged)}"
     for key, metric in metrics.items():
-        if key not in record.metrics or not _same(metric, record.metrics[key]):
+        if key not in record.metrics or not same(metric, record.metrics[key]):
             yield f"metric {key} is not what its rows make"
 
 
@@ -102,23 +95,8 @@ def _published(name: str) -> set[str]:
 
 def remarks(chapter: Chapter, record: Record) -> Iterator[str]:
     """What has moved on since a run."""
-    if record.modules:
-        now = modules(chapter.name)
-        if changed := sorted({name for name, _ in now.items() ^ record.modules.items()}):
-            yield f"nbpkg has moved on since the run: {', '.join(changed)}"
-    elif record.package_sha256 != chapters.package_sha256():
-        commit = moved.entries().get(chapter.name, {}).get("commit")
-        found = f"it was made at {commit}" if commit else "the code that made it is no commit of the history"
-        yield f"nbpkg has moved on since the run; {found}"
-
-
-def recomputed() -> str:
-    """How many metrics of the first edition are computed again from values by seed, and how many are not."""
-    found = [(c.number, r.metrics.values()) for c, r in scoreboard.records() if not r.plan]
-    rest = {number: sum(metric.per_seed is None for metric in metrics) for number, metrics in found}
-    total = sum(len(metrics) for _, metrics in found)
-    left = ", ".join(f"{count} of {number}" for number, count in rest.items() if count) or "none"
-    return f"first edition: {total - sum(rest.values())} of {total} metrics computed again; not: {left}"
+    if changed := sorted({name for name, _ in modules(chapter.name).items() ^ record.modules.items()}):
+        yield f"nbpkg has moved on since the run: {', '.join(changed)}"
 
 
 def prose_problems(chapter: Chapter, record: Record) -> Iterator[str]:

@@ -3,30 +3,42 @@
 import ast
 from pathlib import Path
 
+from nbpkg import chapters
 from nbpkg.paths import package
 
-LIMIT = 14_000  # lines of the package
+LIMIT = 14_000  # lines of the package, but for those of `FIRST_EDITION`
 FILE_LIMIT = 300
 FUNCTION_LIMIT = 40  # from `def` to its last line, docstring included
+#: Files that are kept only for chapters of the first edition, and go with the last of these: counted apart.
+FIRST_EDITION = (
+    "book/first_edition.py", "book/moved.py", "nets/first_help.py", "report/first_edition.py",
+    "report/verdicts.py", "session/first_edition.py",
+)  # fmt: skip
 
 
 def check(folder: Path | None = None) -> tuple[str, list[str], list[str]]:
     """Count the lines of the Python files in `folder`, by default the package.
 
     Returns the counts in words, the problem of a package above `LIMIT`, and remarks that name each file above
-    `FILE_LIMIT` and each function above `FUNCTION_LIMIT`.
+    `FILE_LIMIT` and each function above `FUNCTION_LIMIT`. Files of `FIRST_EDITION` are a problem when no
+    chapter is of it.
     """
     folder = folder or package()
-    texts = {path.relative_to(folder): path.read_text("utf-8") for path in sorted(folder.rglob("*.py"))}
-    total = sum(len(text.splitlines()) for text in texts.values())
-    counts = f"package: {total} lines in {len(texts)} files"
+    texts = {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.rglob("*.py")}
+    lines = {name: len(texts[name].splitlines()) for name in sorted(texts)}
+    old = [name for name in FIRST_EDITION if name in lines]
+    apart = sum(lines[name] for name in old)
+    total = sum(lines.values()) - apart
+    counts = f"package: {total} lines in {len(lines) - len(old)} files, and {apart} more of the first edition"
     problems = [f"nbpkg has {total} lines, more than {LIMIT}"] if total > LIMIT else []
+    if all(chapter.edition > 1 for chapter in chapters.CHAPTERS):
+        problems += [f"nbpkg/{name}: no chapter of the first edition is left: delete it" for name in old]
     remarks = []
-    for path, text in texts.items():
-        where = f"nbpkg/{path.as_posix()}"
-        parts = [(where, len(text.splitlines()), FILE_LIMIT)]
-        for node in ast.walk(ast.parse(text)):
+    for name in lines:
+        parts = [(f"nbpkg/{name}", lines[name], FILE_LIMIT)]
+        for node in ast.walk(ast.parse(texts[name])):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                parts.append((f"{where}: {node.name}", node.end_lineno - node.lineno + 1, FUNCTION_LIMIT))
+                length = node.end_lineno - node.lineno + 1
+                parts.append((f"nbpkg/{name}: {node.name}", length, FUNCTION_LIMIT))
         remarks += [f"{name} has {n} lines, more than {most}" for name, n, most in parts if n > most]
     return counts, problems, remarks

@@ -83,14 +83,14 @@ def check() -> None:
     Counts the package's lines too, and fails when they are too many.
     """
     from nbpkg import chapters
-    from nbpkg.book import budget, evidence, package_size
+    from nbpkg.book import budget, first_edition, package_size
     from nbpkg.book import check as checks
 
     counts, problems, remarks = package_size.check()
     say(counts)
     found = checks.check()
     problems += found[0]
-    say(evidence.recomputed())
+    say(first_edition.recomputed())
     for chapter in chapters.existing():
         line, over = budget.report(chapter)
         say(line)

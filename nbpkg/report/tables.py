@@ -23,10 +23,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], right: Collec
 def measured(metric: Metric) -> str:
     """A metric in words: value with unit, interval, number of repetitions."""
     interval = "" if metric.low is None else f" [{number(metric.low)}, {number(metric.high)}]"
-    return f"{_with_unit(metric.value, metric)}{interval}, n = {metric.n}"
+    return f"{with_unit(metric.value, metric)}{interval}, n = {metric.n}"
 
 
-def _with_unit(value: float | None, metric: Metric) -> str:
+def with_unit(value: float | None, metric: Metric) -> str:
+    """A value in the unit of `metric`."""
     return "–" if value is None else number(value) + (f" {metric.unit}" if metric.unit else "")
 
 
@@ -42,7 +43,7 @@ def claims(record: Record) -> str:
             metric, label = record.metrics[name], f"`{name}` " if len(claim.metrics) > 1 else ""
             ours.append(label + measured(metric))
             if metric.paper is not None:
-                paper.append(label + _with_unit(metric.paper, metric))
+                paper.append(label + with_unit(metric.paper, metric))
         numbers = ("\n".join(lines) or "–" for lines in (ours, paper))
         verdict = f"**{claim.verdict}**" + (" (seen in design)" if claim.seen else "")
         rows.append((claim.statement, verdict, *numbers, f"{claim.test}\n{claim.note}"))
@@ -52,13 +53,6 @@ def claims(record: Record) -> str:
 def deviations(record: Record) -> str:
     """The numbered deviations and their expected effects."""
     return table(("no.", "deviation", "expected effect"), map(astuple, record.deviations))
-
-
-def metrics(record: Record, names: Iterable[str]) -> str:
-    """The named metrics beside the paper's numbers."""
-    found = [(name, record.metrics[name]) for name in names]
-    rows = [(f"`{name}`", measured(metric), _with_unit(metric.paper, metric)) for name, metric in found]
-    return table(("metric", "ours", "paper"), rows)
 
 
 def run_card(record: Record) -> str:

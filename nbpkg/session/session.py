@@ -21,7 +21,8 @@ from nbpkg.report import claims, frames, tables
 from nbpkg.report.claims import PILOT, Plan
 from nbpkg.report.record import Record
 from nbpkg.session.result_cache import ResultCache, Timing
-from nbpkg.session.run_log import RunLog, say, show
+from nbpkg.session.run_log import RunLog
+from nbpkg.session.show import say, show
 
 _UNSET: Any = object()
 _HELP = """\

@@ -1,16 +1,21 @@
 """`nbpkg check` on a small book: silent when all is well, one line for each thing that came apart."""
 
+import ast
 import json
 import subprocess
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
 from books import finished_run
 
-from nbpkg import chapters
+from nbpkg import chapters, paths
 from nbpkg.book import moved, notebook, notebook_lint, package_size, publish
 from nbpkg.book.check import check, text_files
+from nbpkg.report import first_edition as drawn
+from nbpkg.report import looks, plots
+from nbpkg.session.first_edition import FirstEdition
 
 SLASH = "/"
 PATHS = [
@@ -225,9 +230,47 @@ def test_the_package_is_counted_and_long_parts_are_named(tmp_path, monkeypatch):
     (tmp_path / "b.py").write_text("x = 1\n" * 301)
     (tmp_path / "notes.txt").write_text("no code\n" * 500)
     counts, problems, remarks = package_size.check(tmp_path)
-    assert counts == "package: 383 lines in 2 files" and problems == []
+    assert counts == "package: 383 lines in 2 files, and 0 more of the first edition" and problems == []
     assert remarks == [
         "nbpkg/b.py has 301 lines, more than 300", "nbpkg/room/a.py: long has 41 lines, more than 40"
     ]  # fmt: skip
     monkeypatch.setattr(package_size, "LIMIT", 382)
     assert package_size.check(tmp_path)[1] == ["nbpkg has 383 lines, more than 382"]
+
+
+def test_files_of_the_first_edition_are_counted_apart_and_go_with_it(tmp_path, monkeypatch):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "moved.py").write_text("x = 1\n" * 7)
+    (tmp_path / "a.py").write_text("x = 1\n" * 3)
+    counts, problems, _ = package_size.check(tmp_path)
+    assert counts == "package: 3 lines in 1 files, and 7 more of the first edition" and problems == []
+    monkeypatch.setattr(chapters, "CHAPTERS", [one for one in chapters.CHAPTERS if one.edition > 1])
+    assert package_size.check(tmp_path)[1] == [
+        "nbpkg/book/moved.py: no chapter of the first edition is left: delete it"
+    ]
+
+
+def test_no_chapter_of_the_second_edition_uses_what_goes_with_the_first():
+    """Neither files nor what a session and `plots` offer of them; but for pieces that it makes for others."""
+    files = [Path(name).with_suffix("") for name in package_size.FIRST_EDITION]
+    modules = {f"nbpkg.{'.'.join(path.parts)}" for path in files}
+    assert all((paths.package() / name).is_file() for name in package_size.FIRST_EDITION)
+    drawing = {name for name in plots.__all__ if name in vars(drawn) and name not in vars(looks)}
+    noted = {name for name in vars(FirstEdition) if not name.startswith("_")}
+    assert {"style", "intervals"} <= drawing and {"metric", "claim"} <= noted
+    for chapter in [one for one in chapters.existing() if one.edition > 1]:
+        tree = ast.parse(
+            "\n".join(cell.source for cell in chapters.cells(chapter.name) if cell.kind == "code")
+        )
+        for node in [node for one in tree.body if not _artifact(one) for node in ast.walk(one)]:
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert node.attr not in {"plots": drawing, "s": noted}.get(node.value.id, ())
+            elif isinstance(node, ast.ImportFrom):
+                assert not modules & {f"{node.module}.{alias.name}" for alias in node.names}
+                assert node.module not in modules
+            elif isinstance(node, ast.Import):
+                assert not modules & {alias.name for alias in node.names}
+
+
+def _artifact(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name.startswith("make_artifact_")

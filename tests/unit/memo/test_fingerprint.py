@@ -170,8 +170,8 @@ def test_the_versions_of_torch_and_numpy_count_and_no_others(monkeypatch):
 
 
 REACHABLE = (
-    "chapters.catalogue data data.read data.store nb201.space paths report.plots report.record report.stats "
-    "report.verdicts"
+    "chapters.catalogue data data.read data.store nb201.space paths report.first_edition report.looks "
+    "report.plots report.record report.stats report.verdicts"
 )
 
 

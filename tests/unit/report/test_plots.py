@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nbpkg.errors import NbpkgError
-from nbpkg.report import plots
+from nbpkg.report import first_edition, plots
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 VISION = {
@@ -90,7 +90,9 @@ def test_style_depends_on_the_name_alone():
     assert plots.colour("help") == "#0072B2"
 
 
-@given(st.lists(st.text(min_size=1, max_size=8), max_size=20, unique_by=lambda name: plots._key(name)))
+@given(
+    st.lists(st.text(min_size=1, max_size=8), max_size=20, unique_by=lambda name: first_edition._key(name))
+)
 def test_methods_of_one_figure_never_look_alike(names):
     look = plots.styles(names)
     assert list(look) == names

@@ -10,6 +10,7 @@ from nbpkg.errors import NbpkgError
 from nbpkg.report import tables, verdicts
 from nbpkg.report.record import VERDICTS, Claim, Deviation, Metric, Record, number
 from nbpkg.report.stats import t_interval
+from nbpkg.session.first_edition import metrics
 
 
 def make(**changes) -> Record:
@@ -278,7 +279,7 @@ def test_tables_have_the_same_columns_in_every_row_and_escape_pipes():
     for markdown in (
         tables.claims(record),
         tables.deviations(record),
-        tables.metrics(record, record.metrics),
+        metrics(record, record.metrics),
         tables.run_card(record),
         tables.table(("a|b", "c"), [("x\ny", "p|q\\|r"), ("", 3)]),
     ):
