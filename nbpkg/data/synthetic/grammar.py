@@ -1,8 +1,9 @@
 """Probabilistic grammars whose entropy is known: sampling, exact probabilities, exact entropy.
 
-A grammar here can be read from left to right with one word ahead (it is LL(1), which is checked), so that a
-sentence has one derivation only. Then the entropy of sentences is that of derivations, for which there is a
-recursion, and the probability of the next word is a product of rule probabilities.
+A grammar here can be read from left to right with one word ahead (it is LL(1), which tests check of the
+language that is made here), so that a sentence has one derivation only. Then the entropy of sentences is that
+of derivations, for which there is a recursion, and the probability of the next word is a product of rule
+probabilities.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ class Grammar:
     """Rules and their probabilities: {symbol: [(probability, right-hand side), ...]}.
 
     The first symbol is where sentences start. Names without rules of their own are words. Right-hand sides
-    may be empty. Probabilities are divided by their sum; rules of probability 0 are left out.
+    may be empty. Probabilities are divided by their sum; rules of probability 0 are left out. No two rules of
+    a symbol may begin with the same word, and an empty one not compete with what may follow: LL(1).
 
-    Raises NbpkgError when a symbol has no rule of positive probability, when the grammar is not LL(1) (two
-    rules of a symbol can begin with the same word, or an empty one competes with what may follow), and when
-    sentences are infinitely long on average.
+    Raises NbpkgError when a symbol has no rule of positive probability, and when sentences are infinitely
+    long on average.
     """
 
     def __init__(self, rules: Mapping[str, Iterable[Rule]]):
@@ -46,7 +47,6 @@ class Grammar:
             raise NbpkgError("a grammar needs rules")
         self.start = next(iter(self.rules))
         self._sums = {symbol: list(accumulate(p for p, _ in r)) for symbol, r in self.rules.items()}
-        self._check_one_word_ahead()
         _ = self.expected_words  # refuses grammars whose sentences do not end
 
     @cached_property
@@ -54,44 +54,6 @@ class Grammar:
         """Every word, sorted."""
         used = {item for rules in self.rules.values() for _, right in rules for item in right}
         return tuple(sorted(used - set(self.rules)))
-
-    def _begin(self, right: Sequence[str], first: Mapping[str, set]) -> set[str | None]:
-        """The words that `right` can begin with, and None among them where it can be empty."""
-        found: set[str | None] = {None}
-        for item in right:
-            found = found - {None} | (first[item] if item in self.rules else {item})
-            if None not in found:
-                break
-        return found
-
-    def _check_one_word_ahead(self) -> None:
-        """Raises NbpkgError when the next word does not tell which rule of a symbol is used.
-
-        By the sets FIRST and FOLLOW of textbooks (Aho et al., 2006, section 4.4); None is the end.
-        """
-        first: dict[str, set] = {symbol: set() for symbol in self.rules}
-        follow: dict[str, set] = {symbol: set() for symbol in self.rules}
-        follow[self.start].add(None)
-
-        def ahead(symbol: str, rest: Sequence[str]) -> set[str | None]:
-            """What can come next where `rest` of a rule of `symbol` is still to come."""
-            begin = self._begin(rest, first)
-            return begin - {None} | follow[symbol] if None in begin else begin
-
-        known, every = -1, [(symbol, right) for symbol, rules in self.rules.items() for _, right in rules]
-        while known < (found := sum(map(len, [*first.values(), *follow.values()]))):
-            known = found
-            for symbol, right in every:
-                first[symbol] |= self._begin(right, first)
-                for place, item in enumerate(right):
-                    if item in self.rules:
-                        follow[item] |= ahead(symbol, right[place + 1 :])
-        owner: dict[tuple[str, str | None], int] = {}
-        for number, (symbol, right) in enumerate(every):
-            for word in ahead(symbol, right):
-                if owner.setdefault((symbol, word), number) != number:
-                    both = f"begin with {word or 'the end'!r}, or are empty before it"
-                    raise NbpkgError(f"grammar: two rules of {symbol!r} {both}: not LL(1)")
 
     def _expected(self, worth: Callable[[float, tuple[str, ...]], float]) -> float:
         """Expected sum over a derivation of what each of its rules is worth, `worth(probability, right)`.

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from ll1 import conflicts
 
 from nbpkg.data.synthetic.grammar import Grammar
 from nbpkg.errors import NbpkgError
@@ -109,12 +110,22 @@ def test_a_grammar_may_end_in_an_empty_symbol():
         ({"S": []}, "no proper"),
         ({"S": [(-1, ("a",)), (2, ("b",))]}, "no proper"),
         ({"S": [(float("nan"), ("a",))]}, "no proper"),
-        ({"S": [(1, ("a",)), (1, ("a", "b"))]}, "begin with 'a'"),
-        ({"S": [(1, ("T", "x"))], "T": [(1, ()), (1, ("x",))]}, "not LL"),
-        ({"S": [(1, ("T", "."))], "T": [(1, ()), (1, ("U",))], "U": [(1, ()), (1, ("u",))]}, "empty"),
         ({"S": [(0.6, ("a", "S", "S")), (0.4, ("b",))]}, "infinitely long"),
     ],
 )
-def test_what_has_no_single_reading_or_no_end_is_refused(rules, word):
+def test_what_has_no_probabilities_or_no_end_is_refused(rules, word):
     with pytest.raises(NbpkgError, match=word):
         Grammar(rules)
+
+
+@pytest.mark.parametrize(
+    ("rules", "conflict"),
+    [
+        ({"S": [(1, ("a",)), (1, ("a", "b"))]}, ("S", "a")),
+        ({"S": [(1, ("T", "x"))], "T": [(1, ()), (1, ("x",))]}, ("T", "x")),
+        ({"S": [(1, ("T", "."))], "T": [(1, ()), (1, ("U",))], "U": [(1, ()), (1, ("u",))]}, ("T", ".")),
+    ],
+)
+def test_what_has_no_single_reading_is_found(rules, conflict):
+    assert conflict in list(conflicts(Grammar(rules)))
+    assert not list(conflicts(finite()))

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from ll1 import conflicts
 
 from nbpkg.data.synthetic.language import Language, Sentence
 from nbpkg.data.tokens import SPECIAL
@@ -42,6 +43,12 @@ def test_without_modifiers_the_entropy_is_that_of_a_formula():
     expected = phrase + math.log(2) + h([1, 1 / 2]) + 0.5 * phrase
     assert small.grammar.entropy == pytest.approx(expected)
     assert small.grammar.expected_words == pytest.approx(1.5 * (2 + 0.3 / 0.7) + 2)
+
+
+@pytest.mark.parametrize("modifier", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (4, 12, 16, 12), (3, 2, 1, 5), (8, 24, 24, 12)])
+def test_a_sentence_has_one_derivation(sizes, modifier):
+    assert not list(conflicts(Language(*sizes, modifier).grammar))
 
 
 def test_subject_and_verb_agree_and_the_labels_say_so():

@@ -125,6 +125,13 @@ def test_two_sets_cannot_claim_one_path(tmp_path):
         registry.load(write(tmp_path, SMALL + SMALL.replace("[toy", "[twin")))
 
 
+def test_every_registered_file_has_a_place_of_its_own_inside_the_data_folder():
+    for dataset in data.sets():
+        assert bool(dataset.recipe) == (dataset.kind == "derived") and dataset.files
+        for file in sum(dataset.ways, dataset.files):
+            assert not {"\\", ":"} & set(file.path) and file.path.startswith((dataset.local, ".sources/"))
+
+
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(NbpkgError, match="help-nasbench201"):
         data.digest("help")
