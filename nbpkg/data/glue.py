@@ -10,6 +10,7 @@ which share no question, so its numbers compare with no others.
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,27 +33,16 @@ class TaskInfo:
     numbers; None for a score from 0 to 5.
     """
 
-    columns: tuple[str, ...]
-    sentences: tuple[int, ...]
+    columns: list[str]
+    sentences: list[int]
     label: int
-    classes: tuple[str, ...] | None
-    metrics: tuple[str, ...]
+    metrics: list[str]
+    classes: list[str] | None = None
     header: bool = True
 
 
-_BINARY, _ENTAILED = ("0", "1"), ("entailment", "not_entailment")
-_MRPC = ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String")
-_STSB = (
-    "index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2", "score"
-)  # fmt: skip
-TASKS = {
-    "CoLA": TaskInfo(("source", "label", "mark", "sentence"), (3,), 1, _BINARY, ("matthews",), header=False),
-    "SST-2": TaskInfo(("sentence", "label"), (0,), 1, _BINARY, ("accuracy",)),
-    "MRPC": TaskInfo(_MRPC, (3, 4), 0, _BINARY, ("accuracy", "f1")),
-    "RTE": TaskInfo(("index", "sentence1", "sentence2", "label"), (1, 2), 3, _ENTAILED, ("accuracy",)),
-    "STS-B": TaskInfo(_STSB, (7, 8), 9, None, ("pearson", "spearman")),
-    "QNLI": TaskInfo(("index", "question", "sentence", "label"), (1, 2), 3, _ENTAILED, ("accuracy",)),
-}
+_LAYOUTS = tomllib.loads(Path(__file__).with_name("glue.toml").read_text(encoding="utf-8"))
+TASKS = {name: TaskInfo(**layout) for name, layout in _LAYOUTS.items()}
 
 #: Share of QNLI's questions that `read("QNLI", "dev")` keeps.
 QNLI_DEV = 0.25
@@ -97,7 +87,7 @@ def read_tsv(path: str | Path, task: str) -> Split:
     layout = info(task)
     lines = [line.split("\t") for line in read_lines(path)]
     start = int(layout.header)
-    if layout.header and tuple(lines[0]) != layout.columns:
+    if layout.header and lines[0] != layout.columns:
         found, due = ", ".join(lines[0])[:80], ", ".join(layout.columns)
         refuse(path, f"its columns are {found!r} where {due!r} are due")
     if len(lines) == start:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,42 +65,9 @@ RUNTIMES = {
     "onnx-plain": "ONNX Runtime without graph optimisation",
     "onnx-int8": "ONNX Runtime",
 }
-CPU_SETTINGS = (
-    Setting("torch_b1", repeats=2),
-    Setting("torch_b8", batch=8),
-    Setting("torch_last_b1", channels_last=True, repeats=2),
-    Setting("torch_last_b8", channels_last=True, batch=8),
-    Setting("torch_bf16_b1", dtype="bfloat16"),
-    Setting("torch_f64_b1", dtype="float64", repeats=2),
-    Setting("native_b2", runtime="native", batch=2, repeats=2),
-    Setting("onnx_b1", runtime="onnx", repeats=4),
-    Setting("onnx_b32", runtime="onnx", batch=32),
-    Setting("onnx_int8_b1", runtime="onnx-int8", repeats=3),
-    Setting("onnx_int8_b8", runtime="onnx-int8", batch=8),
-    Setting("torch_b8_t2", batch=8, threads=2, repeats=2),
-    Setting("onnx_b32_t2", runtime="onnx", batch=32, threads=2, repeats=2),
-)
-#: Settings that no other table holds: chapter 03 judges its methods on them.
-NEW_SETTINGS = (
-    Setting("torch_b64", batch=64),
-    Setting("torch_w64_b1", width=64),
-    Setting("torch_r96_b1", resolution=96),
-    Setting("torch_last_b32", channels_last=True, batch=32),
-    Setting("torch_f64_b8", dtype="float64", batch=8),
-    Setting("native_b16", runtime="native", batch=16),
-    Setting("script_b1", runtime="script", repeats=3),
-    Setting("onnx_plain_b4", runtime="onnx-plain", batch=4, repeats=2),
-    Setting("onnx_w64_b1", runtime="onnx", width=64, repeats=2),
-    Setting("onnx_r96_b1", runtime="onnx", resolution=96, repeats=2),
-    Setting("onnx_int8_w64_b1", runtime="onnx-int8", width=64, repeats=2),
-    Setting("onnx_int8_b32", runtime="onnx-int8", batch=32),
-    Setting("torch_w32_b2_t2", batch=2, threads=2, width=32, repeats=2),
-    Setting("onnx_w64_b2_t2", runtime="onnx", batch=2, threads=2, width=64, repeats=2),
-)
-CUDA_SETTINGS = (
-    Setting("cuda_b1", device="cuda", repeats=10),
-    Setting("cuda_b256", device="cuda", batch=256, repeats=10),
-    Setting("cuda_f16_b256", dtype="float16", batch=256, channels_last=True, device="cuda", repeats=10),
+_GROUPS = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
+CPU_SETTINGS, NEW_SETTINGS, CUDA_SETTINGS = (
+    tuple(Setting(name, **entry) for name, entry in group.items()) for group in _GROUPS.values()
 )
 
 
