@@ -7,7 +7,9 @@ directive with a `{name}` for each.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,9 @@ from nbpkg.data import latency_table, needs
 from nbpkg.nb201 import costs, digits, space
 from nbpkg.report import tables
 from nbpkg.report.stats import kendall_tau_b
+
+_HEADING = re.compile(r"^### Exercise (\d+) \((★+)(☆*)\): (.+)$", re.MULTILINE)
+_EDITION = "*First edition*: verdicts by the first edition's rules, see [Errata](errata.md).\n"
 
 
 def chapter_table() -> str:
@@ -128,14 +133,45 @@ def digits_facts() -> dict[str, object]:
     }  # fmt: skip
 
 
+def scoreboard_page() -> str:
+    """The scoreboard page, as Markdown with links from `book/`: every claim of every published chapter."""
+    parts = []
+    for chapter, record in scoreboard.records():
+        paper = scoreboard.paper(chapter)
+        source = f" on {chapter.paper} ({paper})" if chapter.paper else f", {paper}"
+        seeds = ", ".join(map(str, record.seeds))
+        parts.append(
+            f"## {chapter.number} {chapter.title}\n\n"
+            f"[The chapter](../notebooks/{chapter.name}.ipynb){source}.\n"
+            f"{_EDITION if chapter.edition < 2 else ''}"
+            f"Profile {record.profile}, seeds {seeds}; {scoreboard.ran(record)}.\n\n{tables.claims(record)}"
+        )
+    return "\n\n".join([scoreboard.totals(), *parts]) if parts else "No chapter is published yet."
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise of a chapter: its number, its stars from 1 to 3, its title."""
+
+    number: int
+    stars: int
+    title: str
+
+
+def exercises(chapter: chapters.Chapter) -> list[Exercise]:
+    """The exercises of a written chapter, in order."""
+    found = _HEADING.findall(teaching.prose(chapter))
+    return [Exercise(int(n), len(stars), title.strip()) for n, stars, _, title in found]
+
+
 def teaching_table() -> str:
     """What each chapter asks of a course, as a definition list: minutes of reading, exercises with stars."""
     items = []
     for chapter in filter(_on_site, chapters.CHAPTERS):
         read = teaching.minutes(chapter)
         link = f"[{chapter.title}](../notebooks/{chapter.name}.ipynb)"
-        exercises = "; ".join(f"{'★' * e.stars} {e.title.rstrip('?')}" for e in teaching.exercises(chapter))
-        items.append(f"{link}" + (f", {read} minutes" if read else "") + f"\n: {exercises}.")
+        asked = "; ".join(f"{'★' * e.stars} {e.title.rstrip('?')}" for e in exercises(chapter))
+        items.append(f"{link}" + (f", {read} minutes" if read else "") + f"\n: {asked}.")
     return "\n\n".join(items)
 
 
@@ -156,7 +192,7 @@ PAGES: dict[str, Callable[[], str | dict[str, object]]] = {
     "chapter-data": chapter_data,
     "embedded": latency_facts,
     "digits": digits_facts,
-    "scoreboard": scoreboard.render_page,
+    "scoreboard": scoreboard_page,
     "teaching": teaching_table,
     "held": synthesis.render,
 }

@@ -10,13 +10,14 @@ from nbpkg import chapters
 from nbpkg.book import moved, scoreboard
 from nbpkg.book.evidence import same
 from nbpkg.chapters import Chapter
-from nbpkg.report.record import Metric, Record
+from nbpkg.report.record import Record
+from nbpkg.session.first_edition import over_seeds
 
 
 def number_problems(record: Record) -> Iterator[str]:
     """Metrics that are not what their values by seed make."""
     for name, metric in record.metrics.items():
-        if metric.per_seed is not None and not same(metric, Metric.over_seeds(metric.per_seed)):
+        if metric.per_seed is not None and not same(metric, over_seeds(metric.per_seed)):
             yield f"metric {name} is not the mean of its values by seed"
 
 

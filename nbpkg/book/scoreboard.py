@@ -12,7 +12,6 @@ from nbpkg.report.record import VERDICTS, Record
 
 START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
 PROFILE = "standard"
-_EDITION = "*First edition*: verdicts by the first edition's rules, see [Errata](errata.md).\n"
 
 
 def records() -> list[tuple[Chapter, Record]]:
@@ -35,7 +34,7 @@ def render_readme() -> str:
         counts = [len(given), *map(given.count, shown), len(record.seeds)]
         link = f"[{chapter.number} {chapter.title}](notebooks/{chapter.name}.ipynb)"
         link += "" if chapter.edition > 1 else ", [first edition](book/errata.md)"
-        rows.append((link, paper(chapter), *counts, _run(record)))
+        rows.append((link, paper(chapter), *counts, ran(record)))
     header = ("Chapter", "Paper", "Claims", *map(str.capitalize, shown), "Seeds", "Run")
     return tables.table(header, rows, right=range(2, len(header) - 1)) + "\n\n" + totals()
 
@@ -47,27 +46,13 @@ def totals() -> str:
     return f"Second edition: {', '.join(counts) or 'no chapter yet'}."
 
 
-def render_page() -> str:
-    """The scoreboard page, as Markdown with links from `book/`: every claim of every published chapter."""
-    parts = []
-    for chapter, record in records():
-        source = f" on {chapter.paper} ({paper(chapter)})" if chapter.paper else f", {paper(chapter)}"
-        seeds = ", ".join(map(str, record.seeds))
-        parts.append(
-            f"## {chapter.number} {chapter.title}\n\n"
-            f"[The chapter](../notebooks/{chapter.name}.ipynb){source}.\n"
-            f"{_EDITION if chapter.edition < 2 else ''}"
-            f"Profile {record.profile}, seeds {seeds}; {_run(record)}.\n\n{tables.claims(record)}"
-        )
-    return "\n\n".join([totals(), *parts]) if parts else "No chapter is published yet."
-
-
 def paper(chapter: Chapter) -> str:
     """Authors and venue of a chapter's paper, or that it has none."""
     return f"{chapter.authors}, {chapter.venue}" if chapter.paper else "no paper: what the others use"
 
 
-def _run(record: Record) -> str:
+def ran(record: Record) -> str:
+    """How long a run took, on what."""
     share = "" if record.gpu_share is None else f", {record.gpu_share:.0%} of the work on the GPU"
     return f"{duration(record.seconds['total'])} on {record.device}{share}"
 

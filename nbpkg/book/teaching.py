@@ -1,7 +1,6 @@
 """For courses: what a chapter asks of its reader, and a copy of it without the solutions."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from nbpkg import chapters
@@ -10,7 +9,6 @@ from nbpkg.chapters import Chapter
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import write_text
 
-_HEADING = re.compile(r"^### Exercise (\d+) \((★+)(☆*)\): (.+)$", re.MULTILINE)
 _ANSWER = re.compile(r"<details>\s*<summary>.*?</details>[^\S\n]*\n?", re.DOTALL)
 _MINUTES = re.compile(r"^\| To read \| (\d+) minutes \|$", re.MULTILINE)
 
@@ -18,28 +16,14 @@ _MINUTES = re.compile(r"^\| To read \| (\d+) minutes \|$", re.MULTILINE)
 LEFT_OUT = "*(The solution is left out of this copy.)*"
 
 
-@dataclass(frozen=True)
-class Exercise:
-    """An exercise of a chapter: its number, its stars from 1 to 3, its title."""
-
-    number: int
-    stars: int
-    title: str
-
-
-def _prose(chapter: Chapter) -> str:
+def prose(chapter: Chapter) -> str:
+    """All text of a chapter."""
     return "\n".join(cell.source for cell in chapters.cells(chapter.name) if cell.kind == "markdown")
-
-
-def exercises(chapter: Chapter) -> list[Exercise]:
-    """The exercises of a written chapter, in order."""
-    found = _HEADING.findall(_prose(chapter))
-    return [Exercise(int(n), len(stars), title.strip()) for n, stars, _, title in found]
 
 
 def minutes(chapter: Chapter) -> int | None:
     """How long a chapter takes to read, in minutes, by its card; None when the card does not say."""
-    found = _MINUTES.search(_prose(chapter))
+    found = _MINUTES.search(prose(chapter))
     return int(found[1]) if found else None
 
 

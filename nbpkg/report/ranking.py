@@ -7,7 +7,12 @@ so that every measure is a function of its arguments alone.
 import numpy as np
 
 from nbpkg.errors import NbpkgError
-from nbpkg.report.stats import PairedResult
+from nbpkg.report.verdicts import paired_permutation_test
+
+__all__ = [
+    "expected_best", "incumbents", "paired_permutation_test", "precision_at_top", "regret_curve", "top",
+    "top_k_regret",
+]  # fmt: skip
 
 
 def _pair(prediction, truth) -> tuple[np.ndarray, np.ndarray]:
@@ -105,34 +110,3 @@ def expected_best(values, steps: int) -> np.ndarray:
         if m < steps:
             below = below * np.maximum(np.arange(1, n + 1) - m, 0) / (n - m)
     return result
-
-
-def paired_permutation_test(a, b, n: int = 10_000, seed: int = 0) -> PairedResult:
-    """Is the mean of a - b different from zero? Two-sided test by flipping the signs of the differences.
-
-    All 2**pairs sign patterns are enumerated when they are at most n; else n random ones are drawn, and the
-    observed one is counted with them, so that p is never 0. The interval's ends are nan: the test gives none.
-    a, b: equal shapes, taken flat. Raises NbpkgError when shapes differ, nothing is given or a value is not
-    finite.
-    """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape or a.size == 0:
-        raise NbpkgError(f"pairs need equal shapes and at least one pair, got {a.shape} and {b.shape}")
-    difference = (a - b).ravel()
-    if not np.isfinite(difference).all():
-        raise NbpkgError("a pair holds a value that is not finite")
-    pairs = difference.size
-    observed = abs(difference.sum())
-    # Sums that equal the observed one but for rounding count as equal.
-    limit = observed - 1e-12 * np.abs(difference).sum()
-    if pairs < 60 and 2**pairs <= n:
-        signs = 1.0 - 2.0 * (np.arange(2**pairs)[:, None] >> np.arange(pairs) & 1)
-        p = float(np.mean(np.abs(signs @ difference) >= limit))
-    else:
-        rng = np.random.default_rng(seed)
-        hits, chunk = 0, max(1, 4_000_000 // pairs)  # bounds the working memory at some 30 MB
-        for start in range(0, n, chunk):
-            flips = rng.integers(0, 2, (min(chunk, n - start), pairs), dtype=np.int8)
-            hits += int(np.sum(np.abs((1 - 2 * flips) @ difference) >= limit))
-        p = (hits + 1) / (n + 1)
-    return PairedResult(float(difference.mean()), float("nan"), float("nan"), p, pairs)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import write_text
-from nbpkg.report.stats import t_interval
 
 SCHEMA = 1
 #: Of both editions, from the best for the claim to none: the first has no "no effect" and "undecided", the
@@ -63,16 +62,6 @@ class Metric:
             raise ValueError(f"the interval's low end {self.low} lies above its high end {self.high}")
         if self.n < 1:
             raise ValueError("n must be at least 1")
-
-    @classmethod
-    def over_seeds(cls, values: Mapping[int, float], paper: float | None = None, unit: str = "") -> "Metric":
-        """Mean over n seeds with its 95 % t-interval, which is None for a single seed."""
-        if not values:
-            raise ValueError("a metric over seeds needs at least one value")
-        values = {seed: float(values[seed]) for seed in sorted(values)}
-        mean, low, high = map(float, t_interval(list(values.values())))
-        low, high = (None, None) if len(values) == 1 else (low, high)
-        return cls(mean, low, high, len(values), paper, unit, values)
 
 
 @dataclass(frozen=True)

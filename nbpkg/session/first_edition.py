@@ -9,10 +9,21 @@ from dataclasses import replace as replaced
 from typing import Any
 
 from nbpkg.report.record import TOO_SMALL, Claim, Metric, Record
+from nbpkg.report.stats import t_interval
 from nbpkg.report.tables import measured, table, with_unit
 from nbpkg.session.show import say
 
 Rule = Callable[[dict[str, Metric]], str | tuple[str, str]]
+
+
+def over_seeds(values: Mapping[int, float], paper: float | None = None, unit: str = "") -> Metric:
+    """Mean over n seeds with its 95 % t-interval, which is None for a single seed."""
+    if not values:
+        raise ValueError("a metric over seeds needs at least one value")
+    values = {seed: float(values[seed]) for seed in sorted(values)}
+    mean, low, high = map(float, t_interval(list(values.values())))
+    low, high = (None, None) if len(values) == 1 else (low, high)
+    return Metric(mean, low, high, len(values), paper, unit, values)
 
 
 class FirstEdition:
@@ -41,7 +52,7 @@ class FirstEdition:
             raise ValueError(f"metric {name!r} is recorded already; pass replace=True to overwrite it")
         per_seed = self._per_seed(name, value)
         given = {"paper": _float(paper), "unit": unit}
-        metric = Metric(float(value), **given) if per_seed is None else Metric.over_seeds(per_seed, **given)
+        metric = Metric(float(value), **given) if per_seed is None else over_seeds(per_seed, **given)
         ends = {} if low is None and high is None else {"low": _float(low), "high": _float(high)}
         repetitions = {} if n is None else {"n": int(n)}
         self.metrics[name] = replaced(metric, **ends, **repetitions)

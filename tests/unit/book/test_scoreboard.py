@@ -1,6 +1,7 @@
 """The scoreboard follows the records, and nothing else."""
 
 import pytest
+import site_tables
 from books import finished_run
 
 from nbpkg import chapters
@@ -32,7 +33,7 @@ def test_readme_counts_claims_by_verdict(published):
 
 
 def test_the_page_shows_every_claim_with_numbers_and_the_papers(published):
-    text = scoreboard.render_page()
+    text = site_tables.scoreboard_page()
     _, _, adds, rests = rows(text)
     assert (
         adds[:2] == ["It adds \\| well.", "**reproduced**"]
@@ -60,7 +61,7 @@ def test_refresh_writes_once_and_keeps_the_rest_of_the_readme(published):
 
 
 def test_without_records_it_says_so_in_one_line(book):
-    assert scoreboard.render_readme() == scoreboard.render_page() == "No chapter is published yet."
+    assert scoreboard.render_readme() == site_tables.scoreboard_page() == "No chapter is published yet."
 
 
 @pytest.mark.parametrize(

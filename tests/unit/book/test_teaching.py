@@ -3,6 +3,7 @@
 import symtable
 
 import pytest
+import site_tables
 
 from nbpkg import chapters
 from nbpkg.book import notebook, teaching
@@ -15,7 +16,7 @@ names_of = pytest.mark.parametrize("chapter", WRITTEN, ids=lambda chapter: chapt
 
 @names_of
 def test_every_chapter_has_exercises_from_easy_to_hard_with_a_solution_each(chapter):
-    found = teaching.exercises(chapter)
+    found = site_tables.exercises(chapter)
     cells = chapters.cells(chapter.name)
     assert 4 <= len(found) <= 6
     assert [exercise.number for exercise in found] == list(range(1, len(found) + 1))

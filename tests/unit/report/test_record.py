@@ -10,7 +10,7 @@ from nbpkg.errors import NbpkgError
 from nbpkg.report import tables, verdicts
 from nbpkg.report.record import VERDICTS, Claim, Deviation, Metric, Record, number
 from nbpkg.report.stats import t_interval
-from nbpkg.session.first_edition import metrics
+from nbpkg.session.first_edition import metrics, over_seeds
 
 
 def make(**changes) -> Record:
@@ -29,7 +29,7 @@ def make(**changes) -> Record:
         "cpu_seconds": {"total": 3.0, "train": 2.0},
         "peak_memory_mb": 200.0,
         "metrics": {
-            "rho": Metric.over_seeds({seed: 0.9 + seed / 100 for seed in seeds}, paper=0.93),
+            "rho": over_seeds({seed: 0.9 + seed / 100 for seed in seeds}, paper=0.93),
             "flops": Metric(0.8, unit="%"),
         },
         "claims": [
@@ -43,13 +43,13 @@ def make(**changes) -> Record:
 
 
 def test_over_seeds_gives_the_mean_and_the_t_interval():
-    metric = Metric.over_seeds({2: 3.0, 0: 1.0, 1: 2.0}, paper=2.5, unit="ms")
+    metric = over_seeds({2: 3.0, 0: 1.0, 1: 2.0}, paper=2.5, unit="ms")
     assert (metric.value, metric.low, metric.high) == pytest.approx(t_interval([1.0, 2.0, 3.0]))
     assert (metric.n, metric.paper, metric.unit, list(metric.per_seed)) == (3, 2.5, "ms", [0, 1, 2])
 
 
 def test_one_seed_has_no_interval():
-    metric = Metric.over_seeds({4: 0.5})
+    metric = over_seeds({4: 0.5})
     assert (metric.value, metric.low, metric.high, metric.n) == (0.5, None, None, 1)
 
 
@@ -73,7 +73,7 @@ def test_a_metric_that_makes_no_sense_is_refused(wrong):
 @pytest.mark.parametrize("values", [{}, {0: math.nan}, {0: 1.0, 1: math.inf}])
 def test_over_seeds_refuses_nothing_and_nan(values):
     with pytest.raises(ValueError):
-        Metric.over_seeds(values)
+        over_seeds(values)
 
 
 def test_a_claim_takes_only_known_verdicts():

@@ -11,7 +11,7 @@ import torch
 
 from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
-from nbpkg.report.record import Metric, Record
+from nbpkg.report.record import Record
 from nbpkg.report.verdicts import at_least
 from nbpkg.session import Session
 
@@ -212,9 +212,9 @@ def test_the_record_in_the_file_is_what_the_session_shows():
 
 def test_show_prints_the_source_of_a_method_and_refuses_a_value(capsys):
     s = opened()
-    s.show(Metric.over_seeds)
+    s.show(Record.from_json)
     out = capsys.readouterr().out
-    assert out.startswith("`Metric.over_seeds`, in `nbpkg.report.record`:\n\n```python\n@classmethod\ndef ")
+    assert out.startswith("`Record.from_json`, in `nbpkg.report.record`:\n\n```python\n@classmethod\ndef ")
     assert out.rstrip().endswith("```")
     with pytest.raises(NbpkgError, match="no source"):
         s.show(3)
