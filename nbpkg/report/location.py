@@ -25,10 +25,6 @@ class Location:
     def estimate(self) -> float:
         return float(self.values.mean() if self.test == "t" else np.median(self._pool[0]))
 
-    @property
-    def _error(self) -> float:
-        return self.values.std(ddof=1) / np.sqrt(len(self.values))
-
     @cached_property
     def _pool(self) -> tuple[np.ndarray, np.ndarray]:
         """What a rank test orders, sorted; P(at most k of it lie below the centre), k = 0 to its size."""
@@ -45,19 +41,19 @@ class Location:
     def tail(self, value: float, sign: int) -> float:
         """The one-sided p-value against a centre at `value`: for one above it (sign 1) or below it (-1)."""
         if self.test == "t":
-            from scipy.stats import t
+            from scipy.stats import ttest_1samp
 
-            return float(t.sf(sign * (self.values.mean() - value) / self._error, len(self.values) - 1))
+            side = "greater" if sign > 0 else "less"
+            return float(ttest_1samp(self.values, value, alternative=side).pvalue)
         pool, below = self._pool
         return float(below[np.sum(sign * pool <= sign * value)])
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """The two-sided interval at error rate `alpha`; infinite where so few values allow none."""
         if self.test == "t":
-            from scipy.stats import t
+            from scipy.stats import ttest_1samp
 
-            half = t.isf(alpha / 2, len(self.values) - 1) * self._error
-            return float(self.values.mean() - half), float(self.values.mean() + half)
+            return tuple(map(float, ttest_1samp(self.values, 0.0).confidence_interval(1 - alpha)))
         pool, below = self._pool
         k = int(np.searchsorted(below, alpha / 2, side="right"))
         return (float(pool[k - 1]), float(pool[-k])) if k else (-np.inf, np.inf)
