@@ -13,14 +13,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbpkg.data import image_cache, registry, store
+from nbpkg.data import registry, store
 from nbpkg.errors import NbpkgError
+from nbpkg.memo import Entry, cached, key_of
 from nbpkg.untrusted import refuse
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ _FILES |= {f"{name}-full": (_FILES[name][0].replace(".", "_full."), *_FILES[name
 #: Names of all image sets; "digits" is the one that is always there.
 SOURCES = ("digits", *_FILES)
 
+#: Part of the key of a decoded set: raised whenever a reader makes something else of the same files.
+READERS = 1
 _MAX_IMAGES = 200_000
 _DIGITS_TEST = 50  # test images of each digit
 
@@ -87,8 +91,16 @@ def load(name: str) -> ImageSet:
         read = read_parquet if file.endswith(".parquet") else read_omniglot
         return read(*files, side, channels, classes)
 
-    arrays = image_cache.decoded(dataset.name, dataset.digest, make)
+    arrays = decoded(dataset.name, dataset.digest, make)
     return _image_set(name, arrays, dataset.digest, dataset.name)
+
+
+def decoded(name: str, digest: str, make: Callable[[], tuple]) -> tuple:
+    """What `make` returns for the set called `name`, as `read_parquet` does, kept in the cache.
+
+    Decoding takes seconds, for all of Tiny-ImageNet most of a minute. digest: of the files that `make` reads.
+    """
+    return cached(Entry("images", name, key_of(name, digest, READERS), name), make)
 
 
 def _image_set(name: str, arrays: tuple, digest: str, registered: str | None) -> ImageSet:

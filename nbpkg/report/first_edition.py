@@ -109,3 +109,11 @@ def points(
     alpha = float(np.clip(60 / max(len(x), 1) ** 0.75, 0.06, 0.8))
     kwargs = {"s": 8, "alpha": alpha, "linewidths": 0, "rasterized": True, **kwargs}
     ax.scatter(x, y, color=colour, label=label or None, **kwargs)
+
+
+def letter(axes: Iterable[Axes], start: str = "a") -> None:
+    """Put (a), (b), ... before the titles of panels, for captions to point at."""
+    for offset, ax in enumerate(np.ravel(np.asarray(list(axes), dtype=object))):
+        title = ax.get_title(loc="left") or ax.get_title(loc="center")
+        ax.set_title("", loc="center")
+        ax.set_title(f"({chr(ord(start) + offset)}) {title}".rstrip(), loc="left")

@@ -7,18 +7,17 @@ page and on a dark one at once; the site frames them in dark mode. Importing thi
 
 import io
 import sys
-from collections.abc import Iterable
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nbpkg.report.first_edition import colour, curve, intervals, points, style, styles
+from nbpkg.report.first_edition import colour, curve, intervals, letter, points, style, styles
 from nbpkg.report.looks import DPI, GROUND, INK, LINES, MARKERS, MUTED, PALETTE, RC, RULE, hue, looks
 
 # What chapters find here and is made elsewhere; the first line goes with the first edition.
-__all__ = ["colour", "curve", "intervals", "points", "style", "styles"]
+__all__ = ["colour", "curve", "intervals", "letter", "points", "style", "styles"]
 __all__ += ["GROUND", "INK", "LINES", "MARKERS", "MUTED", "PALETTE", "RULE", "hue", "looks"]
 
 
@@ -39,14 +38,6 @@ def figure(
         fig = Figure(figsize=(width, height), layout="constrained")
         axes = fig.subplots(rows, cols, **subplots)
     return fig, axes
-
-
-def letter(axes: Iterable[Axes], start: str = "a") -> None:
-    """Put (a), (b), ... before the titles of panels, for captions to point at."""
-    for offset, ax in enumerate(np.ravel(np.asarray(list(axes), dtype=object))):
-        title = ax.get_title(loc="left") or ax.get_title(loc="center")
-        ax.set_title("", loc="center")
-        ax.set_title(f"({chr(ord(start) + offset)}) {title}".rstrip(), loc="left")
 
 
 def _is_number(text: str) -> bool:

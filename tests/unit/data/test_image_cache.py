@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from nbpkg.data import image_cache, images, registry, store
+from nbpkg.data import images, registry, store
 from nbpkg.data.registry import DataFile, DataSet
 from nbpkg.errors import NbpkgError
 
@@ -47,7 +47,7 @@ def same(found: tuple, due: tuple) -> bool:
 def test_a_set_is_decoded_once(cache):
     make = Counted()
     for _ in range(3):
-        found = image_cache.decoded("toy", DIGEST, make)
+        found = images.decoded("toy", DIGEST, make)
         assert same(found, made()) and found[0].flags.writeable
     assert make.calls == 1
     assert len(list(cache.iterdir())) == 1
@@ -55,21 +55,21 @@ def test_a_set_is_decoded_once(cache):
 
 def test_other_files_and_other_readers_are_decoded_anew(cache, monkeypatch):
     make = Counted()
-    image_cache.decoded("toy", DIGEST, make)
-    image_cache.decoded("toy", DIGEST.replace("ab", "cd"), make)
-    image_cache.decoded("other", DIGEST, make)
-    monkeypatch.setattr(image_cache, "READERS", image_cache.READERS + 1)
-    image_cache.decoded("toy", DIGEST, make)
+    images.decoded("toy", DIGEST, make)
+    images.decoded("toy", DIGEST.replace("ab", "cd"), make)
+    images.decoded("other", DIGEST, make)
+    monkeypatch.setattr(images, "READERS", images.READERS + 1)
+    images.decoded("toy", DIGEST, make)
     assert make.calls == len(list(cache.iterdir())) == 4
 
 
 def test_a_damaged_copy_is_decoded_again_and_mended(cache, capsys):
     make = Counted()
-    image_cache.decoded("toy", DIGEST, make)
+    images.decoded("toy", DIGEST, make)
     (path,) = cache.iterdir()
     path.write_bytes(path.read_bytes()[:-9])
     for _ in range(2):
-        assert same(image_cache.decoded("toy", DIGEST, make), made())
+        assert same(images.decoded("toy", DIGEST, make), made())
     assert make.calls == 2 and [file.name for file in cache.iterdir()] == [path.name]
     assert capsys.readouterr().out.startswith("toy: what was stored is damaged")
 
@@ -77,7 +77,7 @@ def test_a_damaged_copy_is_decoded_again_and_mended(cache, capsys):
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path / "file"))
-    assert same(image_cache.decoded("toy", DIGEST, made), made())
+    assert same(images.decoded("toy", DIGEST, made), made())
 
 
 def test_a_reader_that_fails_leaves_nothing_behind(cache):
@@ -85,7 +85,7 @@ def test_a_reader_that_fails_leaves_nothing_behind(cache):
         raise NbpkgError("toy.zip: damaged")
 
     with pytest.raises(NbpkgError, match=r"toy\.zip"):
-        image_cache.decoded("toy", DIGEST, fails)
+        images.decoded("toy", DIGEST, fails)
     assert not cache.exists()
 
 
