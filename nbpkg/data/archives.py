@@ -19,8 +19,8 @@ MiB = 2**20
 
 
 @contextlib.contextmanager
-def _reading(path: str | Path):
-    """Turns whatever the standard library raises while it reads `path` into NbpkgError."""
+def reading(path: str | Path, damaged: str = "cannot be read, truncated or damaged"):
+    """Turns whatever is raised while `path` is read into NbpkgError, which says that it is `damaged`."""
     try:
         yield
     except NbpkgError:
@@ -28,12 +28,12 @@ def _reading(path: str | Path):
     except FileNotFoundError as error:
         refuse(path, "there is no such file", error)
     except Exception as error:  # a damaged archive can fail in many ways
-        refuse(path, f"cannot be read, truncated or damaged ({type(error).__name__})", error)
+        refuse(path, f"{damaged} ({type(error).__name__})", error)
 
 
 def read_gzip(path: str | Path, limit: int) -> bytes:
     """The content of a .gz file; NbpkgError when it is damaged or unpacks to more than `limit` bytes."""
-    with _reading(path), gzip.open(path, "rb") as stream:
+    with reading(path), gzip.open(path, "rb") as stream:
         # Short of the limit this meets the end of the file, where gzip compares its checksum.
         content = stream.read(limit + 1)
     if len(content) > limit:
@@ -70,7 +70,7 @@ def walk_tar(
     lead outside, more than `members` members, and a file that is truncated or damaged.
     """
     # Mode "r|" reads from front to back only: no member can send the reader round in circles.
-    with _reading(path), gzip.open(path) as stream:
+    with reading(path), gzip.open(path) as stream:
         bounded = _Bounded(stream, total)
         try:
             with tarfile.open(fileobj=bounded, mode="r|") as archive:
@@ -122,7 +122,7 @@ def read_zip(
     first member is read: raises NbpkgError for links, names that lead outside, names given twice, encrypted
     members, unusual compression, sizes above the limits; then, while reading, for what is damaged.
     """
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with reading(path), zipfile.ZipFile(path) as archive:
         infos = sorted(archive.infolist(), key=lambda info: info.filename)
         _check_zip(path, infos, limit, total, members)
         for info in infos:

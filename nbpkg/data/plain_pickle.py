@@ -5,7 +5,6 @@ before anything is called, and one that is admitted gives a stand-in, which note
 does nothing; where a reader says so, numpy's arrays and numbers are made as they are.
 """
 
-import contextlib
 import io
 import math
 import pickle
@@ -16,13 +15,13 @@ from typing import IO
 
 import numpy as np
 
-from nbpkg.data.archives import MiB
-from nbpkg.errors import NbpkgError
+from nbpkg.data.archives import MiB, reading
 from nbpkg.untrusted import refuse
 
 #: What CIFAR's batches ask for, written by Python 2.
 _ARRAY = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 _LIMIT = 64 * MiB
+_DAMAGED = "holds a pickle that is truncated or damaged"
 
 
 class Noted:
@@ -76,24 +75,13 @@ class _TorchReader(_Reader):
         return Noted(said)
 
 
-@contextlib.contextmanager
-def _reading(path: str | Path):
-    """Turns whatever a damaged pickle raises into NbpkgError: it can fail in any way at all."""
-    try:
-        yield
-    except NbpkgError:
-        raise
-    except Exception as error:
-        refuse(path, f"holds a pickle that is truncated or damaged ({type(error).__name__})", error)
-
-
 def load(path: str | Path, names: Collection[str]):
     """The object in the pickle at `path`, which may ask for the dotted `names` only.
 
     Names of numpy are honoured, the others give `Noted`. Raises NbpkgError that names the file when it is
     damaged, larger than 64 MiB, or asks for anything else.
     """
-    with _reading(path):
+    with reading(path, _DAMAGED):
         if Path(path).stat().st_size > _LIMIT:
             refuse(path, f"is larger than the {_LIMIT:,} bytes allowed")
         return _Reader(path, io.BytesIO(Path(path).read_bytes()), names, _numpy(), "ASCII").load()
@@ -101,15 +89,12 @@ def load(path: str | Path, names: Collection[str]):
 
 def load_torch(path: str | Path, names: Collection[str]):
     """The object in a torch file (a zip with `data.pkl`), without the numbers of its tensors; as `load`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickled = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
-            if len(pickled) != 1 or pickled[0].file_size > _LIMIT:
-                refuse(path, "holds no pickle of the size allowed")
-            with archive.open(pickled[0]) as stream, _reading(path):
-                return _TorchReader(path, stream, names, _numpy(), "ASCII").load()
-    except (OSError, zipfile.BadZipFile) as error:
-        refuse(path, f"is no readable torch file ({type(error).__name__})", error)
+    with reading(path, "is no readable torch file"), zipfile.ZipFile(path) as archive:
+        pickled = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
+        if len(pickled) != 1 or pickled[0].file_size > _LIMIT:
+            refuse(path, "holds no pickle of the size allowed")
+        with archive.open(pickled[0]) as stream, reading(path, _DAMAGED):
+            return _TorchReader(path, stream, names, _numpy(), "ASCII").load()
 
 
 def loads(path: str | Path, content: bytes) -> dict:
@@ -118,7 +103,7 @@ def loads(path: str | Path, content: bytes) -> dict:
     `path` is only named in messages. Raises NbpkgError for a pickle that is damaged, needs any other function
     or class, holds no dictionary, or an array of another type.
     """
-    with _reading(path):
+    with reading(path, _DAMAGED):
         table = _Reader(path, io.BytesIO(content), _ARRAY, {}, "bytes").load()
         if type(table) is not dict:
             refuse(path, "holds a pickle of something else than a dictionary")
