@@ -30,7 +30,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def opened(**changes) -> Session:
     return Session(
-        **({"chapter": "03_help", "profile": "standard", "seeds": [0, 1, 2], "device": "cpu"} | changes)
+        **({"chapter": "98_test", "profile": "standard", "seeds": [0, 1, 2], "device": "cpu"} | changes)
     )
 
 

@@ -220,14 +220,14 @@ def test_progress_takes_the_length_of_what_it_is_given(capsys):
 
 
 def test_finish_writes_a_valid_record_with_what_it_ran_on(capsys):
-    s = opened(profile="standard", seeds=[4])
+    s = opened(chapter="98_test", profile="standard", seeds=[4])
     s.data_used("help-nasbench201")
     s.metric("rho", [0.9])
     s.deviation("fewer epochs", "slightly lower")
     s.deviation("another split", "none")
     s.finish()
     record = Record.load(os.environ["NBPKG_RECORD"])
-    assert (record.chapter, record.profile, record.seeds, record.threads) == ("03_help", "standard", [4], 1)
+    assert (record.chapter, record.profile, record.seeds, record.threads) == ("98_test", "standard", [4], 1)
     assert record.device.startswith("cpu (") and record.data == {
         "help-nasbench201": data.digest("help-nasbench201")
     }
