@@ -222,7 +222,7 @@ def encode_plainly(theta, ops):
 
 
 # %% [markdown]
-# Training calls [`encode_cells`](../nbpkg/nets/latency_encoders.py), which computes states that cells share only once; the check below finds the two equal.
+# Training calls `encode_cells` of `nbpkg.nets.latency_encoders`, which computes states that cells share only once; the check below finds the two equal.
 #
 # ### The predictor
 #

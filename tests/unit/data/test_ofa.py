@@ -29,7 +29,7 @@ def test_file_and_encoding_by_hand(tmp_path):
     "change", [{"ks": [4] * 20}, {"d": [1] * 5}, {"r": np.int64(130)}, {"e": None}, {"ks": [3] * 19}]
 )
 def test_networks_outside_the_space_are_refused(tmp_path, change):
-    with pytest.raises(NbpkgError, match="archs.pt"):
+    with pytest.raises(NbpkgError, match=r"archs\.pt"):
         read(tmp_path, [ROW, ROW | change])
 
 

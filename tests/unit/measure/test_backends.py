@@ -23,11 +23,14 @@ def test_settings_fit_the_machine(monkeypatch):
     assert {s.device for s in backends.default_settings(2)} == {"cpu", "cuda"}
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [s for s in (*backends.CPU_SETTINGS, *backends.NEW_SETTINGS) if s.runtime in ("eager", "native", "script")],
-    ids=lambda s: s.name,
-)
+TORCH = [
+    s
+    for s in (*backends.CPU_SETTINGS, *backends.NEW_SETTINGS)
+    if s.runtime in ("eager", "native", "script")
+]
+
+
+@pytest.mark.parametrize("setting", TORCH, ids=lambda s: s.name)
 def test_pytorch_settings_compute_the_network(setting):
     net = network([3, 2, 4, 1, 3, 2], C=4, N=1).eval()
     with torch.inference_mode():
