@@ -1210,7 +1210,7 @@ s.say(search_table().to_markdown())
 # They were written down before the run, with the smallest effect that matters.
 
 # %% tags=["hide-input"]
-s.claims()
+verdicts = s.claims()
 
 # %% [markdown]
 # ## Where it breaks
