@@ -11,7 +11,7 @@ import torch
 def test_a_mistake_is_found(case):
     case("cpu")  # where there is one device it is none
     # TypeError: NumPy's words for it. The match tells a device's refusal from a fault of the case itself.
-    with pytest.raises((RuntimeError, TypeError), match="device|CUDA"):
+    with pytest.raises((RuntimeError, TypeError), match=r"device|CUDA"):
         case("cuda")
 
 
