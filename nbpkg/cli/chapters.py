@@ -41,7 +41,8 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run again what is up to date.")] = False,
     cell_timeout: Annotated[float | None, typer.Option(help="Longest time for one cell, in seconds.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop after the piece that passes so many; the next run goes on.")
+        float | None,
+        typer.Option(min=0.01, help="Stop after the piece that passes so many; the next run goes on."),
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="A Dask cluster: local, slurm or ADDRESS.")] = None,
 ) -> None:
