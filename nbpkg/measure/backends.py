@@ -28,7 +28,7 @@ class Setting:
 
     runtime: "eager" (PyTorch), "native" (PyTorch without oneDNN), "script" (TorchScript, frozen), "onnx",
     "onnx-plain" (no graph optimisation) or "onnx-int8" (ONNX Runtime, CPU). width: channels of the first
-    stage; resolution: pixels a side.
+    stage; resolution: pixels a side. keep_dead: edges that lead nowhere are part of the network.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Setting:
     repeats: int = 1
     width: int = 16
     resolution: int = 32
+    keep_dead: bool = False
 
     @property
     def words(self) -> str:
@@ -51,6 +52,7 @@ class Setting:
             "channels last" if self.channels_last else "",
             f"{self.width} channels" if self.width != 16 else "",
             f"{self.resolution} pixels" if self.resolution != 32 else "",
+            "all edges" if self.keep_dead else "",
             f"batch {self.batch}",
             "GPU" if self.device == "cuda" else f"{self.threads} thread{'s' * (self.threads > 1)}",
         ]

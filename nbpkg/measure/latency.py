@@ -45,9 +45,9 @@ HOW = (
 )
 
 
-def cell_network(ops: np.ndarray, width: int) -> Network:
+def cell_network(ops: np.ndarray, width: int, keep_dead: bool) -> Network:
     """The network of a cell that is timed, of `width` channels in its first stage."""
-    return network(ops, width, CELLS_PER_STAGE).eval()
+    return network(ops, width, CELLS_PER_STAGE, keep_dead=keep_dead).eval()
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def visit(ops: np.ndarray, reference: Callable, settings: Sequence[Setting]) -> 
     """A cell's ms on each setting, and the mean of the reference's before and after: (settings, 2)."""
     net, times = functools.cache(functools.partial(cell_network, ops)), []
     for setting in settings:
-        call, refer = runner(net(setting.width), setting), reference(setting)
+        call, refer = runner(net(setting.width, setting.keep_dead), setting), reference(setting)
         before, own, after = (time_ms(timed, setting) for timed in (refer, call, refer))
         times.append((own, (before + after) / 2))
     return np.array(times)
@@ -111,7 +111,7 @@ def measure(
     if not resume:
         shutil.rmtree(paths.cache_dir() / folder, ignore_errors=True)
     known = functools.cache(functools.partial(cell_network, space.encode(REFERENCE)))
-    reference = functools.cache(lambda setting: runner(known(setting.width), setting))
+    reference = functools.cache(lambda setting: runner(known(setting.width, setting.keep_dead), setting))
     visits = [(r, c) for r in range(rounds) for c in np.random.default_rng([seed, r]).permutation(cells)]
     times = np.zeros((len(settings), cells, rounds, 2))
     with torch.inference_mode(), warnings.catch_warnings():
@@ -151,7 +151,8 @@ def provenance(settings: Sequence[Setting], seed: int, rounds: int, reference_ms
     described = {}
     for s, ms in zip(settings, reference_ms, strict=True):
         measured = {"reference_ms": float(f"{ms:.4g}"), "timed_calls_per_cell": rounds * s.repeats}
-        described[s.name] = {"words": s.words, "threads": s.threads, "batch": s.batch, **measured}
+        described[s.name] = {"words": s.words, "runtime": s.runtime, "threads": s.threads, "batch": s.batch}
+        described[s.name] |= measured
     return {
         "how": HOW,
         "reference": REFERENCE,

@@ -28,7 +28,7 @@ class Machine:
     def ms(ops, setting):
         return 1 + space.index(ops) / 1000 + setting.batch * (np.asarray(ops) == 3).sum()
 
-    def cell_network(self, ops, width):
+    def cell_network(self, ops, width, keep_dead=False):
         if space.decode(ops) != latency.REFERENCE:
             self.visits.append(tuple(ops))
         return ops
