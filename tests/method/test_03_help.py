@@ -1,6 +1,7 @@
 """Chapter 03's method cells against oracles: plain code, closed forms, finite differences, brute force."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -260,51 +261,57 @@ def test_source_mix_and_nearest_find_their_source(ch):
     mixture = tables @ np.array([0.5, 0.0, 2.0]) + 0.3
     assert np.allclose(ch.source_mix(tables, measured, mixture[measured], query), mixture[query], atol=1e-8)
     copy = 3 * tables[:, 1] - 1
-    assert np.array_equal(ch.nearest_device(tables, measured, copy[measured], query)[0], tables[10:, 1])
+    assert np.allclose(ch.nearest_device(tables, measured, copy[measured], query)[0], copy[10:])
+    # A device that no source resembles: the least unlike one, never turned round.
+    against = ch.nearest_device(tables[:, :1], measured, -tables[measured, 0], query)
+    assert spearman(against[0], tables[10:, 0]) == pytest.approx(1)
 
 
-def test_hypotheses_have_two_families(ch):
-    (weights, prior), noises = ch.hypotheses(4)
-    copies = weights[:, 5:].sum(1) > 0
-    assert copies.sum() == 12 and (~copies).sum() == 3 * 242 and weights[copies, :5].sum() == 0
-    assert set(noises) == {0.03, 0.3, 1.0} and (weights[copies, 5:].sum(1) == 1).all()
-    assert np.exp(prior[copies]).sum() / np.exp(prior[~copies]).sum() == pytest.approx(4)
-
-
-def test_block_ridge_against_a_loop_over_the_hypotheses(ch):
+def test_left_out_error_by_refitting(ch):
+    """The error of each measurement by a ridge fitted to the other nine with plain linear algebra."""
     rng = np.random.default_rng(3)
-    blocks = [rng.standard_normal((9, f)) for f in (2, 3, 1, 4, 2, 1, 1)]
-    asked = [rng.standard_normal((5, b.shape[1])) for b in blocks]
-    y = rng.random(9)
-    z = (y - y.mean()) / y.std()
-    (weights, prior), noises = ch.hypotheses(2)
-    logs, guesses = [], []
-    for w, p, noise in zip(weights, prior, noises, strict=True):
-        C = sum(v * b @ b.T for v, b in zip(w, blocks, strict=True)) + 100 + noise * np.eye(9)
-        normal = torch.distributions.MultivariateNormal(torch.zeros(9).double(), torch.as_tensor(C))
-        logs.append(p + normal.log_prob(torch.as_tensor(z)).item())
-        cross = sum(v * q @ b.T for v, q, b in zip(w, asked, blocks, strict=True))
-        guesses.append(cross @ np.linalg.inv(C) @ z)
-    share = np.exp(np.array(logs) - max(logs))
-    expected = share @ np.array(guesses) / share.sum()
-    out = ch.block_ridge([b[None] for b in blocks], y[None], [q[None] for q in asked])
-    assert np.allclose(out[0], expected, atol=1e-8)
+    features, measured, y = rng.standard_normal((40, 4)), rng.permutation(40)[None, :10], rng.random((1, 10))
+    errors = []
+    for i in range(10):
+        rest = np.delete(measured[0], i)
+        x, due = features[rest], np.delete(y[0], i)
+        centred = x - x.mean(0)
+        w = np.linalg.solve(centred.T @ centred + 0.1 * np.eye(4), centred.T @ (due - due.mean()))
+        errors.append(due.mean() + (features[measured[0, i]] - x.mean(0)) @ w - y[0, i])
+    found = ch.left_out_error(partial(ch.ridge, features), measured, y)
+    assert found.shape == (1,) and found[0] == pytest.approx(np.square(errors).mean())
 
 
-def test_block_ridge_recognises_a_copy_and_a_price_list(ch, toy):
-    blocks, n = ch.unit_blocks(toy), toy.n_support
-    assert list(blocks)[5:] == ["a", "b", "c"]
-    for x in blocks.values():
-        assert np.allclose(x[:n].mean(0), 0) and (x[:n] ** 2).sum(1).mean() == pytest.approx(1)
-    query = toy.pools(toy.test).query
+def test_vote_weighs_by_squared_errors(ch):
+    """Voters of known error: weights fall with its square, tasks are apart, the floor evens them out."""
+
+    def wrong(by):
+        return lambda measured, y, query: np.broadcast_to(by[: len(y), None], query.shape) + 0.0
+
+    by = np.array([[0.3, 0.1], [0.1, 0.2]])  # voter, task; the truth is 0 everywhere
+    zeros = np.zeros((2, 10))
+    guess, weights = ch.vote([wrong(e) for e in by], zeros, zeros, np.zeros((2, 7)), floor=0.01)
+    raw = (by**2 + 0.01) ** -2
+    assert np.allclose(weights, raw / raw.sum(0)) and guess.shape == (2, 7)
+    assert np.allclose(guess, (weights * by).sum(0)[:, None])
+
+
+def test_vote_recognises_a_copy_and_a_price_list(ch, toy):
+    voters, query = ch.voters_of(toy), toy.pools(toy.test).query
+    assert list(voters) == [
+        "ridge on counts", "ridge on costs", "nearest device, denoised", "source mix, denoised"
+    ]  # fmt: skip
     for truth in (toy.latency["a"], cells.counts(toy.ops) @ np.array([1.0, 9, 1, 2, 5])):
-        ms = truth[toy.reference][None]
-        guess = ch.block_ridge(
-            [b[toy.reference][None] for b in blocks.values()],
-            unit_scale(ms),
-            [b[query] for b in blocks.values()],
-        )
-        assert spearman(guess[0], truth[query[0]]) > 0.9
+        y = unit_scale(truth[toy.reference][None])
+        guess, weights = ch.vote(voters.values(), toy.reference[None], y, query)
+        assert spearman(guess[0], truth[query[0]]) > 0.9 and np.allclose(weights.sum(0), 1)
+        trusted = list(voters)[weights[:, 0].argmax()]
+        assert trusted.endswith("denoised") == (truth is toy.latency["a"])
+
+
+def test_features_of_the_ridges_have_unit_length(ch):
+    x = ch.unit_length(np.random.default_rng(0).random((30, 3)) * [1, 50, 3] + 7, 20)
+    assert np.allclose(x[:20].mean(0), 0) and (x[:20] ** 2).sum(1).mean() == pytest.approx(1)
 
 
 def test_search_by_brute_force(ch):
