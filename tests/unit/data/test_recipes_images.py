@@ -22,9 +22,9 @@ def folders(pixels, labels, tests, names) -> dict[str, bytes]:
     }
 
 
-def rows(path, side, classes):
+def rows(path, side):
     """Pixels as (n, side, side, 3) or (n, side, side), labels, names, training?"""
-    pixels, *rest = images.read_parquet(path, side, 3, classes)
+    pixels, *rest = images.read_parquet(path, side, 3)
     return pixels.transpose(0, 2, 3, 1), *rest
 
 
@@ -47,7 +47,7 @@ def test_cifar_is_the_same_from_archive_and_copy(tmp_path):
         recipes.cifar10({"any name": path}, tmp_path)
         digests.add(values.digest(tmp_path / "cifar10.parquet"))
     assert len(digests) == 1
-    found, answers, classes, train = rows(tmp_path / "cifar10.parquet", 32, 2)
+    found, answers, classes, train = rows(tmp_path / "cifar10.parquet", 32)
     order = sorted(range(12), key=lambda at: (at >= 10, said[at], names[at]))
     assert np.array_equal(found, shaped[order]) and answers.tolist() == [labels[at] for at in order]
     assert classes == ("cat", "dog") and train.tolist() == [True] * 10 + [False] * 2
@@ -67,7 +67,7 @@ def test_mnist_is_the_same_from_archive_and_copy(tmp_path):
     recipes.mnist({"copy": tar_gz(tmp_path / "copy.tar.gz", copy)}, tmp_path / "two")
     one, two = (values.digest(tmp_path / name / "mnist.parquet") for name in ("one", "two"))
     assert one == two
-    found, answers, _, _ = rows(tmp_path / "one" / "mnist.parquet", 28, 10)
+    found, answers, _, _ = rows(tmp_path / "one" / "mnist.parquet", 28)
     # Numbers are sorted as text: "10" comes before "0"'s next, 20 is the first of the test images.
     assert np.array_equal(found[:2, :, :, 0], pixels[[0, 10]]) and answers.tolist()[:2] == [0, 0]
 
@@ -75,7 +75,7 @@ def test_mnist_is_the_same_from_archive_and_copy(tmp_path):
 def test_the_whole_set_is_all_of_it_under_a_name_of_its_own(tmp_path):
     files, _, labels = makers.mnist(tmp_path)
     recipes.mnist_full({path.name: path for path in files}, tmp_path)
-    found, answers, _, train = rows(tmp_path / "mnist_full.parquet", 28, 10)
+    found, answers, _, train = rows(tmp_path / "mnist_full.parquet", 28)
     assert len(found) == 30 and sorted(answers.tolist()) == sorted(labels.tolist()) and sum(train) == 20
     for name in ("cifar10", "cifar100", "tiny_imagenet", "mnist"):
         dataset = registry.get(f"image-{name.replace('_', '-')}-full")
@@ -114,7 +114,7 @@ def test_tiny_imagenet_is_the_same_from_archive_and_copy(tmp_path):
     recipes.tiny_imagenet(originals, tmp_path / "two")
     one, two = (tmp_path / name / "tiny_imagenet.parquet" for name in ("one", "two"))
     assert values.digest(one) == values.digest(two)
-    found, labels, names, train = rows(one, 32, 2)
+    found, labels, names, train = rows(one, 32)
     assert names == ("n00000001 one", "n00000002 two, too")
     assert train.tolist() == [True] * 200 + [False] * 40 and labels[:200].tolist() == [0] * 100 + [1] * 100
     assert labels[200:].tolist() == [1, 0] * 20
@@ -128,13 +128,13 @@ def test_squares_take_the_centre_and_every_fifth_for_the_test(tmp_path):
     files = {f"repo-0/images/{name}x/{n}.jpg": blob for name in names for n in range(6)}
     files |= {"repo-0/README.md": b"none of these", "repo-0/images/x.txt": b"nor this"}
     recipes.dtd10({"copy": tar_gz(tmp_path / "a.tar.gz", files)}, tmp_path)
-    found, labels, classes, train = rows(tmp_path / "dtd10.parquet", 32, 10)
+    found, labels, classes, train = rows(tmp_path / "dtd10.parquet", 32)
     assert classes == tuple(f"{letter}x" for letter in "abcdefghij")
     assert train.tolist() == [False, True, True, True, True, False] * 10 and labels[6] == 1
     assert np.abs(found[:, 8:24, 8:24].astype(int) - (200, 100, 50)).max() < 4
     digits = {f"repo-0/Dataset/{n}/IMG_{n}.JPG": picture(random(100, 100, 3), "JPEG") for n in range(10)}
     recipes.sign_digits({"copy": tar_gz(tmp_path / "b.tar.gz", digits)}, tmp_path)
-    assert len(rows(tmp_path / "sign_digits.parquet", 32, 10)[0]) == 10
+    assert len(rows(tmp_path / "sign_digits.parquet", 32)[0]) == 10
 
 
 def drawings(count: int) -> dict[str, bytes]:
