@@ -1,4 +1,4 @@
-"""Six tasks of GLUE (Wang et al., 2019): checked readers, and the official metrics.
+"""Six tasks of GLUE (Wang et al., 2019): readers, and the official metrics.
 
     train, dev = glue.read("CoLA", "train"), glue.read("CoLA", "dev")
     glue.score("CoLA", predictions, dev.labels)["CoLA"]         # Matthews correlation, in percent
@@ -21,7 +21,6 @@ from scipy.stats import rankdata
 from nbpkg import data
 from nbpkg.data.text import read_lines
 from nbpkg.errors import NbpkgError
-from nbpkg.untrusted import refuse
 
 
 @dataclass(frozen=True)
@@ -79,38 +78,14 @@ def info(task: str) -> TaskInfo:
 
 
 def read_tsv(path: str | Path, task: str) -> Split:
-    """A file of the task, in GLUE's tab-separated form, where quotation marks mean nothing.
-
-    Raises NbpkgError naming file and line for a wrong header, an empty line, a wrong number of columns, an
-    empty sentence, and a label that the task does not have.
-    """
+    """A registered file of the task, in GLUE's tab-separated form, where quotation marks mean nothing."""
     layout = info(task)
-    lines = [line.split("\t") for line in read_lines(path)]
-    start = int(layout.header)
-    if layout.header and lines[0] != layout.columns:
-        found, due = ", ".join(lines[0])[:80], ", ".join(layout.columns)
-        refuse(path, f"its columns are {found!r} where {due!r} are due")
-    if len(lines) == start:
-        refuse(path, "holds no examples")
-    known = layout.classes or ("the numbers from 0 to 5",)
-    sentences, labels = [], []
-    for number, parts in enumerate(lines[start:], start=start + 1):
-        if not any(map(str.strip, parts)):
-            refuse(path, f"line {number} is empty")
-        if len(parts) != len(layout.columns):
-            refuse(path, f"line {number} has {len(parts)} columns where {len(layout.columns)} are due")
-        sentences.append([parts[column].strip() for column in layout.sentences])
-        if not all(sentences[-1]):
-            refuse(path, f"line {number} has an empty sentence")
-        label = parts[layout.label].strip()
-        try:
-            labels.append(layout.classes.index(label) if layout.classes else float(label))
-        except ValueError:
-            labels.append(np.nan)
-        if not 0 <= labels[-1] <= 5:  # nan included
-            refuse(path, f"line {number} has the label {label[:20]!r}, which is none of {', '.join(known)}")
-    first, second = (*zip(*sentences, strict=True), None)[:2]
-    return Split(task, first, second, np.array(labels, np.int64 if layout.classes else np.float64))
+    rows = [line.split("\t") for line in read_lines(path)][layout.header :]
+    sentences = [tuple(parts[column].strip() for parts in rows) for column in layout.sentences]
+    labels = [parts[layout.label].strip() for parts in rows]
+    numbers = [layout.classes.index(label) if layout.classes else float(label) for label in labels]
+    first, second = (*sentences, None)[:2]
+    return Split(task, first, second, np.array(numbers, np.int64 if layout.classes else np.float64))
 
 
 def read(task: str, split: str = "train") -> Split:

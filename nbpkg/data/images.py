@@ -23,30 +23,17 @@ import numpy as np
 from nbpkg.data import registry, store
 from nbpkg.errors import NbpkgError
 from nbpkg.memo import Entry, cached, key_of
-from nbpkg.untrusted import refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Name of a set -> file, side in pixels, channels, classes. The registry knows the file as set "image-NAME".
-_FILES = {
-    "cifar10": ("images/cifar10.parquet", 32, 3, 10),
-    "cifar100": ("images/cifar100.parquet", 32, 3, 100),
-    "tiny-imagenet": ("images/tiny_imagenet.parquet", 32, 3, 200),
-    "mnist": ("images/mnist.parquet", 28, 1, 10),
-    "dtd10": ("images/dtd10.parquet", 32, 3, 10),
-    "sign-digits": ("images/sign_digits.parquet", 32, 3, 10),
-    "omniglot": ("images/omniglot_28x28.npz", 28, 1, 1623),
-}
-# Of these the originals make the whole set too; its name is its own, it never stands in for the part.
-_WHOLE = ("cifar10", "cifar100", "tiny-imagenet", "mnist")
-_FILES |= {f"{name}-full": (_FILES[name][0].replace(".", "_full."), *_FILES[name][1:]) for name in _WHOLE}
-#: Names of all image sets; "digits" is the one that is always there.
-SOURCES = ("digits", *_FILES)
+# Of the first four the originals make the whole set too; its name is its own, it never stands for the part.
+_PARTS = ("cifar10", "cifar100", "tiny-imagenet", "mnist", "dtd10", "sign-digits", "omniglot")
+#: Names of all image sets; "digits" is always there, the others the registry knows as "image-NAME".
+SOURCES = ("digits", *_PARTS, *(f"{name}-full" for name in _PARTS[:4]))
 
 #: Part of the key of a decoded set: raised whenever a reader makes something else of the same files.
 READERS = 1
-_MAX_IMAGES = 200_000
 _DIGITS_TEST = 50  # test images of each digit
 
 
@@ -78,18 +65,18 @@ def load(name: str) -> ImageSet:
     """The image set called `name`, read and decoded once a process.
 
     Raises NbpkgError for an unknown name, for a file that is absent (the message says how to get it) and for
-    one that is damaged.
+    one that is damaged. Its digest says whether it is: the readers below do not ask again.
     """
     _known(name)
     if name == "digits":
         return _digits()
     dataset = registry.get(f"image-{name}")
-    files = [store.path(file.path) for file in dataset.files]
+    (path,) = (store.path(file.path) for file in dataset.files)
 
     def make():
-        file, side, channels, classes = _FILES[name]
-        read = read_parquet if file.endswith(".parquet") else read_omniglot
-        return read(*files, side, channels, classes)
+        if name == "omniglot":
+            return read_omniglot(path)
+        return read_parquet(path, *((28, 1) if name.startswith("mnist") else (32, 3)))
 
     arrays = decoded(dataset.name, dataset.digest, make)
     return _image_set(name, arrays, dataset.digest, dataset.name)
@@ -140,79 +127,38 @@ def _digits() -> ImageSet:
     return _image_set("digits", (images, labels, names, train), digest, None)
 
 
-def read_parquet(path: str | Path, side: int, channels: int, classes: int):
+def read_parquet(path: str | Path, side: int, channels: int):
     """A part of a set: uint8 (n, channels, side, side), int64 (n,), names, bool (n,) as in `ImageSet`.
 
-    Columns image (bytes of a WebP file), label, class_name, split ("train" or "test"). Raises NbpkgError that
-    names the file, and the row where there is one, for anything else: other columns, labels out of range, a
-    class with two names, images of another size or format.
+    Columns image (bytes of a WebP file of side x side pixels), label, class_name, split ("train" or "test").
     """
-    import pyarrow
+    from PIL import Image
     from pyarrow import parquet
 
-    try:
-        # ParquetFile reads this one file; read_table would also take a folder, or a remote address.
-        file = parquet.ParquetFile(path)
-        if file.metadata.num_rows > _MAX_IMAGES:
-            refuse(path, f"has {file.metadata.num_rows:,} rows, more than the {_MAX_IMAGES:,} allowed")
-        table = file.read(columns=["image", "label", "class_name", "split"])
-        labels = table["label"].cast("int64").to_numpy().copy()
-        names, splits, blobs = (table[name].to_pylist() for name in ("class_name", "split", "image"))
-    except FileNotFoundError:
-        refuse(path, "there is no such file")
-    except (OSError, pyarrow.ArrowException, KeyError, ValueError) as error:
-        refuse(path, f"cannot be read as a table of images ({str(error)[:120]})")
-    if not len(labels) or set(labels.tolist()) != set(range(classes)):
-        refuse(path, f"its labels are not 0 to {classes - 1}")
-    if set(splits) - {"train", "test"}:
-        refuse(path, "has a split that is neither train nor test")
-    pairs = set(zip(labels.tolist(), names, strict=True))
-    if len(pairs) != classes or not all(isinstance(name, str) for name in names):
-        refuse(path, "gives one class several names")
+    # ParquetFile reads this one file; read_table would also take a folder, or a remote address.
+    table = parquet.ParquetFile(path).read(columns=["image", "label", "class_name", "split"])
+    labels = table["label"].cast("int64").to_numpy().copy()
+    names, splits, blobs = (table[name].to_pylist() for name in ("class_name", "split", "image"))
     images = np.empty((len(labels), channels, side, side), np.uint8)
     for row, blob in enumerate(blobs):
-        # Of a grey picture, stored as RGB, the first channel.
-        images[row] = _picture(path, row, blob, side)[:channels]
-    return images, labels, tuple(name for _, name in sorted(pairs)), np.array(splits) == "train"
-
-
-def _picture(path, row: int, blob: bytes, side: int) -> np.ndarray:
-    """The RGB pixels of a WebP file of side x side pixels: (3, side, side)."""
-    from PIL import Image
-
-    try:
         with Image.open(io.BytesIO(blob), formats=["WEBP"]) as picture:
-            # The size stands in the header: a picture that would unpack to gigabytes is never unpacked.
-            size = picture.size
-            pixels = np.asarray(picture.convert("RGB")) if size == (side, side) else None
-    except Exception as error:  # a damaged picture can fail in many ways
-        refuse(path, f"row {row}: not a readable WEBP picture", error)
-    if pixels is None:
-        refuse(path, f"row {row}: a picture of {size} pixels where {(side, side)} is due")
-    return pixels.transpose(2, 0, 1)
+            # Of a grey picture, stored as RGB, the first channel.
+            images[row] = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)[:channels]
+    classes = sorted(set(zip(labels.tolist(), names, strict=True)))
+    return images, labels, tuple(name for _, name in classes), np.array(splits) == "train"
 
 
-def read_omniglot(path: str | Path, side: int, channels: int, classes: int):
+def read_omniglot(path: str | Path):
     """Omniglot's arrays in the form of `read_parquet`: here training and test split have different classes.
 
-    The file holds images (classes, 20, side, side), train_classes and test_classes. Raises NbpkgError that
-    names it when it holds something else.
+    The file holds images (classes, 20, side, side), train_classes and test_classes.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            drawings, first, second = (file[key] for key in ("images", "train_classes", "test_classes"))
-    except FileNotFoundError:
-        refuse(path, "there is no such file")
-    except Exception as error:  # damaged archives fail in many ways
-        refuse(path, f"not a readable file of arrays ({type(error).__name__})", error)
-    if drawings.dtype != np.uint8 or drawings.ndim != 4 or drawings.shape[::2] != (classes, side):
-        refuse(path, f"its images are {drawings.dtype} {drawings.shape}")
-    if drawings.shape[3] != side or sorted([*first.tolist(), *second.tolist()]) != list(range(classes)):
-        refuse(path, "its classes are not split in two")
-    per_class = drawings.shape[1]
+    with np.load(path, allow_pickle=False) as file:
+        drawings, first = file["images"], file["train_classes"]
+    classes, per_class, side, _ = drawings.shape
     names = tuple(f"character {number:04d}" for number in range(classes))
     train = np.isin(np.arange(classes), first).repeat(per_class)
-    images = np.ascontiguousarray(drawings.reshape(-1, channels, side, side))
+    images = np.ascontiguousarray(drawings.reshape(-1, 1, side, side))
     return images, np.arange(classes).repeat(per_class), names, train
 
 

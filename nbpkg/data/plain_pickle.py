@@ -6,7 +6,6 @@ does nothing; where a reader says so, numpy's arrays and numbers are made as the
 """
 
 import io
-import math
 import pickle
 import zipfile
 from collections.abc import Collection
@@ -15,12 +14,11 @@ from typing import IO
 
 import numpy as np
 
-from nbpkg.data.archives import MiB, reading
+from nbpkg.data.archives import reading
 from nbpkg.untrusted import refuse
 
 #: What CIFAR's batches ask for, written by Python 2.
 _ARRAY = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
-_LIMIT = 64 * MiB
 _DAMAGED = "holds a pickle that is truncated or damaged"
 
 
@@ -68,10 +66,8 @@ class _Reader(pickle._Unpickler):
             refuse(self.path, f"holds a pickle that would run code ({module}.{name})")
         return self.honoured.get(f"{module}.{name}", Noted)
 
-
-class _TorchReader(_Reader):
     def persistent_load(self, said):
-        """A tensor's numbers, which lie elsewhere in the file and are not needed."""
+        """A tensor's numbers, which lie elsewhere in a torch file and are not needed."""
         return Noted(said)
 
 
@@ -79,51 +75,33 @@ def load(path: str | Path, names: Collection[str]):
     """The object in the pickle at `path`, which may ask for the dotted `names` only.
 
     Names of numpy are honoured, the others give `Noted`. Raises NbpkgError that names the file when it is
-    damaged, larger than 64 MiB, or asks for anything else.
+    damaged, or asks for anything else.
     """
-    with reading(path, _DAMAGED):
-        if Path(path).stat().st_size > _LIMIT:
-            refuse(path, f"is larger than the {_LIMIT:,} bytes allowed")
-        return _Reader(path, io.BytesIO(Path(path).read_bytes()), names, _numpy(), "ASCII").load()
+    with reading(path, _DAMAGED), open(path, "rb") as stream:
+        return _Reader(path, stream, names, _numpy(), "ASCII").load()
 
 
 def load_torch(path: str | Path, names: Collection[str]):
     """The object in a torch file (a zip with `data.pkl`), without the numbers of its tensors; as `load`."""
     with reading(path, "is no readable torch file"), zipfile.ZipFile(path) as archive:
-        pickled = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
-        if len(pickled) != 1 or pickled[0].file_size > _LIMIT:
-            refuse(path, "holds no pickle of the size allowed")
-        with archive.open(pickled[0]) as stream, reading(path, _DAMAGED):
-            return _TorchReader(path, stream, names, _numpy(), "ASCII").load()
+        (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        with archive.open(pickled) as stream, reading(path, _DAMAGED):
+            return _Reader(path, stream, names, _numpy(), "ASCII").load()
 
 
 def loads(path: str | Path, content: bytes) -> dict:
-    """The dictionary in a pickle, keys as text; text of Python 2 stays bytes, arrays become uint8.
+    """The dictionary in one of CIFAR's pickles, keys as text; text of Python 2 stays bytes.
 
-    `path` is only named in messages. Raises NbpkgError for a pickle that is damaged, needs any other function
-    or class, holds no dictionary, or an array of another type.
+    Its arrays, all of uint8, are not left to numpy, which warns of pickles this old. `path` is only named in
+    messages. Raises NbpkgError for a pickle that is damaged or needs any other function or class.
     """
     with reading(path, _DAMAGED):
         table = _Reader(path, io.BytesIO(content), _ARRAY, {}, "bytes").load()
-        if type(table) is not dict:
-            refuse(path, "holds a pickle of something else than a dictionary")
-        arrays = {key: _array(path, value) for key, value in table.items() if isinstance(value, Noted)}
-    return {_text(path, key): value for key, value in (table | arrays).items()}
+        return {
+            key.decode(): _array(value) if isinstance(value, Noted) else value for key, value in table.items()
+        }
 
 
-def _array(path, made: Noted) -> np.ndarray:
-    """The uint8 array that was noted down; refuses every other type and sizes that do not fit."""
-    _, shape, dtype, fortran, raw = made.state
-    if dtype.arguments[0] != b"u1":
-        refuse(path, "holds an array of another type than uint8")
-    if len(raw) != math.prod(shape):
-        refuse(path, "holds an array of another number of bytes than its shape says")
+def _array(made: Noted) -> np.ndarray:
+    _, shape, _, fortran, raw = made.state
     return np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
-
-
-def _text(path, value) -> str:
-    if type(value) is bytes and value.isascii():
-        return value.decode("ascii")
-    if type(value) is not str:
-        refuse(path, "holds a name that is no text")
-    return value

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
+import tokenizers
 
 from nbpkg.errors import NbpkgError
 from nbpkg.memo import Entry, cached, key_of
@@ -40,7 +41,7 @@ class Tokenizer:
     def from_json(cls, text: str) -> Tokenizer:
         """The tokenizer that `to_json` wrote; NbpkgError when the text is something else."""
         try:
-            inner = _library().Tokenizer.from_str(text)
+            inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
             raise NbpkgError(f"this is no tokenizer ({str(error)[:80]})") from error
         return cls(inner)
@@ -89,55 +90,43 @@ class Tokenizer:
         return self._inner.decode([int(i) for i in ids], skip_special_tokens=False)
 
 
-def _library():
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise NbpkgError(
-            "the package tokenizers is not installed; run `pip install tokenizers`, "
-            "or use profile smoke, which needs none"
-        ) from error
-    return tokenizers
-
-
 def bpe(texts: Sequence[str], size: int = 4_096) -> Tokenizer:
     """A vocabulary of `size` tokens, in lower case and without accents, learned from the texts.
 
     Byte-pair encoding (Sennrich et al., 2016) within words: the commonest pair of neighbours becomes a token,
     again and again. WordPiece, which BERT has, is learned in the same way but its trainer in `tokenizers`
     gives another vocabulary each time; this one gives the same. Kept in the cache by the content of the
-    texts, the size and the version of the library.
-    Characters that stand in less than one of 100,000 places are left to `[UNK]`. Raises NbpkgError for texts
-    without words and for a size that the texts cannot fill or that cannot hold their characters.
+    texts, the size and the version of the library. Characters that stand in less than one of 100,000 places
+    are left to `[UNK]`. Raises NbpkgError for texts without words and for a size that the texts cannot fill
+    or that cannot hold their characters.
     """
-    library = _library()
-    key = key_of("bpe", list(texts), size, library.__version__, VERSION)
+    key = key_of("bpe", list(texts), size, tokenizers.__version__, VERSION)
     entry = Entry("text", "bpe", key, "vocabulary")
-    return Tokenizer.from_json(cached(entry, lambda: _trained(library, texts, size).to_json()))
+    return Tokenizer.from_json(cached(entry, lambda: _trained(texts, size).to_json()))
 
 
-def _trained(library, texts: Sequence[str], size: int) -> Tokenizer:
+def _trained(texts: Sequence[str], size: int) -> Tokenizer:
     counts = Counter()
     for text in texts:
         counts.update(text)
     total = sum(number for c, number in counts.items() if not c.isspace())
     if not total:
         raise NbpkgError("texts without words make no vocabulary")
-    normalizer = library.normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True, strip_accents=True)
     normal = Counter()
     for c, number in counts.items():
         for one in normalizer.normalize_str(c):
             normal[one] += number
     rare = [c for c in counts if any(normal[one] < total / 100_000 for one in normalizer.normalize_str(c))]
     strange = re.compile("|".join(map(re.escape, [UNKNOWN, *(c for c in rare if not c.isspace())])))
-    steps = library.pre_tokenizers
-    inner = library.Tokenizer(library.models.BPE(unk_token=UNKNOWN))
+    steps = tokenizers.pre_tokenizers
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=UNKNOWN))
     inner.normalizer = normalizer
     inner.pre_tokenizer = steps.Sequence([steps.BertPreTokenizer(), steps.Metaspace(prepend_scheme="always")])
-    inner.decoder = library.decoders.Metaspace(prepend_scheme="always")
-    trainer = library.trainers.BpeTrainer(
+    inner.decoder = tokenizers.decoders.Metaspace(prepend_scheme="always")
+    trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=size, special_tokens=list(SPECIAL), show_progress=False
-    )  # fmt: skip
+    )
     inner.train_from_iterator((strange.sub(" ", text) for text in texts), trainer=trainer)
     made = Tokenizer(inner)
     if made.size != size:

@@ -113,9 +113,7 @@ def fine_tune(
     return (out[:, 0].double() * scale + centre).numpy() if numbers else out.argmax(1).numpy()
 
 
-def _fit(
-    net: Bert, top: nn.Linear, x: Tensor, y: Tensor, recipe: FineTuning, rng: torch.Generator
-) -> None:
+def _fit(net: Bert, top: nn.Linear, x: Tensor, y: Tensor, recipe: FineTuning, rng: torch.Generator) -> None:
     """Train net and top in place on ids x (n, length): classes y int64 (n,), or numbers y float32 (n,)."""
     whole, device = nn.ModuleList([net, top]), device_of(net)
     kept = torch.randperm(len(x), generator=rng)[: recipe.limit or len(x)]

@@ -1,8 +1,8 @@
 """What makes a derived set of its sources: one function a set.
 
 A recipe takes the sources as a dictionary from name to path, and a folder; it writes the set's files there,
-under their names, and refuses (NbpkgError) sources that are not what they should be. The registry names it
-"module.function".
+under their names. Sources that are not what they should be make it raise an exception of any kind. The
+registry names it "module.function".
 """
 
 import importlib
