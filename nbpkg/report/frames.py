@@ -10,7 +10,7 @@ import pandas as pd
 
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import replacing
-from nbpkg.report.stats import t_interval
+from nbpkg.report.location import LEVEL
 from nbpkg.report.tables import table as markdown
 
 LIMIT = 300_000  # bytes of the rows that one chapter publishes
@@ -89,7 +89,13 @@ def mean_over(frame: pd.DataFrame, value: str, keep: Sequence[str]) -> pd.DataFr
 
 def t_ends(values: Iterable[float]) -> tuple[float, float]:
     """Low and high end of the 95 % t interval of a mean: what seaborn's `errorbar` takes."""
-    return tuple(map(float, t_interval(np.asarray(list(values), float))[1:]))
+    from scipy.special import stdtrit
+
+    values = np.array(list(values), float)
+    mean, half = values.mean(), np.nan  # one value says nothing about spread
+    if (n := len(values)) > 1:
+        half = stdtrit(n - 1, 0.5 + LEVEL / 2) * values.std(ddof=1) / np.sqrt(n)
+    return float(mean - half), float(mean + half)
 
 
 def table(

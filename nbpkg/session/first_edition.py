@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace as replaced
 from typing import Any
 
+from nbpkg.report.first_stats import t_interval
 from nbpkg.report.record import TOO_SMALL, Claim, Metric, Record
-from nbpkg.report.stats import t_interval
 from nbpkg.report.tables import measured, table, with_unit
 from nbpkg.session.show import say
 
