@@ -4,8 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from nbpkg.progress import progress
 from nbpkg.report import claims, frames, tables
 from nbpkg.report.claims import PILOT, Plan
 from nbpkg.report.record import Record
+from nbpkg.session.first_edition import FirstSession
 from nbpkg.session.result_cache import ResultCache, Timing
 from nbpkg.session.run_log import RunLog
-from nbpkg.session.show import say, show
+from nbpkg.session.show import say
 
 _UNSET: Any = object()
 _HELP = """\
@@ -34,7 +34,7 @@ Without changing it, and without Jupyter:
 `nbpkg run --help` lists the options."""
 
 
-class Session:
+class Session(FirstSession):
     """Opened in the first code cell after the parameters; `finish` writes the record.
 
     chapter: such as "03_help"; profile: smoke, standard or paper; seeds: training seeds, a list of different
@@ -48,7 +48,7 @@ class Session:
 
     __memo_name__ = "session"  # in memo keys it stands for itself: what it holds is no part of a piece
 
-    say, show, progress = staticmethod(say), staticmethod(show), staticmethod(progress)
+    say, progress = staticmethod(say), staticmethod(progress)
 
     def __init__(
         self, chapter: str, profile: str = "smoke", seeds: Iterable[int] = (0,), device: str = "auto", *,
@@ -98,24 +98,6 @@ class Session:
         """
         sizes = {"smoke": smoke, "standard": standard, "paper": standard if paper is _UNSET else paper}
         return sizes[self.profile]
-
-    @contextmanager
-    def section(self, name: str) -> Iterator[None]:
-        """Times the block, summed by name, in wall and CPU seconds; cached results as when they were made."""
-        if name == "total":
-            raise ValueError('"total" is the sum of everything; call the section something else')
-        if name in self._open:  # inside itself: the outer one counts
-            yield
-            return
-        self._open.add(name)
-        try:
-            with self.cache.timed() as timing:
-                yield
-        finally:
-            self._open.discard(name)
-            section = self._sections.setdefault(name, Timing())
-            section.add(timing.wall, timing.cpu)
-            section.by_device.update(timing.by_device)
 
     def artifact(self, chapter: str, name: str) -> Any:
         """A trained piece of another chapter at this profile: stored already, or made now by its own method.

@@ -15,7 +15,7 @@ from nbpkg.book import moved, notebook, notebook_lint, package_size, publish
 from nbpkg.book.check import check, text_files
 from nbpkg.report import first_edition as drawn
 from nbpkg.report import first_stats, looks, plots, stats
-from nbpkg.session.first_edition import FirstEdition
+from nbpkg.session.first_edition import FirstEdition, FirstSession
 
 SLASH = "/"
 PATHS = [
@@ -257,7 +257,7 @@ def test_no_chapter_of_the_second_edition_uses_what_goes_with_the_first():
     assert all((paths.package() / name).is_file() for name in package_size.FIRST_EDITION)
     drawing = {name for name in plots.__all__ if name in vars(drawn) and name not in vars(looks)}
     tests = {name for name in stats.__all__ if name in vars(first_stats)}
-    noted = {name for name in vars(FirstEdition) if not name.startswith("_")}
+    noted = {name for part in (FirstEdition, FirstSession) for name in vars(part) if name[0] != "_"}
     assert {"style", "intervals"} <= drawing and {"metric", "claim"} <= noted and "t_interval" in tests
     for chapter in [one for one in chapters.existing() if one.edition > 1]:
         tree = ast.parse(
