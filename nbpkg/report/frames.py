@@ -1,7 +1,7 @@
 """Results as tidy rows: how they are put together, kept as Parquet, averaged and shown."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,11 @@ def columns(rows: Any) -> dict[str, list]:
     return {str(name): frame[name].tolist() for name in frame}
 
 
-def tidy(
-    pieces: Sequence[Mapping], entries: Sequence[Mapping], precise: Collection[str] = ()
-) -> pd.DataFrame:  # fmt: skip
+def tidy(pieces: Sequence[Mapping], entries: Sequence[Mapping]) -> pd.DataFrame:
     """One frame of the `columns` of many calls, with what each call was given where its rows do not say it.
 
     Plain values of an entry (str, numbers, bool) become columns. Floats are rounded to float32, as they are
-    published, but for the columns `precise`; whole numbers that some calls lack are Int64.
+    published; whole numbers that some calls lack are Int64.
     """
     parts = []
     for piece, entry in zip(pieces, entries, strict=True):
@@ -48,7 +46,7 @@ def tidy(
             whole = [part[name] for part in parts if name in part]
             if all(pd.api.types.is_integer_dtype(part) for part in whole):
                 frame[name] = frame[name].astype("Int64")
-            elif name not in precise:
+            else:
                 frame[name] = frame[name].astype(np.float32).astype(np.float64)
     return frame
 

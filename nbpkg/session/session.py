@@ -67,11 +67,11 @@ class Session(FirstSession):
         self.chapter, self.profile, self.smoke = chapter, profile, profile == "smoke"
         self.seeds = _checked_seeds(seeds)
         self.device = machine.device(device)
-        self.threads = machine.set_threads()
+        self.threads = machine.threads()
         if within is None:
             machine.start(self.device)
         self.log = RunLog(self.seeds, self.smoke, within and within.log)
-        on_cpu = chapters.on_cpu(chapter)
+        on_cpu = next((known.on_cpu for known in chapters.CHAPTERS if known.name == chapter), "")
         self.cache = ResultCache(chapter, profile, self.device, within and within.cache, on_cpu)
         self.frames: dict[str, Any] = {}
         self._workers: dict[str, str] = {}
@@ -127,15 +127,14 @@ class Session(FirstSession):
 
     def frame(
         self, name: str, make: Any, each: Iterable[Mapping[str, Any]], workers: int | None = None, *,
-        on_cpu: str = "", precise: Iterable[str] = (),
+        on_cpu: str = "",
     ) -> Any:  # fmt: skip
         """The rows of `make(**entry)` for every entry of `each`, as one tidy frame (`nbpkg.report.frames`).
 
         make: returns a frame, a list of dicts or a dict of columns; the plain values of its entry become
         columns where the rows have none of that name. Each call is kept (`memo_each`). workers: processes, by
-        default one a core on a CPU, and one at smoke. precise: columns of floats that float32 would harm.
-        `finish` writes the rows beside the record. Raises NbpkgError as `memo_each` does, and for a name
-        that is taken.
+        default one a core on a CPU, and one at smoke. `finish` writes the rows beside the record. Raises
+        NbpkgError as `memo_each` does, and for a name that is taken.
         """
         if name in self.frames or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
             raise NbpkgError(f"frame {name!r}: choose another name, of a-z, 0-9, _ and -")
@@ -143,7 +142,7 @@ class Session(FirstSession):
         cores = 1 if self.smoke else max(1, len(machine.usable_cpus()) // self.threads)
         workers = 1 if self.device.type == "cuda" and not on_cpu else workers or cores
         pieces = self.memo_each(f"rows {name}", partial(_columns, make), each, workers, name, on_cpu)
-        self.frames[name] = frames.tidy(pieces, each, tuple(precise))
+        self.frames[name] = frames.tidy(pieces, each)
         on = "a Dask cluster" if os.environ.get("NBPKG_CLUSTER") else machine.device_name(self.device)
         self._workers[name] = f"{workers} on {on}"
         return self.frames[name]
@@ -183,7 +182,6 @@ class Session(FirstSession):
             device=machine.device_name(worked),
             device_seconds=spread,
             threads=self.threads,
-            source_sha256=_source_sha256(self.chapter),
             package_sha256=chapters.package_sha256(),
             versions=machine.versions(self.device),
             data=dict(self.log.data),
@@ -231,7 +229,10 @@ def _columns(make: Any, /, **entry: Any) -> dict:
 
 
 def _origin(chapter: str, plan: Plan | None) -> dict[str, Any]:
-    """What a record says of where it comes from: commit, claims file, imported files of the package."""
+    """What a record says of where it comes from: commit, claims file, code, imported files of the package.
+
+    The hash of the code is empty where only the notebook is at hand (a hosted one, say).
+    """
     counts = ["nbpkg", "notebooks/src", "notebooks/claims"]
     commit, changed = paths.git("rev-parse", "HEAD"), paths.git("status", "--porcelain", "--", *counts)
     said: dict[str, Any] = {"commit": commit.strip() + ("+" if changed else "")} if commit else {}
@@ -240,9 +241,9 @@ def _origin(chapter: str, plan: Plan | None) -> dict[str, Any]:
         last = (paths.git("log", "-1", "--format=%H", "--", name) or "").strip()
         said["plan"] = {"sha256": plan.sha256} | ({"commit": last} if last else {})
     try:
-        return said | {"modules": modules(chapter)}
-    except NbpkgError:  # no twin at hand: a hosted notebook
-        return said
+        return said | {"source_sha256": chapters.code_sha256(chapter), "modules": modules(chapter)}
+    except NbpkgError:
+        return said | {"source_sha256": ""}
 
 
 def _checked_seeds(seeds: Any) -> list[int]:
@@ -251,11 +252,3 @@ def _checked_seeds(seeds: Any) -> list[int]:
     if not given or len(set(good)) < len(given):
         raise NbpkgError(f"SEEDS {seeds!r}: write a list of different integers >= 0, such as [0, 1, 2]")
     return good
-
-
-def _source_sha256(chapter: str) -> str:
-    """The hash of the chapter's code cells; empty where only the notebook is at hand (a hosted one, say)."""
-    try:
-        return chapters.code_sha256(chapter)
-    except NbpkgError:
-        return ""
