@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -78,14 +77,6 @@ def threads() -> int:
     return int(text)
 
 
-def set_threads() -> int:
-    """Sets torch's threads to `threads()` and returns their number."""
-    import torch
-
-    torch.set_num_threads(threads())
-    return threads()
-
-
 def peak_memory_mb() -> float:
     """The peak resident memory of this process in MB (10^6 bytes)."""
     with suppress(OSError, TypeError):
@@ -109,12 +100,6 @@ def synchronise(device) -> None:
         torch.cuda.synchronize(device)
 
 
-def clock(device) -> float:
-    """Seconds, to take differences of: of this process on a CPU; on a GPU of the wall, its work included."""
-    synchronise(device)
-    return time.perf_counter() if device.type == "cuda" else time.process_time()
-
-
 def gpu_memory_mb(device) -> tuple[float, float]:
     """MB (10^6 bytes) of torch's tensors on a GPU: all that this process made so far, freed ones too, and the
     most at a time since `start`. Zeros on a CPU.
@@ -128,9 +113,10 @@ def gpu_memory_mb(device) -> tuple[float, float]:
 
 
 def start(device) -> None:
-    """Readies a device for a session: float32 is no TF32 there, and its peak of memory is forgotten."""
+    """Readies torch for a session: its threads; a device's float32, no TF32, and its peak of memory."""
     import torch
 
+    torch.set_num_threads(threads())
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

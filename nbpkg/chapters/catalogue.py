@@ -61,11 +61,6 @@ def get(name: str) -> Chapter:
     raise NbpkgError(f"no chapter is called {name!r}; the chapters are {known}")
 
 
-def on_cpu(name: str) -> str:
-    """The `on_cpu` of the chapter called `name`; empty for what is no chapter of the book."""
-    return next((chapter.on_cpu for chapter in CHAPTERS if chapter.name == name), "")
-
-
 def existing() -> list[Chapter]:
     """The chapters whose twin is on disk, in the book's order."""
     return [chapter for chapter in CHAPTERS if chapter.exists]

@@ -11,7 +11,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from nbpkg.report.looks import INK, LINES, MARKERS, MUTED, PALETTE, Style
+from nbpkg.report import looks
+from nbpkg.report.looks import INK, LINES, MARKERS, MUTED, PALETTE
+
+
+class Style(looks.Style):
+    """A look that hands itself to matplotlib; chapters of the second edition leave that to seaborn."""
+
+    def line_kwargs(self) -> dict:
+        """Keyword arguments for `Axes.plot` and `Axes.errorbar`."""
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
+
 
 # The baselines that come back in several chapters. Grey: it ignores the task.
 _FIXED = {

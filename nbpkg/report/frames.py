@@ -1,7 +1,7 @@
 """Results as tidy rows: how they are put together, kept as Parquet, averaged and shown."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import replacing
-from nbpkg.report.stats import t_interval
+from nbpkg.report.location import LEVEL
 from nbpkg.report.tables import table as markdown
 
 LIMIT = 300_000  # bytes of the rows that one chapter publishes
@@ -30,13 +30,11 @@ def columns(rows: Any) -> dict[str, list]:
     return {str(name): frame[name].tolist() for name in frame}
 
 
-def tidy(
-    pieces: Sequence[Mapping], entries: Sequence[Mapping], precise: Collection[str] = ()
-) -> pd.DataFrame:  # fmt: skip
+def tidy(pieces: Sequence[Mapping], entries: Sequence[Mapping]) -> pd.DataFrame:
     """One frame of the `columns` of many calls, with what each call was given where its rows do not say it.
 
     Plain values of an entry (str, numbers, bool) become columns. Floats are rounded to float32, as they are
-    published, but for the columns `precise`; whole numbers that some calls lack are Int64.
+    published; whole numbers that some calls lack are Int64.
     """
     parts = []
     for piece, entry in zip(pieces, entries, strict=True):
@@ -48,7 +46,7 @@ def tidy(
             whole = [part[name] for part in parts if name in part]
             if all(pd.api.types.is_integer_dtype(part) for part in whole):
                 frame[name] = frame[name].astype("Int64")
-            elif name not in precise:
+            else:
                 frame[name] = frame[name].astype(np.float32).astype(np.float64)
     return frame
 
@@ -89,7 +87,13 @@ def mean_over(frame: pd.DataFrame, value: str, keep: Sequence[str]) -> pd.DataFr
 
 def t_ends(values: Iterable[float]) -> tuple[float, float]:
     """Low and high end of the 95 % t interval of a mean: what seaborn's `errorbar` takes."""
-    return tuple(map(float, t_interval(np.asarray(list(values), float))[1:]))
+    from scipy.special import stdtrit
+
+    values = np.array(list(values), float)
+    mean, half = values.mean(), np.nan  # one value says nothing about spread
+    if (n := len(values)) > 1:
+        half = stdtrit(n - 1, 0.5 + LEVEL / 2) * values.std(ddof=1) / np.sqrt(n)
+    return float(mean - half), float(mean + half)
 
 
 def table(

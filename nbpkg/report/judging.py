@@ -24,11 +24,10 @@ import numpy as np
 import pandas as pd
 
 from nbpkg.report.claims import QUESTIONS, Plan, premise
-from nbpkg.report.location import TESTS, Location
+from nbpkg.report.location import LEVEL, TESTS, Location
 from nbpkg.report.pairs import differences
 from nbpkg.report.record import CONTRADICTED, NO_EFFECT, NOT_TESTED, PARTLY, REPRODUCED, UNDECIDED, Metric
 from nbpkg.report.record import Claim as Judged
-from nbpkg.report.stats import LEVEL
 
 
 @dataclass

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+LEVEL = 0.95  # of every interval
 #: The tests that a claim may choose, in words. The second is for heavy tails, the third for symmetric ones.
 TESTS = {"t": "t", "sign": "median, sign test", "rank": "Hodges-Lehmann, signed ranks"}
 

@@ -28,10 +28,6 @@ class Style:
     marker: str
     line: str | tuple
 
-    def line_kwargs(self) -> dict:
-        """Keyword arguments for `Axes.plot` and `Axes.errorbar`."""
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
-
 
 def looks(names: Iterable[str]) -> dict[str, Style]:
     """The look of each method: `looks.toml` gives one to a method of the book, and to no other.

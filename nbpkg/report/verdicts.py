@@ -22,8 +22,8 @@ from dataclasses import replace
 import numpy as np
 
 from nbpkg.errors import NbpkgError
+from nbpkg.report.first_stats import PairedResult
 from nbpkg.report.record import CONTRADICTED, NOT_REPRODUCED, NOT_TESTED, PARTLY, REPRODUCED, Metric, number
-from nbpkg.report.stats import PairedResult
 
 Rule = Callable[[Mapping[str, Metric]], tuple[str, str]]
 

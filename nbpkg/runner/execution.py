@@ -62,10 +62,6 @@ class Execution:
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": subprocess.STDOUT}
             self.process = subprocess.Popen(command, cwd=root(), env=env, start_new_session=True, **streams)
 
-    def progress(self) -> dict:
-        """The child's last word on its cells; empty before the first."""
-        return read_json(self.scratch / "progress.json")
-
     def result(self) -> dict:
         """What became of the execution, once the process is gone."""
         result = read_json(self.scratch / "result.json")

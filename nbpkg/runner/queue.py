@@ -77,7 +77,7 @@ def run(
             outcomes[chapter.name] = done
         else:
             work.append(item)
-    with _handling(_STOPS, _interrupt):
+    with _handling(_STOPS, signal.default_int_handler):
         _loop(work, jobs, outcomes, cards, minutes)
     return [outcomes[chapter.name] for chapter in wanted]
 
@@ -271,10 +271,6 @@ def _remove_abandoned(profile: str) -> None:
 
 #: The signals that end a run in the same orderly way as Ctrl-C; Windows has no SIGHUP.
 _STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

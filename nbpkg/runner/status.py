@@ -31,7 +31,7 @@ class Reporter:
         if now - self.last < LINE_EVERY:
             return
         self.last = now
-        if not (status := self.job.progress()):
+        if not (status := read_json(self.job.scratch / "progress.json")):  # the child's last word
             return
         elapsed, done, total = now - self.job.started, status["done"], status["total"]
         left = time_left(done, total, status["cell_seconds"], elapsed, self.cells, self.total)

@@ -1,16 +1,20 @@
-"""What chapters of the first edition note in a session: metrics by name, and claims judged by rules.
+"""What chapters of the first edition note in a session: metrics by name, claims judged by rules, times.
 
 Chapters of the second edition claim before they run (`notebooks/claims/`) and hand in rows. This goes with
 the last chapter of the first.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace as replaced
 from typing import Any
 
+from nbpkg.errors import NbpkgError
+from nbpkg.report.first_stats import t_interval
 from nbpkg.report.record import TOO_SMALL, Claim, Metric, Record
-from nbpkg.report.stats import t_interval
 from nbpkg.report.tables import measured, table, with_unit
+from nbpkg.session.result_cache import ResultCache, Timing
 from nbpkg.session.show import say
 
 Rule = Callable[[dict[str, Metric]], str | tuple[str, str]]
@@ -123,6 +127,45 @@ class FirstEdition:
                 raise ValueError(f"there is no metric {name!r}")
             chosen |= dict.fromkeys(found)
         say(metrics(self, chosen))
+
+
+class FirstSession:
+    """The part of a session itself that only chapters of the first edition use; `Session` has its fields."""
+
+    cache: ResultCache
+    _sections: dict[str, Timing]
+    _open: set[str]
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Times the block, summed by name, in wall and CPU seconds; cached results as when they were made."""
+        if name == "total":
+            raise ValueError('"total" is the sum of everything; call the section something else')
+        if name in self._open:  # inside itself: the outer one counts
+            yield
+            return
+        self._open.add(name)
+        try:
+            with self.cache.timed() as timing:
+                yield
+        finally:
+            self._open.discard(name)
+            section = self._sections.setdefault(name, Timing())
+            section.add(timing.wall, timing.cpu)
+            section.by_device.update(timing.by_device)
+
+    @staticmethod
+    def show(*things: Any) -> None:
+        """Shows the source of classes, functions and methods of `nbpkg`, as the reader's own code is shown.
+
+        Raises NbpkgError for what has no source.
+        """
+        for thing in things:
+            try:
+                text = inspect.cleandoc("\n" + inspect.getsource(thing))
+            except (TypeError, OSError):
+                raise NbpkgError(f"{thing!r} has no source that could be shown") from None
+            say(f"`{thing.__qualname__}`, in `{thing.__module__}`:\n\n```python\n{text}\n```")
 
 
 def metrics(record: Record, names: Iterable[str]) -> str:

@@ -4,8 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from nbpkg.progress import progress
 from nbpkg.report import claims, frames, tables
 from nbpkg.report.claims import PILOT, Plan
 from nbpkg.report.record import Record
+from nbpkg.session.first_edition import FirstSession
 from nbpkg.session.result_cache import ResultCache, Timing
 from nbpkg.session.run_log import RunLog
-from nbpkg.session.show import say, show
+from nbpkg.session.show import say
 
 _UNSET: Any = object()
 _HELP = """\
@@ -34,7 +34,7 @@ Without changing it, and without Jupyter:
 `nbpkg run --help` lists the options."""
 
 
-class Session:
+class Session(FirstSession):
     """Opened in the first code cell after the parameters; `finish` writes the record.
 
     chapter: such as "03_help"; profile: smoke, standard or paper; seeds: training seeds, a list of different
@@ -48,7 +48,7 @@ class Session:
 
     __memo_name__ = "session"  # in memo keys it stands for itself: what it holds is no part of a piece
 
-    say, show, progress = staticmethod(say), staticmethod(show), staticmethod(progress)
+    say, progress = staticmethod(say), staticmethod(progress)
 
     def __init__(
         self, chapter: str, profile: str = "smoke", seeds: Iterable[int] = (0,), device: str = "auto", *,
@@ -67,11 +67,11 @@ class Session:
         self.chapter, self.profile, self.smoke = chapter, profile, profile == "smoke"
         self.seeds = _checked_seeds(seeds)
         self.device = machine.device(device)
-        self.threads = machine.set_threads()
+        self.threads = machine.threads()
         if within is None:
             machine.start(self.device)
         self.log = RunLog(self.seeds, self.smoke, within and within.log)
-        on_cpu = chapters.on_cpu(chapter)
+        on_cpu = next((known.on_cpu for known in chapters.CHAPTERS if known.name == chapter), "")
         self.cache = ResultCache(chapter, profile, self.device, within and within.cache, on_cpu)
         self.frames: dict[str, Any] = {}
         self._workers: dict[str, str] = {}
@@ -98,24 +98,6 @@ class Session:
         """
         sizes = {"smoke": smoke, "standard": standard, "paper": standard if paper is _UNSET else paper}
         return sizes[self.profile]
-
-    @contextmanager
-    def section(self, name: str) -> Iterator[None]:
-        """Times the block, summed by name, in wall and CPU seconds; cached results as when they were made."""
-        if name == "total":
-            raise ValueError('"total" is the sum of everything; call the section something else')
-        if name in self._open:  # inside itself: the outer one counts
-            yield
-            return
-        self._open.add(name)
-        try:
-            with self.cache.timed() as timing:
-                yield
-        finally:
-            self._open.discard(name)
-            section = self._sections.setdefault(name, Timing())
-            section.add(timing.wall, timing.cpu)
-            section.by_device.update(timing.by_device)
 
     def artifact(self, chapter: str, name: str) -> Any:
         """A trained piece of another chapter at this profile: stored already, or made now by its own method.
@@ -145,15 +127,14 @@ class Session:
 
     def frame(
         self, name: str, make: Any, each: Iterable[Mapping[str, Any]], workers: int | None = None, *,
-        on_cpu: str = "", precise: Iterable[str] = (),
+        on_cpu: str = "",
     ) -> Any:  # fmt: skip
         """The rows of `make(**entry)` for every entry of `each`, as one tidy frame (`nbpkg.report.frames`).
 
         make: returns a frame, a list of dicts or a dict of columns; the plain values of its entry become
         columns where the rows have none of that name. Each call is kept (`memo_each`). workers: processes, by
-        default one a core on a CPU, and one at smoke. precise: columns of floats that float32 would harm.
-        `finish` writes the rows beside the record. Raises NbpkgError as `memo_each` does, and for a name
-        that is taken.
+        default one a core on a CPU, and one at smoke. `finish` writes the rows beside the record. Raises
+        NbpkgError as `memo_each` does, and for a name that is taken.
         """
         if name in self.frames or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
             raise NbpkgError(f"frame {name!r}: choose another name, of a-z, 0-9, _ and -")
@@ -161,7 +142,7 @@ class Session:
         cores = 1 if self.smoke else max(1, len(machine.usable_cpus()) // self.threads)
         workers = 1 if self.device.type == "cuda" and not on_cpu else workers or cores
         pieces = self.memo_each(f"rows {name}", partial(_columns, make), each, workers, name, on_cpu)
-        self.frames[name] = frames.tidy(pieces, each, tuple(precise))
+        self.frames[name] = frames.tidy(pieces, each)
         on = "a Dask cluster" if os.environ.get("NBPKG_CLUSTER") else machine.device_name(self.device)
         self._workers[name] = f"{workers} on {on}"
         return self.frames[name]
@@ -201,7 +182,6 @@ class Session:
             device=machine.device_name(worked),
             device_seconds=spread,
             threads=self.threads,
-            source_sha256=_source_sha256(self.chapter),
             package_sha256=chapters.package_sha256(),
             versions=machine.versions(self.device),
             data=dict(self.log.data),
@@ -249,7 +229,10 @@ def _columns(make: Any, /, **entry: Any) -> dict:
 
 
 def _origin(chapter: str, plan: Plan | None) -> dict[str, Any]:
-    """What a record says of where it comes from: commit, claims file, imported files of the package."""
+    """What a record says of where it comes from: commit, claims file, code, imported files of the package.
+
+    The hash of the code is empty where only the notebook is at hand (a hosted one, say).
+    """
     counts = ["nbpkg", "notebooks/src", "notebooks/claims"]
     commit, changed = paths.git("rev-parse", "HEAD"), paths.git("status", "--porcelain", "--", *counts)
     said: dict[str, Any] = {"commit": commit.strip() + ("+" if changed else "")} if commit else {}
@@ -258,9 +241,9 @@ def _origin(chapter: str, plan: Plan | None) -> dict[str, Any]:
         last = (paths.git("log", "-1", "--format=%H", "--", name) or "").strip()
         said["plan"] = {"sha256": plan.sha256} | ({"commit": last} if last else {})
     try:
-        return said | {"modules": modules(chapter)}
-    except NbpkgError:  # no twin at hand: a hosted notebook
-        return said
+        return said | {"source_sha256": chapters.code_sha256(chapter), "modules": modules(chapter)}
+    except NbpkgError:
+        return said | {"source_sha256": ""}
 
 
 def _checked_seeds(seeds: Any) -> list[int]:
@@ -269,11 +252,3 @@ def _checked_seeds(seeds: Any) -> list[int]:
     if not given or len(set(good)) < len(given):
         raise NbpkgError(f"SEEDS {seeds!r}: write a list of different integers >= 0, such as [0, 1, 2]")
     return good
-
-
-def _source_sha256(chapter: str) -> str:
-    """The hash of the chapter's code cells; empty where only the notebook is at hand (a hosted one, say)."""
-    try:
-        return chapters.code_sha256(chapter)
-    except NbpkgError:
-        return ""

@@ -1,10 +1,6 @@
-"""What a session shows: Markdown, and the source of the package."""
+"""What a session shows: Markdown."""
 
-import inspect
 import sys
-from typing import Any
-
-from nbpkg.errors import NbpkgError
 
 
 def say(markdown: str) -> None:
@@ -16,16 +12,3 @@ def say(markdown: str) -> None:
         display(Markdown(markdown))
     else:
         print(markdown)
-
-
-def show(*things: Any) -> None:
-    """Shows the source of classes, functions and methods of `nbpkg`, as the reader's own code is shown.
-
-    Raises NbpkgError for what has no source.
-    """
-    for thing in things:
-        try:
-            text = inspect.cleandoc("\n" + inspect.getsource(thing))
-        except (TypeError, OSError):
-            raise NbpkgError(f"{thing!r} has no source that could be shown") from None
-        say(f"`{thing.__qualname__}`, in `{thing.__module__}`:\n\n```python\n{text}\n```")

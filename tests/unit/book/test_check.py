@@ -14,8 +14,8 @@ from nbpkg import chapters, paths
 from nbpkg.book import moved, notebook, notebook_lint, package_size, publish
 from nbpkg.book.check import check, text_files
 from nbpkg.report import first_edition as drawn
-from nbpkg.report import looks, plots
-from nbpkg.session.first_edition import FirstEdition
+from nbpkg.report import first_stats, looks, plots, stats
+from nbpkg.session.first_edition import FirstEdition, FirstSession
 
 SLASH = "/"
 PATHS = [
@@ -256,18 +256,20 @@ def test_no_chapter_of_the_second_edition_uses_what_goes_with_the_first():
     modules = {f"nbpkg.{'.'.join(path.parts)}" for path in files}
     assert all((paths.package() / name).is_file() for name in package_size.FIRST_EDITION)
     drawing = {name for name in plots.__all__ if name in vars(drawn) and name not in vars(looks)}
-    noted = {name for name in vars(FirstEdition) if not name.startswith("_")}
-    assert {"style", "intervals"} <= drawing and {"metric", "claim"} <= noted
+    tests = {name for name in stats.__all__ if name in vars(first_stats)}
+    noted = {name for part in (FirstEdition, FirstSession) for name in vars(part) if name[0] != "_"}
+    assert {"style", "intervals"} <= drawing and {"metric", "claim"} <= noted and "t_interval" in tests
     for chapter in [one for one in chapters.existing() if one.edition > 1]:
         tree = ast.parse(
             "\n".join(cell.source for cell in chapters.cells(chapter.name) if cell.kind == "code")
         )
         for node in [node for one in tree.body if not _artifact(one) for node in ast.walk(one)]:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                assert node.attr not in {"plots": drawing, "s": noted}.get(node.value.id, ())
+                assert node.attr not in {"plots": drawing, "stats": tests, "s": noted}.get(node.value.id, ())
             elif isinstance(node, ast.ImportFrom):
                 assert not modules & {f"{node.module}.{alias.name}" for alias in node.names}
                 assert node.module not in modules
+                assert node.module != "nbpkg.report.stats" or not tests & {one.name for one in node.names}
             elif isinstance(node, ast.Import):
                 assert not modules & {alias.name for alias in node.names}
 

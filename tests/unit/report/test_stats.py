@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nbpkg.report import stats
+from nbpkg.report import first_stats, stats
 
 # Few distinct values, so that ties are common.
 TIED = arrays(
@@ -116,7 +116,7 @@ def test_t_interval_covers_the_truth_as_often_as_it_says():
 def test_bootstrap_equals_the_exact_distribution_of_a_tiny_sample():
     # Two values: the resampled mean is 0, 1/2, 1 with probability 1/4, 1/2, 1/4.
     assert stats.bootstrap_interval([0.0, 1.0], seed=0) == (0.5, 0.0, 1.0)
-    means = stats._resampled_means([np.array([0.0, 1.0])], seed=0, n=20_000)
+    means = first_stats._resampled_means([np.array([0.0, 1.0])], seed=0, n=20_000)
     values, counts = np.unique(means, return_counts=True)
     assert values.tolist() == [0, 0.5, 1]
     np.testing.assert_allclose(counts / 20_000, [0.25, 0.5, 0.25], atol=0.015)
@@ -152,7 +152,7 @@ def test_clusters_are_resampled_before_their_members():
 
 def test_unequal_clusters_keep_only_their_own_members():
     groups = [np.array([5.0]), np.array([1.0, 1.0, 1.0])]
-    means = stats._resampled_means(groups, seed=0, n=4000)
+    means = first_stats._resampled_means(groups, seed=0, n=4000)
     # Drawn twice each or one of each: (5+5)/2, 1, (5+1+1+1)/4. Padding would bring zeros in.
     assert np.unique(means).tolist() == [1, 2, 5]
     with pytest.raises(ValueError, match="clusters"):
