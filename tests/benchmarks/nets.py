@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from together import Together
 from torch import nn
 
 from nbpkg import machine
@@ -21,6 +20,7 @@ from nbpkg.nb201 import space
 from nbpkg.nets import cellgraphs
 from nbpkg.nets.dag import END
 from nbpkg.nets.metad2a import Generator, Predictor
+from nbpkg.nets.together import Together
 from nbpkg.seeding import rng, seeded
 
 #: A training step: so many data sets, of so many classes and images a class.

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import fakecuda
 
 fakecuda.install()

@@ -3,13 +3,13 @@
 import fakecuda
 import pytest
 import torch
-from together import Together
 from torch import nn
 
 from nbpkg import paths
 from nbpkg.nb201 import space
 from nbpkg.nets import cellgraphs
 from nbpkg.nets.dag import GraphEncoder
+from nbpkg.nets.together import Together
 from nbpkg.seeding import seeded
 
 

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from together import Together
 from torch import nn
 from torch.nn import functional as F
 
 from nbpkg.nets.bert import BertConfig, bert
+from nbpkg.nets.together import Together
 from nbpkg.seeding import seeded
 
 
