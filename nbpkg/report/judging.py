@@ -186,4 +186,4 @@ def _words(claim: dict, smallest: float) -> str:
     exact = claim["unit"] == "exact"
     how = "exact" if exact else f"by {claim['unit']}, {TESTS[claim.get('test', 't')]}"
     what = f"{claim['value']}: {claim['rule']}; a: {claim['a']}; b: {claim['b']}"
-    return f"{what}; {how}; smallest effect {smallest:g}"
+    return f"{how}; smallest effect {smallest:g}; {what}"

@@ -34,7 +34,8 @@ def with_unit(value: float | None, metric: Metric) -> str:
 def claims(record: Record) -> str:
     """The table claim, verdict, ours, paper, test; the note stands under the test.
 
-    The verdict comes second, so that it is seen where a narrow screen cuts the table.
+    The verdict comes second, so that it is seen where a narrow screen cuts the table. Which rows a claim of a
+    file compares stands in that file; the table says how.
     """
     rows = []
     for claim in record.claims:
@@ -46,7 +47,9 @@ def claims(record: Record) -> str:
                 paper.append(label + with_unit(metric.paper, metric))
         numbers = ("\n".join(lines) or "–" for lines in (ours, paper))
         verdict = f"**{claim.verdict}**" + (" (seen in design)" if claim.seen else "")
-        rows.append((claim.statement, verdict, *numbers, f"{claim.test}\n{claim.note}"))
+        how = claim.test.partition("; smallest")[0] if claim.question else claim.test
+        note = claim.note.replace(f"seen in design: {claim.seen}", "").strip("; \n")
+        rows.append((claim.statement, verdict, *numbers, f"{how}\n{note}"))
     return table(("claim", "verdict", "ours", "paper", "test"), rows)
 
 
