@@ -115,11 +115,19 @@ def prose_problems(chapter: Chapter, record: Record) -> Iterator[str]:
 
 
 def filled(text: str, record: Record, prefix: str = "") -> str:
-    """A text with what held in place of what stands between its marks, a line a question."""
+    """A text with what held in place of what stands between its marks, a line a question.
+
+    Claims stand there by their short form, where their file gives one.
+    """
+    plan = claims.find(record.chapter) if _HELD.search(text) else None
+    short = {claim["id"]: claim["name"] for claim in plan.claims if "name" in claim} if plan else {}
     lines = []
     for question, words in claims.QUESTIONS.items():
-        asked = [claim for claim in record.claims if claim.question == question]
+        asked: dict[str, list[str]] = {}
+        for one in record.claims:
+            if one.question == question:
+                asked.setdefault(one.verdict, []).append(short.get(one.id, one.statement.rstrip(".")))
         if asked:
-            said = "; ".join(f"**{one.verdict}**: {one.statement.rstrip('.')}" for one in asked)
+            said = "; ".join(f"**{verdict}**: {', '.join(names)}" for verdict, names in asked.items())
             lines.append(f"{prefix}- *{words}* {said}.\n")
     return _HELD.sub(lambda found: found[1] + "".join(lines) + found[2], text)

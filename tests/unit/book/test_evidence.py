@@ -28,6 +28,7 @@ score = { size = 0.05, why = "a fifth of the paper's gain" }
 [[claim]]
 id = "beats-rule"
 says = "The method is better than the rule."
+name = "better than the rule"
 whose = "book"
 question = "rival"
 frame = "scores"
@@ -250,12 +251,12 @@ def test_an_edited_verdict_or_row_is_named(second):
 
 def test_prose_and_what_held_follow_the_record(second):
     twin = (second.root / "notebooks/src/03_help.py").read_text()
-    line = "# - *Better than a strong simple rival?* **reproduced**: The method is better than the rule."
+    line = "# - *Better than a strong simple rival?* **reproduced**: better than the rule."
     assert line in twin and line[2:] in (second.root / "notebooks/03_help.ipynb").read_text()
     second.edit("beats-rule=reproduced", "beats-rule=reproduced, order=reproduced")
     notebook.sync(chapters.get("help"))
     assert "relies on order=reproduced, the record says no claim of it" in problems()
-    second.edit("**reproduced**: The method", "**reproduced**: Our method")
+    second.edit("**reproduced**: better", "**reproduced**: much better")
     notebook.sync(chapters.get("help"))
     assert "*In short* does not say what the record holds" in problems()
 
