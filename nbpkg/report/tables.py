@@ -1,5 +1,6 @@
 """A record as Markdown tables: claims, deviations, metrics and the run card."""
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple
 
@@ -35,7 +36,7 @@ def claims(record: Record) -> str:
     """The table claim, verdict, ours, paper, test; the note stands under the test.
 
     The verdict comes second, so that it is seen where a narrow screen cuts the table. Which rows a claim of a
-    file compares stands in that file; the table says how.
+    file compares stands in that file, and p-values in the record.
     """
     rows = []
     for claim in record.claims:
@@ -48,8 +49,9 @@ def claims(record: Record) -> str:
         numbers = ("\n".join(lines) or "–" for lines in (ours, paper))
         verdict = f"**{claim.verdict}**" + (" (seen in design)" if claim.seen else "")
         how = claim.test.partition("; smallest")[0] if claim.question else claim.test
-        note = claim.note.replace(f"seen in design: {claim.seen}", "").strip("; \n")
-        rows.append((claim.statement, verdict, *numbers, f"{how}\n{note}"))
+        note = claim.note.replace(f"seen in design: {claim.seen}", "")
+        note = re.sub(r":? ?p = \S+ at [\w.-]+;? ?", "", note).strip() if claim.question else claim.note
+        rows.append((claim.statement, verdict, *numbers, f"{how}\n{note}".strip()))
     return table(("claim", "verdict", "ours", "paper", "test"), rows)
 
 
