@@ -28,9 +28,9 @@
 # ![Diagram: ten latencies become the embedding h; a modulator bends the shared weights theta; two gradient steps adapt them; the adapted predictor ranks every architecture.](../book/_assets/help-method.svg)
 #
 # <!-- held -->
-# - *Better than nothing?* **reproduced**: With twenty measurements, as published, HELP ranks architectures of unseen devices with a correlation above .9; **reproduced**: Ten measurements, as the abstract says, rank worse than the published twenty on GPUs that the split of NAS-Bench-201 leaves out; **reproduced**: On NAS-Bench-201, HELP ranks better than FLOPs, which need no measurement; **contradicted**: On OFA's published split, HELP ranks better than FLOPs, which need no measurement.
-# - *Better than a strong simple rival?* **reproduced**: On FBNet, HELP ranks better than Meta-SGD that adapts to the same twenty measurements; **reproduced**: On NAS-Bench-201, Meta-SGD from the same twenty measurements ranks no worse than HELP; **contradicted**: On NAS-Bench-201, HELP ranks better than a ridge on operation counts from the same ten measurements; **contradicted**: On eight settings of three GPUs that the split leaves out, HELP ranks better than a mix of denoised source tables; **undecided**: Ours: on new devices the weighted vote ranks better than HELP from the same ten measurements; **reproduced**: Ours: on new devices the weighted vote ranks no worse than a ridge on costs, the best rival for one machine.
-# - *Does what is new in it matter?* **no effect**: On NAS-Bench-201 the modulator matters: without it HELP ranks worse; **reproduced**: On NAS-Bench-201 the inner steps matter: without them HELP ranks worse.
+# - *Better than nothing?* **reproduced**: HELP above .9 with 20, ten rank worse than twenty, HELP above FLOPs, cells; **contradicted**: HELP above FLOPs, OFA.
+# - *Better than a strong simple rival?* **reproduced**: HELP above Meta-SGD, FBNet, Meta-SGD as good, cells, vote no worse than costs; **contradicted**: HELP above ridge on counts, HELP above denoised mix; **undecided**: vote above HELP.
+# - *Does what is new in it matter?* **no effect**: the modulator helps; **reproduced**: the inner steps help.
 # <!-- /held -->
 #
 # | | |
