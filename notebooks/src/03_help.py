@@ -36,7 +36,7 @@
 # | | |
 # |---|---|
 # | You need | PyTorch, gradients of gradients, rank correlation |
-# | To read | 29 minutes |
+# | To read | 30 minutes |
 # | To run | `smoke`: under a minute, offline; `standard`: two CPU cores, or a GPU |
 # | Data | `smoke`: latencies that this project measured; `standard`: the authors' tables for [NAS-Bench-201, FBNet and OFA](../book/data.md) |
 #
@@ -1283,7 +1283,7 @@ s.say(
 
 # %% [markdown]
 # A few finds make such differences, so they are no claims.
-# A predictor that errs towards slow keeps more, without ranking better: [exercise 4](#exercise-4-a-safety-margin) adds that caution to any of them.
+# A predictor that errs towards slow keeps more, without ranking better: exercise 4 adds that caution to any of them.
 
 # %% [markdown]
 # ## The claims
