@@ -128,6 +128,6 @@ def filled(text: str, record: Record, prefix: str = "") -> str:
             if one.question == question:
                 asked.setdefault(one.verdict, []).append(short.get(one.id, one.statement.rstrip(".")))
         if asked:
-            said = "; ".join(f"**{verdict}**: {', '.join(names)}" for verdict, names in asked.items())
-            lines.append(f"{prefix}- *{words}* {said}.\n")
+            said = " ".join(f"**{verdict}**: {'; '.join(names)}." for verdict, names in asked.items())
+            lines.append(f"{prefix}- *{words}* {said}\n")
     return _HELD.sub(lambda found: found[1] + "".join(lines) + found[2], text)

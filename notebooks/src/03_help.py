@@ -1019,7 +1019,7 @@ sns.pointplot(
     **plots.hue(drawn, "row"),
 )  # fmt: skip
 sns.move_legend(ax, "upper center", bbox_to_anchor=(0.45, -0.12), ncol=2, title=None)
-ax.set(xlabel="Spearman", ylabel="", xlim=(0.3, 1.01))
+ax.set(xlabel="Spearman", ylabel="", xlim=(0.2, 1.01))
 plots.finish(fig)
 
 # %% [markdown]
@@ -1071,7 +1071,7 @@ plots.finish(grid.figure)
 some = scores[(scores.measured == 20) & ~scores["column"].str.contains("fresh|out")]
 some = report.mean_over(some, "spearman", keep=["method", "column", "device"])
 some = some.groupby(["method", "column"], sort=False).spearman.mean().unstack()
-s.say(some.to_markdown(floatfmt=".3f"))
+s.say(some.map("{:.3f}".format).replace("nan", "–").to_markdown(disable_numparse=True))
 s.say(
     f"The inner steps are worth {gains(some, 'HELP', 'HELP, no step')}; the embedding "
     "(HELP without modulator against Meta-SGD) "
