@@ -28,9 +28,9 @@
 # ![Diagram: ten latencies become the embedding h; a modulator bends the shared weights theta; two gradient steps adapt them; the adapted predictor ranks every architecture.](../book/_assets/help-method.svg)
 #
 # <!-- held -->
-# - *Better than nothing?* **reproduced**: HELP above .9 with 20, ten rank worse than twenty, HELP above FLOPs, cells; **contradicted**: HELP above FLOPs, OFA.
-# - *Better than a strong simple rival?* **reproduced**: HELP above Meta-SGD, FBNet, Meta-SGD as good, cells, vote no worse than costs; **contradicted**: HELP above ridge on counts, HELP above denoised mix; **undecided**: vote above HELP.
-# - *Does what is new in it matter?* **no effect**: the modulator helps; **reproduced**: the inner steps help.
+# - *Better than nothing?* **reproduced**: HELP above .9 with 20; ten rank worse than twenty; HELP above FLOPs, cells. **contradicted**: HELP above FLOPs, OFA.
+# - *Better than a strong simple rival?* **reproduced**: HELP above Meta-SGD, FBNet; Meta-SGD as good, cells; vote no worse than costs. **contradicted**: HELP above ridge on counts; HELP above denoised mix. **undecided**: vote above HELP.
+# - *Does what is new in it matter?* **no effect**: the modulator helps. **reproduced**: the inner steps help.
 # <!-- /held -->
 #
 # | | |
