@@ -42,7 +42,8 @@ def claims(record: Record) -> str:
     for claim in record.claims:
         ours, paper = [], []
         for name in claim.metrics:
-            metric, label = record.metrics[name], f"`{name}` " if len(claim.metrics) > 1 else ""
+            metric, case = record.metrics[name], name.partition("/")[2] if claim.question else f"`{name}`"
+            label = f"{case} " if len(claim.metrics) > 1 else ""
             ours.append(label + measured(metric))
             if metric.paper is not None:
                 paper.append(label + with_unit(metric.paper, metric))
@@ -51,7 +52,8 @@ def claims(record: Record) -> str:
         how = claim.test.partition("; smallest")[0] if claim.question else claim.test
         note = claim.note.replace(f"seen in design: {claim.seen}", "")
         note = re.sub(r":? ?p = \S+ at [\w.-]+;? ?", "", note).strip() if claim.question else claim.note
-        rows.append((claim.statement, verdict, *numbers, f"{how}\n{note}".strip()))
+        said = "; ".join([how, *note.splitlines()]) if claim.question else f"{how}\n{note}"
+        rows.append((claim.statement, verdict, *numbers, said.strip()))
     return table(("claim", "verdict", "ours", "paper", "test"), rows)
 
 
