@@ -725,7 +725,7 @@ def refit(problem, w, lam, orders, plan):
 
 
 def meta_train(method, learners, plan, device="cpu"):
-    """All learners at once: phi (learners, 101) and lam (learners, 20500)."""
+    """All learners at once: phi (learners, 101) and lam (learners, 20400)."""
     draws, theta = generators(learners), 1.0
     phi, lam = Waves.start(draws, device)
     optimiser = torch.optim.Adam([lam.requires_grad_()], plan.rate)
@@ -744,7 +744,7 @@ def meta_train(method, learners, plan, device="cpu"):
 # ## The data, looked at
 #
 # A wave has an amplitude from 0.1 to 5 and a phase from 0 to $\pi$; it is seen at ten points between -5 and 5, and judged at others.
-# The learner is a network 1-100-100-100-1 with the paper's split: $\lambda$ is its three lower layers, $w$ the last one, so 20,500 hyperparameters serve 101 weights.
+# The learner is a network 1-100-100-100-1 with the paper's split: $\lambda$ is its three lower layers, $w$ the last one, so 20,400 hyperparameters serve 101 weights.
 # All learners, tasks and points go through each layer in one batched product.
 
 
@@ -784,7 +784,7 @@ class Waves:
 
     @classmethod
     def predict(cls, w, lam, x):
-        """w (learners, tasks, 101), lam (learners, 20500), x (learners, tasks, k) -> like x."""
+        """w (learners, tasks, 101), lam (learners, 20400), x (learners, tasks, k) -> like x."""
         parts = zip(lam.split(cls.sizes, 1), cls.shapes, strict=True)
         W1, b1, W2, b2, W3, b3 = (part.view(-1, *shape) for part, shape in parts)
         h = torch.relu(x.flatten(1)[..., None] * W1 + b1)
