@@ -67,7 +67,7 @@ def test_the_loop_against_finite_differences(ch, case):
 @pytest.mark.parametrize("case", CASES)
 def test_forward_mode_gives_the_jacobian(ch, case):
     p = clusters(ch, case, learners=(3,), T=4)
-    m, first = seen(ch, p, ch.Plan(), t=4)
+    m, _ = seen(ch, p, ch.Plan(), t=4)
     assert torch.allclose(m.alpha @ ch.forward(p, p.w, p.lam).T, ch.METHODS["exact"](m), atol=1e-12)
 
 
