@@ -114,7 +114,7 @@ CONFIG = {  # sizes, by profile
 # Three answers need no meta-learning: predict zero, predict the mean of the shots, or fit a ridge regression on random features.
 
 
-# %% tags=["nbval-check-output"]
+# %% tags=["nbval-check-output", "hide-input"]
 def trivial_errors(n, penalty=1e-3, seed=0):
     """Mean squared errors over n waves of three answers without meta-learning."""
     rng = np.random.default_rng(seed)
@@ -156,18 +156,22 @@ print("".join(f"{name:26}{error:.2f}\n" for name, error in TRIVIAL.items()))
 # HyperDistill puts one number $\gamma$ in place of $A$, and needs one product times $\frac{1-\gamma^T}{1-\gamma}$: exact when $\gamma = 1 - \eta k$.
 # With two weights of different curvature no single $\gamma$ is, and that is the whole difficulty.
 
+
 # %% tags=["nbval-check-output"]
-lam = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-for k in (1.0, 4.0):
+def by_hand(k, eta=0.1, T=20):
+    """The exact derivative by autograd, and what three values of γ make of it."""
+    lam = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     w = torch.tensor(3.0, dtype=torch.float64)
-    for _ in range(20):
-        w = w - 0.1 * k * (w - lam)
+    for _ in range(T):
+        w = w - eta * k * (w - lam)
     exact = grad(w, lam)[0].item()
-    assert np.isclose(exact, 1 - (1 - 0.1 * k) ** 20)
-    by = {g: 0.1 * k * (1 - g**20) / (1 - g) for g in (0.0, 0.6, 0.9)}
-    print(
-        f"curvature {k:.0f}: exact {exact:.2f};", *(f"γ = {g}: {v:.2f}" for g, v in by.items())
-    )
+    assert np.isclose(exact, 1 - (1 - eta * k) ** T)
+    by = {g: eta * k * (1 - g**T) / (1 - g) for g in (0.0, 0.6, 0.9)}
+    said = ", ".join(f"{v:.2f} with γ = {g:g}" for g, v in by.items())
+    return f"curvature {k}: exact {exact:.2f}; {said}"
+
+
+print(by_hand(1), by_hand(4), sep="\n")
 
 # %% [markdown]
 # ## The method
@@ -201,10 +205,13 @@ def leaves(*values):
 
 
 def sgd(train, rate, momentum=0.0):
-    """Equation (eq-hd-inner): w, velocity, lam, batch -> the next w, with graph, and velocity."""
+    """Equation (eq-hd-inner): w, velocity, lam, batch -> the next w and velocity.
+
+    The next w can be differentiated by w and lam where lam asks for it.
+    """
 
     def step(w, velocity, lam, batch):
-        (slope,) = grad(train(w, lam, batch), w, create_graph=True)
+        (slope,) = grad(train(w, lam, batch), w, create_graph=lam.requires_grad)
         velocity = momentum * velocity + slope
         return w - rate * velocity, velocity.detach()
 
@@ -212,10 +219,10 @@ def sgd(train, rate, momentum=0.0):
 
 
 def log_rates(train, rate):
-    """The same without momentum, with a step size for every weight; lam holds their logarithms."""
+    """Without momentum, a step size for every weight; lam holds their logarithms."""
 
     def step(w, velocity, lam, batch):
-        (slope,) = grad(train(w, lam, batch), w, create_graph=True)
+        (slope,) = grad(train(w, lam, batch), w, create_graph=lam.requires_grad)
         return w - rate * torch.exp(lam) * slope, velocity
 
     return step
@@ -280,15 +287,14 @@ def reverse(step, alpha, at, lam, batches):
 # Here every hyperparameter is a learner of its own, and a product from the right is a derivative of products from the left.
 
 
-# %% tags=["method"]
+# %% tags=["method", "hide-input"]
 def forward(problem, w, lam):
     """dw_T/dλ of one problem, a row for each hyperparameter: (m, n)."""
-    many = problem.repeated(lam.shape[1])
-    Z, unit = w.new_zeros(lam.shape[1], w.shape[1]), torch.eye(lam.shape[1], dtype=w.dtype)
-    unit, velocity = unit.to(w.device), 0.0
-    for batch in many.batches:
+    Z, velocity = w.new_zeros(lam.shape[1], w.shape[1]), 0.0
+    unit = torch.eye(len(Z), dtype=w.dtype, device=w.device)
+    for batch in problem.batches:
         w, lams = leaves(w.expand_as(Z), lam.expand(len(Z), -1))
-        new, velocity = many.step(w, velocity, lams, batch)
+        new, velocity = problem.step(w, velocity, lams, batch)
         (left,) = leaves(torch.zeros_like(Z))
         by_w, by_lam = grad(new, (w, lams), left, create_graph=True)
         (Z,) = grad((by_w * Z).sum() + (by_lam * unit).sum(), left)
@@ -303,39 +309,40 @@ def forward(problem, w, lam):
 
 
 # %% tags=["method", "hide-input"]
+def generators(learners, stream=0):
+    return [torch.Generator().manual_seed(10**8 * stream + learner) for learner in learners]
+
+
+def draw_clusters(g, shapes, T, dtype):
+    """Inputs, labels, noisy labels, minibatches and all weights of one problem."""
+    normal = lambda *shape: torch.randn(*shape, generator=g, dtype=dtype)
+    y, wrong = torch.randint(5, (600,), generator=g), torch.rand(200, generator=g) < 0.2
+    x = normal(5, 10)[y] + normal(600, 10)
+    noisy = torch.where(wrong, torch.randint(5, (200,), generator=g), y[:200])
+    weights = [normal(a * b) * (a**-0.5 if a > 1 else 0.0) for a, b in shapes]
+    batches = torch.rand(T, 200, generator=g).argsort(-1)[:, :50]
+    return x, y, noisy, batches, torch.cat(weights)
+
+
+# %% tags=["method", "hide-input"]
 class Clusters:
     """One problem for each of `learners` (integers): data, minibatches, step and losses."""
 
     def __init__(self, case, learners, T=20, width=16, device="cpu", dtype=torch.float32):
         self.kind, rate, momentum = case
-        self.shapes = [(10, width), (1, width), (width, width), (1, width), (width, 5), (1, 5)]
-        self.sizes = [a * b for a, b in self.shapes]
-        parts = [self.draw(g, T, dtype) for g in generators(learners)]
+        shapes = [(10, width), (1, width), (width, width), (1, width), (width, 5), (1, 5)]
+        self.shapes, self.sizes = shapes, [a * b for a, b in shapes]
+        parts = [draw_clusters(g, shapes, T, dtype) for g in generators(learners)]
         x, y, noisy, batches, whole = (
             torch.stack(p).to(device) for p in zip(*parts, strict=True)
         )
         self.x, self.y, self.x_val, self.y_val = x[:, :200], noisy, x[:, 200:], y[:, 200:]
-        self.batches = batches.transpose(0, 1)
-        first = sum(self.sizes[:2])
+        self.batches, first = batches.transpose(0, 1), sum(self.sizes[:2])
         self.lam, self.w = whole[:, :first], whole[:, first:]
+        rule = partial(sgd, momentum=momentum)
         if self.kind == "log rates":
-            self.lam, self.w = torch.zeros_like(whole), whole
-        self.set_step(rate, momentum)
-
-    def set_step(self, rate, momentum):
-        self.rates = rate, momentum
-        rule = log_rates if self.kind == "log rates" else partial(sgd, momentum=momentum)
+            self.lam, self.w, rule = torch.zeros_like(whole), whole, log_rates
         self.step = rule(self.train, rate)
-
-    def draw(self, g, T, dtype):
-        normal = lambda *shape: torch.randn(*shape, generator=g, dtype=dtype)
-        y, wrong = torch.randint(5, (600,), generator=g), torch.rand(200, generator=g) < 0.2
-        x = normal(5, 10)[y] + normal(600, 10)
-        noisy = torch.where(wrong, torch.randint(5, (200,), generator=g), y[:200])
-        scale = [a**-0.5 if a > 1 else 0.0 for a, _ in self.shapes]
-        whole = [c * normal(n) for c, n in zip(scale, self.sizes, strict=True)]
-        batches = torch.rand(T, 200, generator=g).argsort(-1)[:, :50]
-        return x, y, noisy, batches, torch.cat(whole)
 
     def loss(self, w, lam, x, y):
         whole = w if self.kind == "log rates" else torch.cat([lam, w], 1)
@@ -346,31 +353,22 @@ class Clusters:
         return cross_entropy(out, y, reduction="none").mean(1).sum()
 
     def train(self, w, lam, batch):
-        x = self.x.gather(1, batch[..., None].expand(-1, -1, 10))
-        return self.loss(w, lam, x, self.y.gather(1, batch))
+        """w may hold one problem many times."""
+        x, y = self.x.expand(len(w), -1, -1), self.y.expand(len(w), -1)
+        batch = batch.expand(len(w), -1)
+        return self.loss(
+            w, lam, x.gather(1, batch[..., None].expand(-1, -1, 10)), y.gather(1, batch)
+        )
 
     def valid(self, w, lam):
         return self.loss(w, lam, self.x_val, self.y_val)
-
-    def repeated(self, m):
-        """This one problem m times."""
-        many = object.__new__(Clusters)
-        many.kind, many.shapes, many.sizes = self.kind, self.shapes, self.sizes
-        many.x, many.y = self.x.expand(m, -1, -1), self.y.expand(m, -1)
-        many.batches = self.batches.expand(-1, m, -1)
-        many.set_step(*self.rates)
-        return many
-
-
-def generators(learners, stream=0):
-    return [torch.Generator().manual_seed(10**8 * stream + learner) for learner in learners]
 
 
 # %% [markdown]
 # Three independent ways to the same number: reverse mode, forward mode, and autograd through the unrolled loop.
 
 
-# %% tags=["method"]
+# %% tags=["method", "hide-input"]
 def unrolled(problem, w, lam, segment=0):
     """The exact hypergradient by autograd through the whole loop; segment: checkpointed."""
     (lam,) = leaves(lam)
@@ -387,15 +385,23 @@ def unrolled(problem, w, lam, segment=0):
     return grad(problem.valid(w, lam), lam)[0]
 
 
-# %%
-small = Clusters(("first layer", 0.2, 0.0), [0], T=6, width=4, dtype=torch.float64)
-path = roll(small.step, small.w, small.lam, small.batches)
-alpha, first = slopes(small.valid, path[-1], small.lam)
-truth = unrolled(small, small.w, small.lam)
-by_reverse = first + reverse(small.step, alpha, path.__getitem__, small.lam, small.batches)
-by_forward = first + alpha @ forward(small, small.w, small.lam).T
-for found in (by_reverse, by_forward, unrolled(small, small.w, small.lam, 3)):
-    assert torch.allclose(found, truth, atol=1e-12)
+# %% tags=["hide-input"]
+def small_problem(T=6):
+    """A tiny problem in double precision, with its trajectory and the slopes at its end."""
+    p = Clusters(("first layer", 0.2, 0.0), [0], T, 4, dtype=torch.float64)
+    path = roll(p.step, p.w, p.lam, p.batches)
+    return p, path, *slopes(p.valid, path[-1], p.lam)
+
+
+def three_ways(p, path, alpha, first):
+    yield first + reverse(p.step, alpha, path.__getitem__, p.lam, p.batches)
+    yield first + alpha @ forward(p, p.w, p.lam).T
+    yield unrolled(p, p.w, p.lam, segment=3)
+
+
+small = small_problem()
+truth = unrolled(small[0], small[0].w, small[0].lam)
+assert all(torch.allclose(found, truth, atol=1e-12) for found in three_ways(*small))
 
 # %% [markdown]
 # ### What rivals keep of the sum
@@ -484,7 +490,7 @@ def keep_forwards(gamma, t):
 
 
 def distil(star, w, batch, keep, order, mixing=True):
-    """The next (w*, D*); order: a permutation of a minibatch's places, the first of which stay."""
+    """The next (w*, D*); order: a permutation of a minibatch's places, the first stay."""
     stays = order < round(keep * len(order))
     return torch.lerp(w, star[0], keep), torch.where(
         stays, star[1], batch
@@ -609,9 +615,10 @@ class Plan:
     corrected: bool = True
 
 
+# %% tags=["method", "hide-input"]
 @dataclass
 class Moment:
-    """What a method may look at after step t; memory is its own, path stores what it asked for."""
+    """What a method may look at after step t; memory is its own."""
 
     step: object
     t: int
@@ -661,28 +668,27 @@ METHODS = {
 # %% [markdown]
 # With $\gamma = 0$ HyperDistill must *be* 1-step, to the last bit; and in the toy, where $A$ is a number, one product with $\gamma = A$ must be the whole sum.
 
-# %%
-order = torch.arange(50).expand(6, -1)
-see = partial(Moment, small.step, 6, alpha, path[-2], path[-1], small.lam, small.batches)
-plain = see(Plan(gamma=0.0), orders=order, path=path)
-assert torch.equal(METHODS["HyperDistill"](plain), METHODS["1-step"](plain))
-assert torch.allclose(first + METHODS["exact"](plain), truth, atol=1e-12)
-toy = sgd(lambda w, lam, batch: (w - lam).square().sum(), 0.1)  # curvature 2, so A = 0.8
-lam, ten = torch.full((1, 1), 0.5), torch.zeros(10, 4, dtype=torch.long)
-walk, slope = roll(toy, lam + 2.5, lam, ten), torch.full((1, 1), -0.7)
-theta = fit_length(
-    toy,
-    slope,
-    straight(walk[0], walk[-1], 10),
-    lam,
-    ten,
-    order[:1].expand(10, -1)[:, :4],
-    Plan(gamma=0.8),
-)
-whole = reverse(toy, slope, walk.__getitem__, lam, ten)
-assert torch.allclose(
-    theta * geometric(0.8, 10) * mixed(toy, slope, walk[0], lam, ten[0]), whole
-)
+
+# %% tags=["hide-input"]
+def check_gamma_zero(p, path, alpha, first):
+    m = Moment(p.step, 6, alpha, path[-2], path[-1], p.lam, p.batches, Plan(gamma=0.0))
+    m.orders, m.path = torch.arange(50).expand(6, -1), path
+    assert torch.equal(METHODS["HyperDistill"](m), METHODS["1-step"](m))
+    assert torch.allclose(first + METHODS["exact"](m), truth, atol=1e-12)
+
+
+def check_toy(T=10):
+    step = sgd(lambda w, lam, batch: (w - lam).square().sum(), 0.1)  # curvature 2, so A = 0.8
+    lam, alpha, batches = torch.full((1, 1), 0.5), torch.full((1, 1), -0.7), torch.zeros(T, 4)
+    path, orders = roll(step, lam + 2.5, lam, batches), torch.arange(4).expand(T, -1)
+    at = straight(path[0], path[-1], T)
+    theta = fit_length(step, alpha, at, lam, batches, orders, Plan(gamma=0.8))
+    one = theta * geometric(0.8, T) * mixed(step, alpha, path[0], lam, None)
+    assert torch.allclose(one, reverse(step, alpha, path.__getitem__, lam, batches))
+
+
+check_gamma_zero(*small)
+check_toy()
 
 # %% [markdown]
 # The paper's meta-training is a double loop.
@@ -784,7 +790,7 @@ class Waves:
 
     @classmethod
     def predict(cls, w, lam, x):
-        """w (learners, tasks, 101), lam (learners, 20400), x (learners, tasks, k) -> like x."""
+        """w (learners, tasks, 101), lam (learners, 20400), x (learners, tasks, k)."""
         parts = zip(lam.split(cls.sizes, 1), cls.shapes, strict=True)
         W1, b1, W2, b2, W3, b3 = (part.view(-1, *shape) for part, shape in parts)
         h = torch.relu(x.flatten(1)[..., None] * W1 + b1)
@@ -1018,6 +1024,7 @@ LENGTH_ONLY = "1-step, HyperDistill's length"
 ANGLES |= {f"γ = {g}": ("HyperDistill", {"gamma": g}) for g in (0.5, 0.9, 0.999)}
 
 
+# %% tags=["hide-input"]
 def second_part(p, path, alphas, rule, plan):
     """A rule's second part after the last step of a path with lam held still."""
     T, memory, theta = len(p.batches), {}, 1.0
@@ -1060,6 +1067,7 @@ def angle_rows(case, seeds, problems, device):
     return pd.concat(rows).assign(seed=lambda d: d.problem // 1000)
 
 
+# %% tags=["hide-input"]
 make = partial(angle_rows, seeds=s.seeds, problems=CONFIG["problems"], device=s.device.type)
 angles = s.frame("angles", make, [dict(case=case) for case in CASES])
 
@@ -1095,8 +1103,9 @@ s.say(
     f"{some.total['FO']:.3f} for FO, {some.total['1-step']:.3f} for 1-step, "
     f"{some.total[LENGTH_ONLY]:.3f} for 1-step's direction "
     f"with HyperDistill's length, {some.total['HyperDistill']:.3f} for HyperDistill and "
-    f"{some.total['carried adjoint']:.3f} for the carried adjoint. Lengths in units of the exact "
-    f"one: 1-step {some.length['1-step']:.2f}, HyperDistill {some.length['HyperDistill']:.2f}, "
+    f"{some.total['carried adjoint']:.3f} for the carried adjoint. "
+    f"Lengths in units of the exact one: 1-step {some.length['1-step']:.2f}, "
+    f"HyperDistill {some.length['HyperDistill']:.2f}, "
     f"carried adjoint {some.length['carried adjoint']:.2f}."
 )
 
@@ -1205,7 +1214,7 @@ plots.finish(fig)
 
 # %% tags=["hide-input"]
 def seconds_rows(copies, sizes, device):
-    """Milliseconds an inner step and learner of one episode on waves at 50 points, by turns."""
+    """Milliseconds an inner step and learner of an episode on waves, by turns."""
     learners = list(range(1000, 1000 + copies))
     plan, rows = Plan(**sizes | {"episodes": 1}), []
     for turn in range(4):
@@ -1222,7 +1231,7 @@ PAPER_SECONDS = {"FO": 6.23, "1-step": 6.80, "Neumann": 7.98, "HyperDistill": 6.
 table = seconds.groupby("method", sort=False).ms.median().to_frame("ms")
 table["in units of FO"] = table.ms / table.ms["FO"]
 table["paper"] = pd.Series(PAPER_SECONDS) / PAPER_SECONDS["FO"]
-s.say(table.round(2).fillna("–").to_markdown(disable_numparse=True))
+s.say(table.map("{:.2f}".format).replace("nan", "–").to_markdown(disable_numparse=True))
 
 # %% [markdown]
 # Meta-training on waves at 50 points: milliseconds an inner step and learner.
@@ -1316,7 +1325,7 @@ print(check_shares(shares_solution))
 
 # %% tags=["exercise"]
 def bill(method, T, every):
-    """Products an episode for "FO", "1-step", "HyperDistill" and "exact" (after every step)."""
+    """Products an episode of "FO", "1-step", "HyperDistill", or "exact" at every step."""
     return None  # your code
 
 
@@ -1436,7 +1445,7 @@ print(check_wrong_shares(wrong_shares_solution))
 
 # %% tags=["exercise"]
 def two_points(product, path, batches, gamma):
-    """product(w, batch) -> αB; path w_0, ..., w_t; batches D_1, ..., D_t: the sum's stand-in."""
+    """product(w, batch) -> αB; path w_0, ..., w_t; batches D_1, ..., D_t: the sum."""
     return None  # your code
 
 
