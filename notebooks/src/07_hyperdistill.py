@@ -929,7 +929,7 @@ waves = s.frame("waves", make, each)
 # ### Validation points decide
 
 
-# %% mystnb={"figure": {"caption": "Median error on new waves against the number of validation points a task in meta-training, with 95 % intervals over learners. The dotted line is the paper's value for HyperDistill.", "name": "fig-hd-points"}, "image": {"alt": "HEADLINE_ALT"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Median error on new waves against the number of validation points a task in meta-training, with 95 % intervals over learners. The dotted line is the paper's value for HyperDistill.", "name": "fig-hd-points"}, "image": {"alt": "Five lines over 10, 20, 50 and 100 validation points. All fall from 10 to 50 points; HyperDistill is lowest from 20 points on, the carried adjoint next."}} tags=["hide-input"]
 def median_ends(values):
     """The 95 % interval of a median, by the sign test."""
     return Location(np.asarray(values), "sign").interval(0.05)
@@ -995,7 +995,10 @@ table["worst"] = table.worst.map("{:.2f}".format)
 s.say(table.to_markdown(disable_numparse=True))
 
 # %% [markdown]
-# FREQUENCY_PROSE
+# Read the rows in pairs.
+# *Exact, once* against *exact, online* is frequency alone, with the same gradient; *exact, online* against HyperDistill is exactness alone, at the same frequency.
+# $\gamma$ and the length are HyperDistill's own two choices, and a longer FO is what its products could have bought.
+# The *warm start* is ours without its correction.
 #
 # ## How near is each approximation?
 #
@@ -1078,7 +1081,7 @@ def angle_rows(case, seeds, problems, device):
 make = partial(angle_rows, seeds=s.seeds, problems=CONFIG["problems"], device=s.device.type)
 angles = s.frame("angles", make, [dict(case=case) for case in CASES])
 
-# %% mystnb={"figure": {"caption": "Cosine between a method's second part and the exact one, mean and 95 % interval over problems; the names give what \u03bb is, the rate, or that the inner loop has momentum.", "name": "fig-hd-angles"}, "image": {"alt": "ANGLES_ALT"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Cosine between a method's second part and the exact one, mean and 95 % interval over problems; the names give what \u03bb is, the rate, or that the inner loop has momentum.", "name": "fig-hd-angles"}, "image": {"alt": "A row for each of eight settings and a dot for each of five methods. The carried adjoint is furthest right or level with HyperDistill in every row; the warm start falls far behind with momentum."}} tags=["hide-input"]
 drawn = ["1-step", "Neumann", "HyperDistill", "warm start", "carried adjoint"]
 fig, ax = plots.figure(width=6.6, height=4.6)
 sns.pointplot(
@@ -1181,6 +1184,7 @@ def roll_on(p):
     return w
 
 
+# %% tags=["hide-input"]
 def timed(function, device):
     """Seconds of one call, after its kernels have ended."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -1351,6 +1355,7 @@ def check_bill(function):
         due["exact"] = sum(2 * t - 1 for t in range(1, T + 1))
         for method, count in due.items():
             found = function(method, T, every)
+            assert np.isscalar(found), "give one number for each method"
             assert np.isclose(found, count), f"the bill of {method} is wrong"
     return "Exercise 2: correct"
 
@@ -1384,7 +1389,7 @@ def two_curvatures(k, a, eta, T, gamma):
 def check_two_curvatures(function):
     for k, a, eta, T, gamma in (
         (np.array([1.0, 6.0]), np.array([1.0, -0.5]), 0.1, 15, 0.9),
-        (np.array([2.0, 3.0, 0.5]), np.array([0.3, 1.0, 2.0]), 0.2, 4, 0.5),
+        (np.array([2.0, 0.5]), np.array([0.3, 2.0]), 0.2, 4, 0.5),
     ):
         lam = torch.tensor(0.0, dtype=torch.float64, requires_grad=True)
         w, pulls = torch.ones(len(k), dtype=torch.float64), torch.as_tensor(eta * k)
@@ -1465,14 +1470,14 @@ def two_points(product, path, batches, gamma):
 
 
 def check_two_points(function):
-    product = lambda w, batch: w * (1.0 + batch)  # any function that is linear in w
-    for seed, t, gamma in ((0, 6, 0.9), (1, 9, 0.5), (2, 2, 0.99)):
-        rng = np.random.default_rng(seed)
+    for seed, gamma in ((0, 0.9), (1, 0.5), (2, 0.99)):
+        rng, t = np.random.default_rng(seed), 7
+        product = lambda w, batch, seed=seed: w * (seed + batch)  # linear in w
         path, batches = list(rng.standard_normal((t + 1, 3))), list(rng.random(t))
         due = 0.0
         for i in range(1, t + 1):  # linear: the mean's product is the mean of products
             last = batches[t // 2 - 1] if i <= t // 2 else batches[-1]
-            due = due + gamma ** (t - i) * path[i - 1] * (1 + last)
+            due = due + gamma ** (t - i) * product(path[i - 1], last)
         out = np.asarray(function(product, path, batches, gamma))
         assert out.shape == (3,), "give one row, as product does"
         assert np.allclose(out, due), "some half has the wrong mean, minibatch or share"
@@ -1486,7 +1491,7 @@ if two_points(lambda w, batch: w, [np.zeros(1)] * 5, [0] * 4, 0.9) is not None:
 # %% mystnb={"code_prompt_hide": "Hide the solution", "code_prompt_show": "Show the solution"} tags=["solution", "hide-input"]
 def two_points_solution(product, path, batches, gamma):
     t, total = len(batches), 0.0
-    share = gamma ** np.arange(t - 1, -1, -1.0)
+    share = gamma ** np.arange(float(t))[::-1]
     for part in (range(t // 2), range(t // 2, t)):
         size = sum(share[i] for i in part)
         mean = sum(share[i] * path[i] for i in part) / size
