@@ -315,13 +315,13 @@ def test_who_moves_when(ch):
 
 def test_waves_network_is_the_papers(ch):
     draws = ch.generators([5, 6])
-    phi, lam = ch.Waves.start(draws, "cpu")
+    phi, lam = ch.start_waves(draws, "cpu")
     problem = ch.Waves(draws, 3, 4, 2, "cpu")
     assert phi.shape == (2, 101) and lam.shape == (2, 20400)
     assert problem.x.shape == (2, 3, 10) and problem.y_val.shape == (2, 3, 4)
     w = torch.randn(2, 3, 101, generator=draws[0])
     out = problem.predict(w, lam, problem.x)
-    W1, b1, W2, b2, W3, b3 = lam[1].split(ch.Waves.sizes)
+    W1, b1, W2, b2, W3, b3 = lam[1].split(ch.SIZES)
     h = torch.relu(problem.x[1, 2][:, None] * W1 + b1)
     h = torch.relu(torch.relu(h @ W2.view(100, 100) + b2) @ W3.view(100, 100) + b3)
     assert torch.allclose(out[1, 2], h @ w[1, 2, :100] + w[1, 2, 100], atol=1e-5)
@@ -331,7 +331,7 @@ def test_waves_network_is_the_papers(ch):
 def test_slopes_are_taken_at_the_new_weights(ch, method, through):
     """One episode of one step against the update written by hand."""
     draws = ch.generators([1, 2])
-    phi, lam = ch.Waves.start(draws, "cpu")
+    phi, lam = ch.start_waves(draws, "cpu")
     problem = ch.Waves(draws, 3, 10, 1, "cpu")
     w, moved = phi[:, None].expand(-1, 3, -1), lam.clone().requires_grad_()
     moment = partial(ch.Moment, plan=ch.Plan(T=1))
@@ -349,7 +349,7 @@ def test_learners_train_together_as_they_do_alone(ch, method):
     phi, lam = ch.meta_train(method, [7, 8], plan)
     one = ch.meta_train(method, [8], plan)
     assert torch.allclose(phi[1:], one[0], atol=1e-5) and torch.allclose(lam[1:], one[1], atol=1e-5)
-    start = ch.Waves.start(ch.generators([7, 8]), "cpu")[1]
+    start = ch.start_waves(ch.generators([7, 8]), "cpu")[1]
     assert torch.equal(lam, start) == (method == "frozen")
 
 
