@@ -739,8 +739,9 @@ def meta_train(method, learners, plan, device="cpu"):
     phi, lam = start_waves(draws, device)
     optimiser = torch.optim.Adam([lam.requires_grad_()], plan.rate)
     orders = torch.arange(10, device=device).expand(plan.T, -1)  # all see the same ten shots
+    x, y = draw_waves(draws, (plan.episodes, plan.tasks), 10 + plan.points, device)
     for e in range(plan.episodes):
-        problem = Waves(draws, plan.tasks, plan.points, plan.T, device)
+        problem = Waves(x[:, e], y[:, e], plan.T)
         w = phi[:, None].expand(-1, plan.tasks, -1)
         if method == "HyperDistill" and e % plan.every == 0:
             theta = refit(problem, w, lam.detach(), orders, plan)
@@ -762,10 +763,11 @@ LAYERS = ((1, 100), (1, 100), (100, 100), (1, 100), (100, 100), (1, 100))  # lam
 SIZES = tuple(a * b for a, b in LAYERS)
 
 
-def draw_waves(g, tasks, n):
-    """Points (tasks, n) of waves of one learner, and their values."""
-    u = lambda low, high, n: low + (high - low) * torch.rand(tasks, n, generator=g)
-    a, b, x = u(0.1, 5.0, 1), u(0.0, np.pi, 1), u(-5.0, 5.0, n)
+def draw_waves(draws, shape, n, device):
+    """Points (learners, *shape, n) of waves, and their values; drawn in one block a learner."""
+    u = [torch.rand(*shape, n + 2, generator=g) for g in draws]
+    u = torch.stack(u).to(device)
+    a, b, x = 0.1 + 4.9 * u[..., :1], np.pi * u[..., 1:2], 10 * u[..., 2:] - 5
     return x, a * torch.sin(x + b)
 
 
@@ -782,16 +784,14 @@ def start_waves(draws, device):
 class Waves:
     """Ten shots and some validation points of `tasks` waves for every learner."""
 
-    def __init__(self, draws, tasks, points, T, device):
-        parts = [draw_waves(g, tasks, 10 + points) for g in draws]
-        x, y = (torch.stack(p).to(device) for p in zip(*parts, strict=True))
+    def __init__(self, x, y, T):
         self.x, self.y, self.x_val, self.y_val = (
             x[..., :10],
             y[..., :10],
             x[..., 10:],
             y[..., 10:],
         )
-        self.batches = torch.arange(10, device=device).expand(T, 10)
+        self.batches = torch.arange(10, device=x.device).expand(T, 10)
         self.step = sgd(self.train, 0.01, 0.9)
 
     @staticmethod
@@ -818,7 +818,9 @@ class Waves:
 # %% tags=["method", "hide-input"]
 def test_errors(phi, lam, learners, waves, plan, stream=1):
     """Errors (learners,) on new waves, at 50 points each, lam held still."""
-    problem = Waves(generators(learners, stream), waves, 50, plan.T, phi.device)
+    problem = Waves(
+        *draw_waves(generators(learners, stream), (waves,), 60, phi.device), plan.T
+    )
     w = roll(problem.step, phi[:, None].expand(-1, waves, -1), lam, problem.batches)[-1]
     with torch.no_grad():
         return problem.errors(w, lam)
@@ -829,7 +831,7 @@ def wave_lines(seed, plan, device):
     """One test wave, and a learner's answer before and after its inner loop."""
     learner = 1000 * seed
     trained = meta_train("HyperDistill", [learner], plan, device)
-    problem = Waves(generators([learner], 1), 12, 50, plan.T, device)
+    problem = Waves(*draw_waves(generators([learner], 1), (12,), 60, device), plan.T)
     place = int(problem.y.square().mean(-1).argmax())  # the largest of twelve
     x, lines = torch.linspace(-5, 5, 120, device=device).expand(1, 12, -1), []
     for network, (phi, lam) in {

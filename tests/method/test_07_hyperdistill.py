@@ -316,7 +316,7 @@ def test_who_moves_when(ch):
 def test_waves_network_is_the_papers(ch):
     draws = ch.generators([5, 6])
     phi, lam = ch.start_waves(draws, "cpu")
-    problem = ch.Waves(draws, 3, 4, 2, "cpu")
+    problem = ch.Waves(*ch.draw_waves(draws, (3,), 14, "cpu"), 2)
     assert phi.shape == (2, 101) and lam.shape == (2, 20400)
     assert problem.x.shape == (2, 3, 10) and problem.y_val.shape == (2, 3, 4)
     w = torch.randn(2, 3, 101, generator=draws[0])
@@ -327,12 +327,23 @@ def test_waves_network_is_the_papers(ch):
     assert torch.allclose(out[1, 2], h @ w[1, 2, :100] + w[1, 2, 100], atol=1e-5)
 
 
+def test_waves_are_waves_and_learners_draw_alone(ch):
+    x, y = ch.draw_waves(ch.generators([5, 6]), (400, 2), 40, "cpu")
+    basis = torch.stack([torch.sin(x), torch.cos(x)], -1)
+    fit = torch.linalg.lstsq(basis.double(), y[..., None].double()).solution
+    assert torch.allclose(basis.double() @ fit, y[..., None].double(), atol=1e-4)
+    size, phase = fit[..., 0].norm(dim=-1), torch.atan2(fit[..., 1, 0], fit[..., 0, 0])
+    assert 0.09 < size.min() < 0.2 and 4.9 < size.max() < 5.01 and size.mean() == pytest.approx(2.55, abs=0.2)
+    assert phase.min() > -0.01 and phase.max() < 3.16 and x.min() >= -5 and x.max() <= 5
+    assert torch.equal(ch.draw_waves(ch.generators([6]), (400, 2), 40, "cpu")[1][0], y[1])
+
+
 @pytest.mark.parametrize("method, through", [("FO", False), ("1-step", True)])
 def test_slopes_are_taken_at_the_new_weights(ch, method, through):
     """One episode of one step against the update written by hand."""
     draws = ch.generators([1, 2])
     phi, lam = ch.start_waves(draws, "cpu")
-    problem = ch.Waves(draws, 3, 10, 1, "cpu")
+    problem = ch.Waves(*ch.draw_waves(draws, (3,), 20, "cpu"), 1)
     w, moved = phi[:, None].expand(-1, 3, -1), lam.clone().requires_grad_()
     moment = partial(ch.Moment, plan=ch.Plan(T=1))
     last = ch.episode(problem, w, moved, torch.optim.SGD([moved], 1.0), method, moment)
