@@ -89,7 +89,7 @@ s = Session("07_hyperdistill", profile=PROFILE, seeds=SEEDS, device=DEVICE)
 plots.theme()
 CONFIG = {  # sizes, by profile
     "learners": s.choose(smoke=2, standard=20, paper=100),  # meta-trained a seed and method
-    "plan": s.choose(smoke={"episodes": 2, "T": 6}, standard={}),  # else as in the paper
+    "plan": s.choose(smoke={"episodes": 2, "T": 8}, standard={}),  # else as in the paper
     "waves": s.choose(smoke=20, standard=200, paper=1000),  # to test a learner on
     "problems": s.choose(smoke=4, standard=32),  # of clusters, a seed
     "horizons": s.choose(smoke=(3, 6), standard=(10, 30, 100, 300)),
@@ -389,9 +389,9 @@ def unrolled(problem, w, lam, segment=0):
 
 
 # %% tags=["hide-input"]
-def small_problem(T=6):
+def small_problem(device, T=6):
     """A tiny problem in double precision, with its trajectory and the slopes at its end."""
-    p = Clusters(("first layer", 0.2, 0.0), [0], T, 4, dtype=torch.float64)
+    p = Clusters(("first layer", 0.2, 0.0), [0], T, 4, device, torch.float64)
     path = roll(p.step, p.w, p.lam, p.batches)
     return p, path, *slopes(p.valid, path[-1], p.lam)
 
@@ -402,7 +402,7 @@ def three_ways(p, path, alpha, first):
     yield unrolled(p, p.w, p.lam, segment=3)
 
 
-small = small_problem()
+small = small_problem(s.device)
 truth = unrolled(small[0], small[0].w, small[0].lam)
 assert all(torch.allclose(found, truth, atol=1e-12) for found in three_ways(*small))
 
@@ -675,7 +675,7 @@ METHODS = {
 # %% tags=["hide-input"]
 def check_gamma_zero(p, path, alpha, first):
     m = Moment(p.step, 6, alpha, path[-2], path[-1], p.lam, p.batches, Plan(gamma=0.0))
-    m.orders, m.path = torch.arange(50).expand(6, -1), path
+    m.orders, m.path = torch.arange(50, device=alpha.device).expand(6, -1), path
     assert torch.equal(METHODS["HyperDistill"](m), METHODS["1-step"](m))
     assert torch.allclose(first + METHODS["exact"](m), truth, atol=1e-12)
 
