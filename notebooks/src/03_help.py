@@ -553,10 +553,12 @@ class Best:
         score = help_published(model, self.space, self.pools, encoding, picks).mean((1, 2))
         better = score > np.max(self.curve, 0, initial=-1) if self.curve else score > -1
         self.curve.append(score)
+        # An index by a mask would wait for the device.
+        better = torch.as_tensor(better, device=model["theta"]["V5"].device)
         for part, values in model.items():
             for name, value in values.items():
-                at = torch.as_tensor(better, device=value.device)
-                self.kept[part][name][at] = value.detach()[at]
+                at = better.view(-1, *[1] * (value.dim() - 1))
+                self.kept[part][name] = torch.where(at, value.detach(), self.kept[part][name])
 
 
 def make_artifact_predictor(session):
