@@ -762,7 +762,7 @@ def weight_table(space):
 print(weight_table(MAIN).mul(100).round().astype(int).to_string())
 
 # %% [markdown]
-# The rule was chosen on training and validation devices, each held out with all GPUs, all phones or all servers.
+# The rule was chosen on training and validation devices, each held out with others of its model, and again with all GPUs, phones or servers.
 # NAS-Bench-201, FBNet and OFA had been scored by earlier work; thirteen [new devices](#new-devices) judge it more cleanly.
 #
 # ## Training
