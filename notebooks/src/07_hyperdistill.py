@@ -101,7 +101,7 @@ CONFIG = {  # sizes, by profile
 # ## The question, and a trivial answer
 #
 # Meta-learning in MAML's manner {cite:p}`finn2017maml` learns where training should *start*.
-# Many of its relatives learn something that training itself does not touch: lower layers that every task shares (ANIL, {cite:p}`raghu2020anil`), layers that bend the gradients (WarpGrad, {cite:p}`flennerhag2020warpgrad`), weights of examples (MetaWeightNet, {cite:p}`shu2019metaweightnet`), a step size for every weight.
+# Its relatives learn what training itself does not touch: lower layers that every task shares (ANIL, {cite:p}`raghu2020anil`), layers that bend the gradients (WarpGrad, {cite:p}`flennerhag2020warpgrad`), weights of examples (MetaWeightNet, {cite:p}`shu2019metaweightnet`), a step size for every weight.
 # Call all of these hyperparameters, $\lambda$, and the derivative of a validation loss by them the *hypergradient*.
 # The paper wants four things at once: a hypergradient for millions of hyperparameters, after every step of training, in constant memory, that sees further back than one step.
 #
@@ -158,7 +158,7 @@ print("".join(f"{name:26}{error:.2f}\n" for name, error in TRIVIAL.items()))
 # First order says 0, since validation does not mention $\lambda$.
 # 1-step says $\eta k$, the last term.
 # HyperDistill puts one number $\gamma$ in place of $A$, and needs one product times $\frac{1-\gamma^T}{1-\gamma}$: exact when $\gamma = 1 - \eta k$.
-# With two weights of different curvature no single $\gamma$ is, and that is the whole difficulty.
+# With two weights of different curvature no single $\gamma$ is.
 
 # %% tags=["nbval-check-output"]
 def by_hand(k, eta=0.1, T=20):
@@ -523,7 +523,7 @@ def distil(star, w, batch, keep, order, mixing=True):
 # $$ (eq-hd-fit)
 #
 # The distilled weights of this walk *begin* earlier and earlier: the new entry is the oldest and gets the least weight, $p_s = (1 - \gamma^{s-1}) / (1 - \gamma^s)$.
-# Taking $p_t$ of [](#eq-hd-mean) here is the easiest mistake of the whole method, and no error message tells.
+# Taking $p_t$ of [](#eq-hd-mean) here is the method's easiest mistake.
 
 # %% tags=["method"]
 def keep_backwards(gamma, s):
@@ -1146,7 +1146,7 @@ s.say(
 # Memory is where the paper's point is: unrolling stores every step.
 # The figure has one problem, a first layer as $\lambda$.
 # *Checkpointed* reverse mode stores every $\sqrt T$-th state.
-# HyperDistill gives one hypergradient at the end here, as the exact methods do; *online* it gives one after every step.
+# HyperDistill gives one hypergradient at the end here; *online*, one after every step.
 
 # %% tags=["method", "hide-input"]
 def distil_once(p, w, lam, plan, orders):
@@ -1289,9 +1289,6 @@ verdicts = s.claims()
 #
 # **Few validation points.**
 # The slope $\alpha_t$ is then noise, and no method reaches the paper's value.
-#
-# **A short horizon.**
-# After one step 1-step is exact, and HyperDistill with a fitted $\theta$ is not.
 #
 # **A Hessian that is no multiple of the identity.**
 # One $\gamma$ forgets flat directions too fast and steep ones too slowly.
@@ -1518,7 +1515,7 @@ print(check_two_points(two_points_solution))
 # The distilled minibatch is better left out.
 # A carried and corrected adjoint needs no fit and is nearer to the truth.
 #
-# Further reading: {cite:t}`lorraine2020` for implicit differentiation with millions of hyperparameters, {cite:t}`franceschi2017` for forward and reverse mode, {cite:t}`dagreou2022soba` for bilevel methods with one product a step.
+# Further reading: {cite:t}`lorraine2020` on implicit differentiation, {cite:t}`franceschi2017` on forward and reverse mode.
 #
 # ## Run card
 
