@@ -7,7 +7,7 @@ al., 2019, section 3.1). Special tokens are never predicted nor drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from nbpkg.data.tokens import MASK, SPECIAL
 from nbpkg.errors import NbpkgError
 
 RATE = 0.15
+BLOCK = 64  # steps whose masks are drawn and moved to the device at once
 SHARES = (0.8, 0.1, 0.1)
 
 
@@ -127,14 +128,38 @@ class Batches:
         """Steps in one pass over the sequences."""
         return len(self.sequences) // self.batch
 
-    def __call__(self, step: int) -> Masked:
+    def _rows(self, step: int) -> np.ndarray:
         epoch, inside = divmod(step, self.per_pass)
         if self._order[0] != epoch:
             rng = generator(self.seed, f"order/{epoch}")
             self._order = epoch, torch.randperm(len(self.sequences), generator=rng).numpy()
-        rows = self._order[1][inside * self.batch : (inside + 1) * self.batch]
-        return mask(self.sequences[rows], self.vocabulary, generator(self.seed, f"mask/{step}"), self.rate)
+        return self.sequences[self._order[1][inside * self.batch : (inside + 1) * self.batch]]
+
+    def __call__(self, step: int) -> Masked:
+        return mask(self._rows(step), self.vocabulary, generator(self.seed, f"mask/{step}"), self.rate)
+
+    def block(self, number: int) -> Masked:
+        """`BLOCK` steps drawn at once: inputs (steps, batch, length), positions and targets (steps, n)."""
+        rows = [self._rows(step) for step in range(number * BLOCK, (number + 1) * BLOCK)]
+        rng = generator(self.seed, f"block/{number}")
+        drawn = mask(np.concatenate(rows), self.vocabulary, rng, self.rate)
+        inputs = drawn.inputs.unflatten(0, (BLOCK, self.batch))
+        first = inputs[0].numel() * torch.arange(BLOCK)[:, None]
+        return Masked(inputs, drawn.positions.view(BLOCK, -1) - first, drawn.targets.view(BLOCK, -1))
 
     def steps(self, count: int, first: int = 0) -> Iterator[Masked]:
         """The batches of steps first to first + count - 1."""
         return (self(step) for step in range(first, first + count))
+
+
+def side_by_side(batches: Sequence[Batches], steps: int, device: str | torch.device) -> Iterator[Masked]:
+    """For each step, several seeds' batches: inputs (seeds, batch, length), positions and targets (seeds, n).
+
+    They are drawn on the CPU and moved to `device` `BLOCK` steps at once, so that no step waits for the host.
+    What a seed gets depends neither on the other seeds nor on the number of steps.
+    """
+    for first in range(0, steps, BLOCK):
+        blocks = [vars(one.block(first // BLOCK)).values() for one in batches]
+        here = Masked(*(torch.stack(parts, 1) for parts in zip(*blocks, strict=True))).to(device)
+        for i in range(min(BLOCK, steps - first)):
+            yield Masked(here.inputs[i], here.positions[i], here.targets[i])

@@ -26,97 +26,23 @@ def _check(student: Tensor, teacher: Tensor, temperature: float) -> None:
         raise NbpkgError(f"a temperature must be above 0, got {temperature}")
 
 
-class _Mixture(torch.autograd.Function):
-    """hard and soft at tau = 1 from one softmax of either side, with the gradient in closed form.
-
-    With log-sum-exponentials s and t of student's and teacher's logits z and w,
-
-        KL = sum q (w - z) - t + s,   d hard / dz = (p - onehot) / n,   d soft / dz = (p - q) / n
-    """
-
-    @staticmethod
-    def forward(ctx, student: Tensor, targets: Tensor, teacher: Tensor):
-        p, q = student.softmax(-1), teacher.softmax(-1)
-        # The largest probability is at least 1 / v: its logarithm is safe.
-        s, t = (z.amax(-1) - soft.amax(-1).log() for z, soft in ((student, p), (teacher, q)))
-        hard = (s - student.gather(1, targets[:, None])[:, 0]).mean()
-        soft = ((teacher - student).mul_(q).sum(-1) - t + s).mean()
-        ctx.save_for_backward(p, q, targets)
-        return hard, soft
-
-    @staticmethod
-    def backward(ctx, d_hard: Tensor, d_soft: Tensor):
-        p, q, targets = ctx.saved_tensors
-        n = len(targets)
-        gradient = (p * ((d_hard + d_soft) / n)).sub_(q * (d_soft / n))
-        return gradient.scatter_add_(1, targets[:, None], (-d_hard / n).expand(n, 1)), None, None
-
-
 def losses(
     student: Tensor, targets: Tensor, teacher: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """(hard, soft) of the student's logits (n, v), the targets (n,) and the teacher's logits (n, v): () each.
 
     In nats and float32. The hard loss is at temperature 1 always, the soft one not multiplied by tau squared.
-    At temperature 1 both come from one softmax. Raises NbpkgError for shapes that differ and a temperature
-    that is not above 0.
+    Of two models that teach each other, each is the other's teacher. Raises NbpkgError for shapes that differ
+    and a temperature that is not above 0.
     """
     _check(student, teacher, temperature)
     student, teacher = student.float(), teacher.detach().float()
-    if temperature == 1:
-        return _Mixture.apply(student, targets, teacher)
-    log_p, log_q = (F.log_softmax(logits / temperature, -1) for logits in (student, teacher))
+    log_p = F.log_softmax(student, -1)
+    hard = F.nll_loss(log_p, targets)
+    log_p = log_p if temperature == 1 else F.log_softmax(student / temperature, -1)
     # "batchmean" divides by the number of places; "mean" would divide by the vocabulary as well.
-    soft = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
-    return F.cross_entropy(student, targets), soft
-
-
-class _Mutual(torch.autograd.Function):
-    """hard and soft of two models at once: one softmax of each, at tau, from which all else follows.
-
-    With u = log softmax(z / tau), p = exp(u) and s = sum p^tau, the probabilities at temperature 1 are
-    p^tau / s. The gradients are d hard_a / da = (p_a^tau / s_a - onehot) / n, d soft_a / da = (p_a - p_b) /
-    (n tau), and 0 for b.
-    """
-
-    @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, targets: Tensor, tau: float):
-        at, n = targets[:, None], len(targets)
-        u, v = (F.log_softmax(z if tau == 1 else z / tau, -1) for z in (a, b))
-        p, q = u.exp(), v.exp()
-        hard = [-tau * x.gather(1, at)[:, 0] for x in (u, v)]
-        sums = [] if tau == 1 else [x.pow(tau).sum(-1) for x in (p, q)]
-        hard = [(x + s.log() if tau != 1 else x).mean() for x, s in zip(hard, sums or hard, strict=True)]
-        apart = u.sub_(v).flatten()
-        ctx.save_for_backward(targets, p, q, *sums)
-        ctx.tau = tau
-        return hard[0], -(q.flatten() @ apart) / n, hard[1], p.flatten() @ apart / n
-
-    @staticmethod
-    def backward(ctx, d_hard_a: Tensor, d_soft_a: Tensor, d_hard_b: Tensor, d_soft_b: Tensor):
-        targets, p, q, *sums = ctx.saved_tensors
-        n, at, tau = len(targets), targets[:, None], ctx.tau
-        apart = (p - q).div_(n * tau)
-        found = []
-        for i, (x, d_hard, d_soft) in enumerate(((p, d_hard_a, d_soft_a), (q, d_hard_b, -d_soft_b))):
-            share = d_hard / n
-            plain = x * share if tau == 1 else x.pow(tau).mul_((share / sums[i])[:, None])
-            plain.addcmul_(apart, d_soft)
-            found.append(plain.scatter_add_(1, at, (-share).expand(n, 1)))
-        return *found, None, None
-
-
-def mutual_losses(
-    a: Tensor, b: Tensor, targets: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(hard_a, soft_a, hard_b, soft_b) of two models that teach each other: () each, from logits (n, v).
-
-    `losses(a, targets, b)` and `losses(b, targets, a)` in one: what a model is told is a constant, the hard
-    losses are at temperature 1, the soft ones are not multiplied by tau squared. Raises NbpkgError for shapes
-    that differ and a temperature that is not above 0.
-    """
-    _check(a, b, temperature)
-    return _Mutual.apply(a.float(), b.float(), targets, float(temperature))
+    log_q = F.log_softmax(teacher / temperature, -1)
+    return hard, F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 
 def layer_map(old: int, new: int, rule: str = "last") -> list[int | None]:
@@ -144,11 +70,11 @@ def init_from(
     without a source zero: with norm "pre", the model then computes what the source does. Where widths differ,
     the first hidden features and heads are copied, and the rest stays as drawn.
 
-    Raises NbpkgError for other vocabularies, norms or widths of a head, and for an unknown `extra`.
+    Raises NbpkgError for other vocabularies, norms, positions or widths of a head, and an unknown `extra`.
     """
     old = source.config
-    if old.vocabulary != config.vocabulary or old.norm != config.norm:
-        raise NbpkgError("weights go only between models of one vocabulary and one kind of norm")
+    if any(getattr(old, kind) != getattr(config, kind) for kind in ("vocabulary", "norm", "positions")):
+        raise NbpkgError("weights go only between models of one vocabulary, kind of norm and of positions")
     sizes = old.width // old.heads, config.width // config.heads
     if sizes[0] != sizes[1]:
         raise NbpkgError(f"heads of {sizes[0]} and {sizes[1]} features cannot be mapped")

@@ -7,7 +7,7 @@
 
 The sum gives each network the gradient of its own loss, and optimisers that work number by number (SGD, Adam)
 step each as if it were alone, up to rounding. For stacks of convolutions see ``nbpkg.zoo.stack``. Attention
-on a CPU is still done one network after the other.
+on a CPU is still done one network after the other; a single network is run as it is.
 """
 
 from __future__ import annotations
@@ -34,17 +34,32 @@ class Together:
         """For an optimiser: every parameter of all networks, (networks, ...)."""
         return list(self._weights.values())
 
+    def named_parameters(self) -> dict[str, Tensor]:
+        """The same by name."""
+        return self._weights
+
+    def __len__(self) -> int:
+        return len(next(iter(self._weights.values())))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are, and their inputs must be."""
+        return next(iter(self._weights.values())).device
+
     def __call__(self, *inputs: Tensor, shared: bool = False) -> Tensor:
         """What every network makes of its inputs, (networks, ...); shared: all read the same ones."""
 
         def one(weights, buffers, *given):
             return torch.func.functional_call(self._net, (weights, buffers), given)
 
+        if len(self) == 1:
+            alone = [{k: v[0] for k, v in part.items()} for part in (self._weights, self._buffers)]
+            return one(*alone, *(x if shared else x[0] for x in inputs))[None]
         places = (0, 0, *[None if shared else 0] * len(inputs))
         return torch.vmap(one, places, randomness="different")(self._weights, self._buffers, *inputs)
 
     def states(self) -> list[dict[str, Tensor]]:
         """The state dict of each network, on the CPU."""
-        whole = {name: value.detach().cpu() for name, value in (self._weights | self._buffers).items()}
-        count = len(next(iter(whole.values())))
-        return [{name: value[i].clone() for name, value in whole.items()} for i in range(count)]
+        kept = self._net.state_dict()  # without buffers that are not kept
+        whole = {k: v.detach().cpu() for k, v in (self._weights | self._buffers).items() if k in kept}
+        return [{name: value[i].clone() for name, value in whole.items()} for i in range(len(self))]

@@ -68,10 +68,11 @@ from nbpkg.data import glue, text, tokens
 from nbpkg.data.synthetic.language import Language
 from nbpkg.data.masking import Batches, Masked, generator, held_out
 from nbpkg.data.synthetic.posterior import Posterior
-from nbpkg.nets import distil
+from nbpkg.nets import first_bert
 from nbpkg.nets.bert import Bert, BertConfig, bert, precision
-from nbpkg.nets.bert_train import clip_and_step, linear_warmup_decay, optimiser, ramp
+from nbpkg.nets.bert_train import clip_and_step, linear_warmup_decay, optimiser
 from nbpkg.nets.downstream import FineTuning, features, fine_tune, probe, sentences
+from nbpkg.nets.first_bert import ramp
 from nbpkg.seeding import seeded
 from nbpkg.session import Session
 
@@ -186,7 +187,7 @@ def pair_losses(z, targets, weights, tau=1.0, told=(None, None), stop=True):
     A weight of 0 leaves exactly the hard loss.
     """
     if stop and all(weights) and told[0] is told[1] is None:  # the usual case, each softmax made once
-        hard_l, soft_l, hard_s, soft_s = distil.mutual_losses(*z, targets, tau)
+        hard_l, soft_l, hard_s, soft_s = first_bert.mutual_losses(*z, targets, tau)
         return hard_l + weights[0] * tau**2 * soft_l, hard_s + weights[1] * tau**2 * soft_s
     found = []
     for own, other, weight, labels in zip(z, z[::-1], weights, told, strict=True):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from nbpkg import chapters
 from nbpkg.data.synthetic.language import Language
-from nbpkg.nets.bert_train import ramp
+from nbpkg.nets.first_bert import ramp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbpkg.data.masking import Batches, Masked, count, generator, held_out, mask
+from nbpkg.data.masking import BLOCK, Batches, Masked, count, generator, held_out, mask, side_by_side
 from nbpkg.data.tokens import CLS, MASK, SEP
 from nbpkg.errors import NbpkgError
 
@@ -77,6 +77,38 @@ def test_a_pass_shows_every_sequence_once_and_the_next_in_another_order():
     batches = Batches(sequences, VOCABULARY, 8)
     passes = [
         [int(i) for s in range(6) for i in batches(p * 6 + s).targets.view(8, 10)[:, 0]] for p in (0, 1)
+    ]
+    assert sorted(passes[0]) == sorted(passes[1]) == list(range(5, 53)) and passes[0] != passes[1]
+
+
+def test_batches_side_by_side_depend_on_their_seed_alone_and_on_no_number_of_steps():
+    sequences, steps = rows(50), BLOCK + 3
+    many = list(side_by_side([Batches(sequences, VOCABULARY, 8, seed) for seed in (3, 4)], steps, "cpu"))
+    few = list(
+        side_by_side(
+            [Batches(sequences[:40], VOCABULARY, 8, 5), Batches(sequences, VOCABULARY, 8, 4)], 2, "cpu"
+        )
+    )
+    assert len(many) == steps and len(few) == 2 and many[0].inputs.shape == (2, 8, 64)
+    for one, other in zip(many, few, strict=False):
+        for part, same in zip(vars(one).values(), vars(other).values(), strict=True):
+            assert torch.equal(part[1], same[1])
+    assert not torch.equal(many[0].inputs[0], many[0].inputs[1])
+    assert not torch.equal(many[0].positions[0], many[BLOCK].positions[0])
+    for x in (many[0], many[BLOCK - 1], many[-1]):
+        hidden = x.inputs[1].flatten()[x.positions[1]]
+        kept = torch.ones(8 * 64, dtype=torch.bool).index_fill_(0, x.positions[1], False)
+        shown = {tuple(row) for row in sequences.tolist()}
+        whole = x.inputs[1].flatten().index_put((x.positions[1],), x.targets[1]).view(8, 64)
+        assert all(tuple(row) in shown for row in whole.tolist())
+        assert (x.positions[1].diff() > 0).all() and kept.sum() == 8 * 54 and (hidden == MASK).sum() > 40
+
+
+def test_a_pass_of_blocks_shows_every_sequence_once():
+    sequences = np.repeat(np.arange(5, 53)[:, None], 64, 1)
+    batches = list(side_by_side([Batches(sequences, VOCABULARY, 8)], 12, "cpu"))
+    passes = [
+        [int(i) for x in batches[low : low + 6] for i in x.targets[0].view(8, 10)[:, 0]] for low in (0, 6)
     ]
     assert sorted(passes[0]) == sorted(passes[1]) == list(range(5, 53)) and passes[0] != passes[1]
 

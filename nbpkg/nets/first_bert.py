@@ -1,0 +1,143 @@
+"""What chapters 09 and 10 of the first edition use of language models: losses in closed form, schedules.
+
+One model at a time, as they were published; this stays until these chapters are written anew.
+"""
+
+import bisect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nbpkg.data.masking import Masked
+from nbpkg.errors import NbpkgError
+from nbpkg.nets.bert import Bert, device_of, precision
+from nbpkg.nets.bert_train import evaluating
+from nbpkg.nets.distil import _check
+
+_EVALUATION_BATCH = 128
+
+
+def ramp(*points: tuple[float, float]) -> Callable[[float], float]:
+    """A schedule through (progress, value) points, progress from 0 to 1, straight between them.
+
+    `ramp((0, 4), (1, 1))` falls from 4 to 1; `ramp((0, 1), (0.5, 1), (0.5, 0))` is switched off half way. At
+    a progress named twice, the later value holds. Raises NbpkgError when progress goes back or leaves 0 to 1.
+    """
+    at = [float(x) for x, _ in points]
+    if not at or sorted(at) != at or at[0] < 0 or at[-1] > 1:
+        raise NbpkgError(f"the points of a schedule must go from progress 0 to 1, not {at}")
+
+    def value(progress: float) -> float:
+        reached = bisect.bisect_right(at, progress)
+        (before, low), (after, high) = points[max(reached - 1, 0)], points[min(reached, len(at) - 1)]
+        share = (progress - before) / (after - before) if after > before else 0.0
+        return low + share * (high - low)
+
+    return value
+
+
+def held_out_loss(model: Bert, masked: Masked) -> Tensor:
+    """Hard loss at each predicted place in nats, float64 (n,) on the CPU; the mean is the held-out loss."""
+    losses, device = [], device_of(model)
+    with evaluating(model):
+        for low in range(0, len(masked), _EVALUATION_BATCH):
+            part = masked.rows(low, low + _EVALUATION_BATCH).to(device)
+            with precision(device):
+                logits = model(part.inputs, part.positions)
+            losses.append(F.cross_entropy(logits.float(), part.targets, reduction="none").double().cpu())
+    return torch.cat(losses)
+
+
+class _Mixture(torch.autograd.Function):
+    """hard and soft at tau = 1 from one softmax of either side, with the gradient in closed form.
+
+    With log-sum-exponentials s and t of student's and teacher's logits z and w,
+
+        KL = sum q (w - z) - t + s,   d hard / dz = (p - onehot) / n,   d soft / dz = (p - q) / n
+    """
+
+    @staticmethod
+    def forward(ctx, student: Tensor, targets: Tensor, teacher: Tensor):
+        p, q = student.softmax(-1), teacher.softmax(-1)
+        # The largest probability is at least 1 / v: its logarithm is safe.
+        s, t = (z.amax(-1) - soft.amax(-1).log() for z, soft in ((student, p), (teacher, q)))
+        hard = (s - student.gather(1, targets[:, None])[:, 0]).mean()
+        soft = ((teacher - student).mul_(q).sum(-1) - t + s).mean()
+        ctx.save_for_backward(p, q, targets)
+        return hard, soft
+
+    @staticmethod
+    def backward(ctx, d_hard: Tensor, d_soft: Tensor):
+        p, q, targets = ctx.saved_tensors
+        n = len(targets)
+        gradient = (p * ((d_hard + d_soft) / n)).sub_(q * (d_soft / n))
+        return gradient.scatter_add_(1, targets[:, None], (-d_hard / n).expand(n, 1)), None, None
+
+
+def losses(
+    student: Tensor, targets: Tensor, teacher: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """(hard, soft) of the student's logits (n, v), the targets (n,) and the teacher's logits (n, v): () each.
+
+    In nats and float32. The hard loss is at temperature 1 always, the soft one not multiplied by tau squared.
+    At temperature 1 both come from one softmax. Raises NbpkgError for shapes that differ and a temperature
+    that is not above 0.
+    """
+    _check(student, teacher, temperature)
+    student, teacher = student.float(), teacher.detach().float()
+    if temperature == 1:
+        return _Mixture.apply(student, targets, teacher)
+    log_p, log_q = (F.log_softmax(logits / temperature, -1) for logits in (student, teacher))
+    # "batchmean" divides by the number of places; "mean" would divide by the vocabulary as well.
+    soft = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+    return F.cross_entropy(student, targets), soft
+
+
+class _Mutual(torch.autograd.Function):
+    """hard and soft of two models at once: one softmax of each, at tau, from which all else follows.
+
+    With u = log softmax(z / tau), p = exp(u) and s = sum p^tau, the probabilities at temperature 1 are
+    p^tau / s. The gradients are d hard_a / da = (p_a^tau / s_a - onehot) / n, d soft_a / da = (p_a - p_b) /
+    (n tau), and 0 for b.
+    """
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, targets: Tensor, tau: float):
+        at, n = targets[:, None], len(targets)
+        u, v = (F.log_softmax(z if tau == 1 else z / tau, -1) for z in (a, b))
+        p, q = u.exp(), v.exp()
+        hard = [-tau * x.gather(1, at)[:, 0] for x in (u, v)]
+        sums = [] if tau == 1 else [x.pow(tau).sum(-1) for x in (p, q)]
+        hard = [(x + s.log() if tau != 1 else x).mean() for x, s in zip(hard, sums or hard, strict=True)]
+        apart = u.sub_(v).flatten()
+        ctx.save_for_backward(targets, p, q, *sums)
+        ctx.tau = tau
+        return hard[0], -(q.flatten() @ apart) / n, hard[1], p.flatten() @ apart / n
+
+    @staticmethod
+    def backward(ctx, d_hard_a: Tensor, d_soft_a: Tensor, d_hard_b: Tensor, d_soft_b: Tensor):
+        targets, p, q, *sums = ctx.saved_tensors
+        n, at, tau = len(targets), targets[:, None], ctx.tau
+        apart = (p - q).div_(n * tau)
+        found = []
+        for i, (x, d_hard, d_soft) in enumerate(((p, d_hard_a, d_soft_a), (q, d_hard_b, -d_soft_b))):
+            share = d_hard / n
+            plain = x * share if tau == 1 else x.pow(tau).mul_((share / sums[i])[:, None])
+            plain.addcmul_(apart, d_soft)
+            found.append(plain.scatter_add_(1, at, (-share).expand(n, 1)))
+        return *found, None, None
+
+
+def mutual_losses(
+    a: Tensor, b: Tensor, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(hard_a, soft_a, hard_b, soft_b) of two models that teach each other: () each, from logits (n, v).
+
+    `losses(a, targets, b)` and `losses(b, targets, a)` in one: what a model is told is a constant, the hard
+    losses are at temperature 1, the soft ones are not multiplied by tau squared. Raises NbpkgError for shapes
+    that differ and a temperature that is not above 0.
+    """
+    _check(a, b, temperature)
+    return _Mutual.apply(a.float(), b.float(), targets, float(temperature))

@@ -1,0 +1,97 @@
+"""What the first edition's language chapters use: losses in closed form against autograd, schedules."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nbpkg.data.masking import generator, mask
+from nbpkg.errors import NbpkgError
+from nbpkg.nets import distil
+from nbpkg.nets.bert import BertConfig, bert
+from nbpkg.nets.first_bert import held_out_loss, losses, mutual_losses, ramp
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def logits(n=6, v=9, dtype=torch.float32):
+    rng = torch.Generator().manual_seed(0)
+    a, b = (3 * torch.randn(n, v, generator=rng, dtype=dtype) for _ in range(2))
+    return a.requires_grad_(), torch.randint(0, v, (n,), generator=rng), b.requires_grad_()
+
+
+def number(x):
+    return x.detach().item()
+
+
+def soft_loss(student, teacher, temperature=1.0):
+    """The soft loss by torch's own divergence, whose gradient is autograd's."""
+    log_p, log_q = (F.log_softmax(z / temperature, -1) for z in (student, teacher.detach()))
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_losses_in_closed_form_have_values_and_gradients_of_the_plain_ones(temperature):
+    for a, b in ((1.0, 1.0), (1.0, 4.0), (0.0, 1.0)):
+        found = []
+        for way in (losses, distil.losses):
+            student, targets, teacher = logits()
+            hard, soft = way(student, targets, teacher, temperature)
+            (a * hard + b * soft).backward()
+            found.append((hard.detach(), soft.detach(), student.grad))
+            assert teacher.grad is None
+        torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
+
+
+def test_held_out_loss_is_the_plain_cross_entropy_in_parts(monkeypatch):
+    rows = torch.randint(5, 37, (9, 10), generator=torch.Generator().manual_seed(0))
+    model, x = bert(BertConfig(37, 2, 12, 3, 10)), mask(rows, 37, generator(0, "held"))
+    expected = torch.nn.functional.cross_entropy(model(x.inputs, x.positions), x.targets, reduction="none")
+    monkeypatch.setattr("nbpkg.nets.first_bert._EVALUATION_BATCH", 4)
+    torch.testing.assert_close(held_out_loss(model, x).float(), expected.detach())
+
+
+def test_a_schedule_goes_through_its_points():
+    falling, switched = ramp((0, 4), (1, 1)), ramp((0, 1), (0.5, 1), (0.5, 0))
+    assert [falling(x) for x in (0, 0.5, 1)] == [4, 2.5, 1]
+    assert [switched(x) for x in (0, 0.49, 0.5, 1)] == [1, 1, 0, 0]
+    assert ramp((0.2, 3), (0.4, 5))(0) == 3 and ramp((0.2, 3), (0.4, 5))(0.3) == pytest.approx(4)
+    for points in ((), ((0.5, 1), (0, 1)), ((0, 1), (1.5, 1))):
+        with pytest.raises(NbpkgError):
+            ramp(*points)
+
+
+# ------------------------------------------------------------------ two models at once
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_two_models_at_once_have_the_losses_and_gradients_of_each_alone(temperature):
+    a, targets, b = logits(dtype=torch.float32)
+    found = mutual_losses(a, b, targets, temperature)
+    weights = (1.0, 0.7, 1.3, 0.4)
+    sum(w * x for w, x in zip(weights, found, strict=True)).backward()
+    twins = [x.detach().clone().requires_grad_() for x in (a, b)]
+    wanted = [F.cross_entropy(twins[0], targets), soft_loss(*twins, temperature)]
+    wanted += [F.cross_entropy(twins[1], targets), soft_loss(*twins[::-1], temperature)]
+    for one, other in zip(found, wanted, strict=True):
+        assert number(one) == pytest.approx(number(other), rel=1e-5)
+    sum(w * x for w, x in zip(weights, wanted, strict=True)).backward()
+    for one, other in zip((a, b), twins, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_one_models_losses_do_not_reach_the_other():
+    for part in range(4):
+        a, targets, b = logits()
+        mutual_losses(a, b, targets, 2.0)[part].backward()
+        other = (b if part < 2 else a).grad
+        assert other is None or not other.any()
+
+
+def test_far_apart_logits_of_two_models_stay_finite():
+    a, targets, b = logits()
+    found = mutual_losses(60 * a, 60 * b, targets)
+    sum(found).backward()
+    assert number(found[1]) == pytest.approx(number(soft_loss(60 * a, 60 * b)), rel=1e-4)
+    assert torch.isfinite(a.grad).all() and torch.isfinite(b.grad).all()
+    with pytest.raises(NbpkgError):
+        mutual_losses(a, b[:2], targets)
