@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from nbpkg import data
-from nbpkg.data.tokens import UNKNOWN
+from nbpkg.data import values
+from nbpkg.data.tokens import SPECIAL, UNKNOWN, Tokenizer, bpe, encode_documents, pack
 from nbpkg.untrusted import refuse
 
 Document = tuple[str, ...]
@@ -40,6 +44,10 @@ def read_lines(path: str | Path) -> list[str]:
         content = Path(path).read_bytes()
     except OSError as error:
         refuse(path, f"cannot be read ({error.strerror})", error)
+    return _lines(path, content)
+
+
+def _lines(path: str | Path, content: bytes) -> list[str]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -60,10 +68,12 @@ def read_wikitext(path: str | Path) -> list[Document]:
     """The articles of a WikiText file, each a document whose paragraphs are its headings and paragraphs.
 
     An article begins at a heading of the first level, ` = Title = `. The files' `<unk>`, which stands for
-    words left out, becomes the unknown token, and ` @-@ ` and its like the signs that they stand for. Raises
-    NbpkgError when text stands before the first heading.
+    words left out, becomes the unknown token, and ` @-@ ` and its like the signs that they stand for. The
+    articles come in the order of their SHA-256, whatever the file's. Raises NbpkgError when text stands
+    before the first heading.
     """
-    lines = [line.strip() for line in read_lines(path)]
+    read_lines(path)  # refuses what is no text, with the line as it stands there
+    lines = [line.strip() for line in _lines(path, values.articles_by_hash(Path(path).read_bytes()))]
     articles: list[list[str]] = []
     for number, line in enumerate(lines):
         if not line:
@@ -115,3 +125,21 @@ def corpus() -> Corpus:
         part = valid if Path(file.path).stem in HELD_OUT else train
         part.append(read_book(data.path(file.path)))
     return Corpus(tuple(train), tuple(valid), ("text-wikitext2", "text-novels"))
+
+
+def rows(
+    found: Corpus, vocabulary: int = 2_048, length: int = 32
+) -> tuple[np.ndarray, np.ndarray, Tokenizer]:
+    """Rows of tokens to train on and held out, (n, length) each and shuffled once, and the tokenizer.
+
+    The vocabulary is learned from the documents to train on. Rows of which less than half are words (lists of
+    words that WikiText leaves out) are dropped, so that 30 % of every row can be hidden.
+    """
+    learned = bpe([paragraph for document in found.train for paragraph in document], vocabulary)
+
+    def of(documents: Sequence[Document]) -> np.ndarray:
+        packed = pack(encode_documents(documents, learned), length)
+        packed = packed[2 * (packed >= len(SPECIAL)).sum(1) >= length]
+        return np.random.default_rng(0).permutation(packed)
+
+    return of(found.train), of(found.valid), learned

@@ -5,14 +5,31 @@ Two files with one digest give a reader the same values in the same order, thoug
 
 import hashlib
 import io
+import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 
+#: An empty line, a level-one heading and an empty line begin an article of WikiText.
+_ARTICLE = re.compile(rb"^ \n(?= = [^=\n](?:[^\n]*[^=\n])? = \n \n)", re.MULTILINE)
+
+
+def articles_by_hash(content: bytes) -> bytes:
+    """The bytes of a WikiText file with its articles in the order of their SHA-256.
+
+    WikiText-2's training text is handed round in more than one order; this is one for all of them.
+    """
+    cuts = [0, *(found.start() for found in _ARTICLE.finditer(content)), len(content)]
+    # The last article of a file has one empty line more at its end than it would have elsewhere.
+    articles = [content[a:b].rstrip(b" \n") + b"\n" for a, b in itertools.pairwise(cuts) if a < b]
+    return b"".join(sorted(articles, key=lambda article: hashlib.sha256(article).digest()))
+
 
 def digest(path: str | Path) -> str:
-    """SHA-256 (hex) of the values in a .parquet or .npz file, of the bytes of any other.
+    """SHA-256 (hex) of the values in a .parquet or .npz file, of the bytes of any other; of a .tokens file
+    with `articles_by_hash`.
 
     Table: for each column its name, then whole numbers as int64, others as float64, text as a JSON list,
     pictures as shape and pixels. Arrays: name, type, shape and numbers of each. Raises whatever a damaged
@@ -31,6 +48,8 @@ def digest(path: str | Path) -> str:
             for name in sorted(arrays):
                 hasher.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
                 hasher.update(np.ascontiguousarray(arrays[name]).data)
+    elif path.suffix == ".tokens":
+        hasher.update(articles_by_hash(path.read_bytes()))
     else:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

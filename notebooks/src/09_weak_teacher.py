@@ -903,7 +903,7 @@ note(
 
 # %% [markdown]
 # Last, English, for the decisive arms: WikiText-2 and novels, a vocabulary of byte pairs, deeper student, two smaller teachers; then fine-tuning on six tasks of GLUE.
-# The published run read the articles of WikiText-2's training text in another order than the official file, which `nbpkg data fetch` gives now.
+# The published run read the articles of WikiText-2's training text in another order than the one in which the package reads them now.
 # (At `smoke` another generated language stands in for English, and the grammaticality of its sentences for GLUE.)
 
 # %% tags=["hide-input"]

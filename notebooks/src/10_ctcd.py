@@ -1611,7 +1611,7 @@ table(["hidden verbs", "text", "right number (%)"], rows)
 #
 # The paper's claims are about GLUE, after training on a great deal of English.
 # Here is the same, as far as it can be had in minutes: WikiText-2 and the novels, a vocabulary of pieces of words, a large model of three layers and a small one of one, fresh text; then each is fine-tuned on a part of three tasks (CoLA: is a sentence acceptable? MRPC: do two sentences say the same? RTE: does one follow from the other?).
-# The published run read the articles of WikiText-2's training text in another order than the official file, which `nbpkg data fetch` gives now.
+# The published run read the articles of WikiText-2's training text in another order than the one in which the package reads them now.
 # Constant answers and models with random weights, fine-tuned in the same way, are the trivial baselines.
 # At `smoke` the generated language stands in, with right and wrong verbs as the task.
 
