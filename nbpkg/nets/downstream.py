@@ -9,11 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbpkg.data import glue
-from nbpkg.data.masking import generator
+from nbpkg.data.masking import Masked, generator
 from nbpkg.data.tokens import PAD, Tokenizer, padded
 from nbpkg.errors import NbpkgError
 from nbpkg.nets.bert import Bert, device_of, precision
-from nbpkg.nets.bert_train import clip_and_step, evaluating, linear_warmup_decay, optimiser
+from nbpkg.nets.bert_train import (
+    clip_and_step,
+    evaluating,
+    linear_warmup_decay,
+    log_probabilities,
+    optimiser,
+)
+from nbpkg.nets.together import Together
 from nbpkg.seeding import seeded
 
 _EVALUATION_BATCH = 256
@@ -48,6 +55,21 @@ def features(model: Bert, ids: np.ndarray, places: np.ndarray | None = None) -> 
                 states = model.hidden(rows, rows != PAD)[torch.arange(len(rows)), at]
             found.append(states.float().cpu().numpy())
     return np.concatenate(found)
+
+
+def agreement(nets: Together, masked: Masked, numbers: np.ndarray) -> np.ndarray:
+    """Percent of a hidden verb's probability that is in the verb's number, of every network, (networks,).
+
+    Of the probability that goes to verbs at all, as a mean over the hidden verbs: 50 knows nothing of number.
+    numbers: of each token 1 (singular) or 2 (plural), 0 if it is no verb, (vocabulary,).
+    """
+    kinds = torch.as_tensor(numbers, device=nets.device)
+    of_kind, right, verbs = F.one_hot(kinds, 3).float(), 0, 0
+    for log_p, targets in log_probabilities(nets, masked):
+        mass, wanted = log_p.exp() @ of_kind, kinds[targets]  # (networks, n, 3), (n,)
+        share = mass.gather(2, wanted.expand(len(nets), -1)[..., None])[..., 0] / mass[..., 1:].sum(2)
+        right, verbs = right + (share * (wanted > 0)).double().sum(1), verbs + (wanted > 0).sum()
+    return (100 * right / verbs).cpu().numpy()
 
 
 def probe(

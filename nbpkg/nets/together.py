@@ -53,7 +53,7 @@ class Together:
             return torch.func.functional_call(self._net, (weights, buffers), given)
 
         if len(self) == 1:
-            alone = [{k: v[0] for k, v in part.items()} for part in (self._weights, self._buffers)]
+            alone = [{k: v.squeeze(0) for k, v in part.items()} for part in (self._weights, self._buffers)]
             return one(*alone, *(x if shared else x[0] for x in inputs))[None]
         places = (0, 0, *[None if shared else 0] * len(inputs))
         return torch.vmap(one, places, randomness="different")(self._weights, self._buffers, *inputs)

@@ -140,6 +140,14 @@ class Language:
     def _ids(self) -> dict[str, int]:
         return {word: number for number, word in enumerate(self.vocabulary)}
 
+    @cached_property
+    def verb_numbers(self) -> np.ndarray:
+        """Of each token the number of the verb that it is: 1 singular, 2 plural, 0 no verb; int64 (size,)."""
+        found = np.zeros(self.size, np.int64)
+        for stem in self._forms["goes"] + self._forms["sees"]:
+            found[self._ids[stem + "s"]], found[self._ids[stem]] = 1, 2
+        return found
+
     def encode(self, sentences: Sequence[Sequence[str]]) -> list[np.ndarray]:
         """Token ids of each sentence, int32 (words,); NbpkgError naming a word that the language lacks."""
         try:

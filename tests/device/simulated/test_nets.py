@@ -1,14 +1,19 @@
 """Building blocks of `nbpkg.nets` on a GPU: the numbers of the CPU, and few waits."""
 
 import fakecuda
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from nbpkg import paths
+from nbpkg.data.masking import BLOCK, held_out
 from nbpkg.nb201 import space
 from nbpkg.nets import cellgraphs
+from nbpkg.nets.bert import BertConfig, bert
+from nbpkg.nets.bert_train import Recipe, held_out_losses, pretrain
 from nbpkg.nets.dag import GraphEncoder
+from nbpkg.nets.distil import losses
 from nbpkg.nets.together import Together
 from nbpkg.seeding import seeded
 
@@ -57,3 +62,38 @@ def test_networks_together_agree_and_do_not_wait(shared):
             step()
         found[device] = together.states()
     torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_pretraining_agrees_stays_on_the_device_and_waits_once_a_block(seeds):
+    rows = np.random.default_rng(0).integers(5, 40, (64, 16))
+    config = BertConfig(40, 2, 16, 2, 16, norm="pre", std=0.1, positions="rotary")
+    held, found = held_out(rows, 40), {}
+
+    def models(device, layers=2):
+        return Together([bert(BertConfig(**(vars(config) | {"layers": layers})), i) for i in seeds], device)
+
+    def run(device, steps):
+        student, partner = models(device), models(device, 1)
+
+        def co_training(logits, batch, progress):
+            pairs = zip(logits, logits[::-1], strict=True)
+            return sum(sum(losses(own, batch.targets.flatten(), other)) for own, other in pairs)
+
+        pretrain([student, partner], [rows] * len(seeds), seeds, Recipe(steps, 8, 0.01), co_training)
+        return student
+
+    for device in ("cpu", "cuda"):
+        found[device] = held_out_losses(run(device, 6), held)
+    torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-2, atol=1e-2)
+    few, many = (waits(lambda steps=steps: run("cuda", steps)) for steps in (2, BLOCK))
+    assert many == few, "a step waits"
+    assert waits(lambda: run("cuda", BLOCK + 1)) - many <= 3  # a block's rows, places and words
+
+    fakecuda.start(paths.root())
+    held_out_losses(run("cuda", BLOCK), held)
+    fakecuda.stop()
+    spent = fakecuda.Tally()
+    for tally in fakecuda.report()[0].values():
+        spent += tally
+    assert spent.device_ops > 1_000 and spent.share > 0.95

@@ -5,11 +5,22 @@ import pytest
 import torch
 from public import needs
 
+from nbpkg.data.masking import held_out
 from nbpkg.data.synthetic.language import Language
 from nbpkg.data.tokens import bpe, padded
 from nbpkg.errors import NbpkgError
 from nbpkg.nets.bert import BertConfig, bert
-from nbpkg.nets.downstream import FineTuning, features, fine_tune, glue_scores, pooled, probe, sentences
+from nbpkg.nets.downstream import (
+    FineTuning,
+    agreement,
+    features,
+    fine_tune,
+    glue_scores,
+    pooled,
+    probe,
+    sentences,
+)
+from nbpkg.nets.together import Together
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LANGUAGE = Language()
@@ -43,6 +54,25 @@ def test_features_are_means_over_words_or_single_states():
     torch.testing.assert_close(
         pooled(net, torch.as_tensor(ids)), torch.as_tensor(found), rtol=1e-4, atol=1e-5
     )
+
+
+def test_agreement_is_the_share_of_the_verbs_probability_in_the_right_number(monkeypatch):
+    numbers, held = LANGUAGE.verb_numbers, held_out(LANGUAGE.rows(40, 16, seed=1), LANGUAGE.size)
+    nets = [model(seed) for seed in (0, 1)]
+    monkeypatch.setattr("nbpkg.nets.bert_train._EVALUATION_BATCH", 7)
+    found = agreement(Together(nets, "cpu"), held, numbers)
+    for net, mine in zip(nets, found, strict=True):
+        shares = []
+        for p, y in zip(
+            net(held.inputs, held.positions).softmax(-1).tolist(), held.targets.tolist(), strict=True
+        ):
+            word = LANGUAGE.vocabulary[y]
+            assert (numbers[y] > 0) == (word.removesuffix("s")[-1] in "nm" and word[:3] not in ("no", "wit"))
+            if numbers[y]:
+                verbs = {k: sum(q for q, n in zip(p, numbers, strict=True) if n == k) for k in (1, 2)}
+                shares.append(verbs[1 + (not word.endswith("s"))] / (verbs[1] + verbs[2]))
+        assert len(shares) > 10 and mine == pytest.approx(100 * np.mean(shares), rel=1e-4)
+    assert (abs(found - 50) < 10).all() and found[0] != found[1]
 
 
 def test_a_probe_reads_what_stands_there_and_nothing_else():
