@@ -109,8 +109,7 @@ class Batches:
     """Batches of freshly masked sequences; the one of a step depends on seed and step only.
 
     sequences: (n, length) of any integer type. Each pass over them is in another order, and what does not
-    fill a batch at its end is left out. `batches(step)` is one batch, for any step from 0; models that are
-    compared get the same text and masks from the same seed, and an interrupted run goes on anywhere.
+    fill a batch at its end is left out. Models that are compared get the same text and masks from one seed.
     Raises NbpkgError for fewer sequences than a batch.
     """
 
@@ -135,9 +134,6 @@ class Batches:
             self._order = epoch, torch.randperm(len(self.sequences), generator=rng).numpy()
         return self.sequences[self._order[1][inside * self.batch : (inside + 1) * self.batch]]
 
-    def __call__(self, step: int) -> Masked:
-        return mask(self._rows(step), self.vocabulary, generator(self.seed, f"mask/{step}"), self.rate)
-
     def block(self, number: int) -> Masked:
         """`BLOCK` steps drawn at once: inputs (steps, batch, length), positions and targets (steps, n)."""
         rows = [self._rows(step) for step in range(number * BLOCK, (number + 1) * BLOCK)]
@@ -146,10 +142,6 @@ class Batches:
         inputs = drawn.inputs.unflatten(0, (BLOCK, self.batch))
         first = inputs[0].numel() * torch.arange(BLOCK)[:, None]
         return Masked(inputs, drawn.positions.view(BLOCK, -1) - first, drawn.targets.view(BLOCK, -1))
-
-    def steps(self, count: int, first: int = 0) -> Iterator[Masked]:
-        """The batches of steps first to first + count - 1."""
-        return (self(step) for step in range(first, first + count))
 
 
 def side_by_side(batches: Sequence[Batches], steps: int, device: str | torch.device) -> Iterator[Masked]:

@@ -74,18 +74,6 @@ def _step(optimiser: torch.optim.Optimizer, factor: float) -> None:
     optimiser.zero_grad(set_to_none=True)
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode and no gradients are kept; afterwards its mode is as before."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How models are pre-trained: the rate rises over 5 % of the steps and falls to 0; gradients are clipped.

@@ -13,13 +13,7 @@ from nbpkg.data.masking import Masked, generator
 from nbpkg.data.tokens import PAD, Tokenizer, padded
 from nbpkg.errors import NbpkgError
 from nbpkg.nets.bert import Bert, device_of, precision
-from nbpkg.nets.bert_train import (
-    clip_and_step,
-    evaluating,
-    linear_warmup_decay,
-    log_probabilities,
-    optimiser,
-)
+from nbpkg.nets.bert_train import clip_and_step, linear_warmup_decay, log_probabilities, optimiser
 from nbpkg.nets.together import Together
 from nbpkg.seeding import seeded
 
@@ -45,7 +39,7 @@ def features(model: Bert, ids: np.ndarray, places: np.ndarray | None = None) -> 
     ids: int64 (n, length) from `tokens.padded`. places: column of each row's token in ids, (n,).
     """
     found, device = [], device_of(model)
-    with evaluating(model), precision(device):
+    with torch.no_grad(), precision(device):
         for low in range(0, len(ids), _EVALUATION_BATCH):
             rows = _trimmed(torch.as_tensor(ids[low : low + _EVALUATION_BATCH])).to(device)
             if places is None:

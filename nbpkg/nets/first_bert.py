@@ -4,19 +4,31 @@ One model at a time, as they were published; this stays until these chapters are
 """
 
 import bisect
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbpkg.data.masking import Masked
+from nbpkg.data import masking
+from nbpkg.data.masking import Masked, generator, mask
 from nbpkg.errors import NbpkgError
 from nbpkg.nets.bert import Bert, device_of, precision
-from nbpkg.nets.bert_train import evaluating
 from nbpkg.nets.distil import _check
 
 _EVALUATION_BATCH = 128
+
+
+class Batches(masking.Batches):
+    """One batch at a time: `batches(step)` for any step from 0."""
+
+    def __call__(self, step: int) -> Masked:
+        return mask(self._rows(step), self.vocabulary, generator(self.seed, f"mask/{step}"), self.rate)
+
+    def steps(self, count: int, first: int = 0) -> Iterator[Masked]:
+        """The batches of steps first to first + count - 1."""
+        return (self(step) for step in range(first, first + count))
 
 
 def ramp(*points: tuple[float, float]) -> Callable[[float], float]:
@@ -36,6 +48,18 @@ def ramp(*points: tuple[float, float]) -> Callable[[float], float]:
         return low + share * (high - low)
 
     return value
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode and no gradients are kept; afterwards its mode is as before."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 def held_out_loss(model: Bert, masked: Masked) -> Tensor:

@@ -61,14 +61,14 @@ from torch.nn import functional as F
 
 from nbpkg.report import plots, stats, verdicts
 from nbpkg.data import glue, text, tokens
-from nbpkg.data.synthetic.language import Language
-from nbpkg.data.masking import Batches, generator, held_out
+from nbpkg.data.synthetic.first_language import Language
+from nbpkg.data.masking import generator, held_out
 from nbpkg.data.synthetic.posterior import Posterior
 from nbpkg.nets.bert import BertConfig, bert
 from nbpkg.nets.bert_train import clip_and_step, linear_warmup_decay, optimiser
 from nbpkg.nets.distil import init_from, layer_map
 from nbpkg.nets.downstream import FineTuning, features, fine_tune, glue_scores, probe
-from nbpkg.nets.first_bert import held_out_loss, losses, ramp
+from nbpkg.nets.first_bert import Batches, held_out_loss, losses, ramp
 from nbpkg.session import Session
 
 # %%

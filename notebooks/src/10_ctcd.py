@@ -65,14 +65,14 @@ from torch.nn import functional as F
 
 from nbpkg.report import plots, stats, verdicts
 from nbpkg.data import glue, text, tokens
-from nbpkg.data.synthetic.language import Language
-from nbpkg.data.masking import Batches, Masked, generator, held_out
+from nbpkg.data.synthetic.first_language import Language
+from nbpkg.data.masking import Masked, generator, held_out
 from nbpkg.data.synthetic.posterior import Posterior
 from nbpkg.nets import first_bert
 from nbpkg.nets.bert import Bert, BertConfig, bert, precision
 from nbpkg.nets.bert_train import clip_and_step, linear_warmup_decay, optimiser
 from nbpkg.nets.downstream import FineTuning, features, fine_tune, probe, sentences
-from nbpkg.nets.first_bert import ramp
+from nbpkg.nets.first_bert import Batches, ramp
 from nbpkg.seeding import seeded
 from nbpkg.session import Session
 

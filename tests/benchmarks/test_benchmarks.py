@@ -2,6 +2,7 @@
 
 import re
 
+import language
 import nets
 import zoo
 
@@ -19,3 +20,12 @@ def test_the_benchmark_of_set_and_graph_networks_times_every_part(monkeypatch):
     assert len(lines) == 8
     assert all("one by one" in line and "CPU s" in line for line in lines[1:4])
     assert all("seeds at once" in line and "of the peak" in line for line in lines[5:])
+
+
+def test_the_benchmark_of_language_models_trains_every_width(monkeypatch):
+    monkeypatch.setattr(language, "WIDTHS", (8, 16))
+    for name, value in {"ROWS": 4, "LENGTH": 8, "VOCABULARY": 30, "STEPS": 2}.items():
+        monkeypatch.setattr(language, name, value)
+    lines = list(language.compare("cpu", seeds=2, repeats=1))
+    assert len(lines) == 4 and "2 seeds at once" in lines[0] and "GFLOP/s" in lines[1]
+    assert all("tokens a second" in line and "of the peak" in line for line in lines[2:])

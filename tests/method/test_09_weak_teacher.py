@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from nbpkg import chapters
-from nbpkg.data.synthetic.language import Language
+from nbpkg.data.synthetic.first_language import Language
 from nbpkg.nets.first_bert import ramp
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,11 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from nbpkg import chapters
-from nbpkg.data.masking import Batches, held_out
-from nbpkg.data.synthetic.language import Language
+from nbpkg.data.masking import held_out
+from nbpkg.data.synthetic.first_language import Language
 from nbpkg.data.tokens import SPECIAL
 from nbpkg.nets.bert import BertConfig, bert
 from nbpkg.nets.bert_train import linear_warmup_decay, optimiser
+from nbpkg.nets.first_bert import Batches
 
 LANGUAGE = Language(classes=2, nouns=2, verbs=2, adjectives=2)
 V, LENGTH = LANGUAGE.size, 12

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
@@ -41,22 +41,6 @@ def _stem(number: int) -> str:
 def _zipf(names: Sequence[str], turn: int = 0) -> list[Rule]:
     """Rules to single words with probability 1 / rank, the ranking turned by `turn` places."""
     return [(1 / (1 + (i + turn) % len(names)), (name,)) for i, name in enumerate(names)]
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A sentence and what a probe may ask about it.
-
-    subject, verb: places of the main clause's noun and verb in `words`. plural: whether they are plural.
-    attractors: nouns between them whose number is the other one. grammatical: whether they agree.
-    """
-
-    words: tuple[str, ...]
-    subject: int
-    verb: int
-    plural: bool
-    attractors: int
-    grammatical: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,19 +143,6 @@ class Language:
         """The words of token ids, with spaces between."""
         return " ".join(self.vocabulary[int(i)] for i in ids)
 
-    def sentences(self, count: int, seed: int = 0) -> list[Sentence]:
-        """Independent sentences; the same for a seed on every machine."""
-        rng = _rng(seed, "sentences")
-        found = []
-        for _ in range(count):
-            words, events = self.grammar.sample(rng)
-            subject, plural = next((at, "/pl/" in name) for at, name in events if name.startswith("subject/"))
-            verb = next(at for at, name in events if name.startswith("main/"))
-            other = "noun/sg" if plural else "noun/pl"
-            attractors = sum(subject < at < verb and name.startswith(other) for at, name in events)
-            found.append(Sentence(tuple(words), subject, verb, plural, attractors))
-        return found
-
     def corpus(self, tokens: int, seed: int = 0) -> np.ndarray:
         """A text of so many tokens, ids int32 (tokens,), of independent sentences; the last may be cut."""
         return np.fromiter(islice(self._endless(_rng(seed, "corpus")), tokens), np.int32, tokens)
@@ -192,17 +163,6 @@ class Language:
         for row in found:
             row[1:] = np.fromiter(islice(self._endless(rng), length - 1), np.int32, length - 1)
         return found
-
-    def ungrammatical(self, sentence: Sentence) -> Sentence:
-        """The sentence with its main verb in the other number, the verb itself unchanged."""
-        word = sentence.words[sentence.verb]
-        other = word.removesuffix("s") if word.endswith("s") else word + "s"
-        words = (*sentence.words[: sentence.verb], other, *sentence.words[sentence.verb + 1 :])
-        return replace(sentence, words=words, grammatical=not sentence.grammatical)
-
-    def acceptability_set(self, count: int, seed: int = 0) -> list[Sentence]:
-        """Sentences of which every second one is `ungrammatical`: is the verb's number right?"""
-        return [s if i % 2 else self.ungrammatical(s) for i, s in enumerate(self.sentences(count, seed))]
 
 
 def _rng(seed: int, what: str) -> random.Random:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ll1 import conflicts
 
-from nbpkg.data.synthetic.language import Language, Sentence
+from nbpkg.data.synthetic.first_language import Language, Sentence
 from nbpkg.data.tokens import SPECIAL
 from nbpkg.errors import NbpkgError
 

@@ -59,28 +59,6 @@ def test_rows_cut_out_belong_together():
     assert torch.equal(part.positions + 4 * 64, whole.positions[40:70])
 
 
-def test_a_batch_depends_on_seed_and_step_only():
-    sequences = rows(50)
-    batches, again = (Batches(sequences, VOCABULARY, 8, seed=3) for _ in range(2))
-    assert batches.per_pass == 6
-    run = list(batches.steps(14))
-    for step in (13, 2, 7):
-        found = again(step)
-        assert torch.equal(found.inputs, run[step].inputs) and torch.equal(found.targets, run[step].targets)
-    assert torch.equal(next(again.steps(1, first=9)).inputs, run[9].inputs)
-    other = Batches(sequences, VOCABULARY, 8, seed=4)(2)
-    assert not torch.equal(other.inputs, run[2].inputs)
-
-
-def test_a_pass_shows_every_sequence_once_and_the_next_in_another_order():
-    sequences = np.repeat(np.arange(5, 53)[:, None], 64, 1)
-    batches = Batches(sequences, VOCABULARY, 8)
-    passes = [
-        [int(i) for s in range(6) for i in batches(p * 6 + s).targets.view(8, 10)[:, 0]] for p in (0, 1)
-    ]
-    assert sorted(passes[0]) == sorted(passes[1]) == list(range(5, 53)) and passes[0] != passes[1]
-
-
 def test_batches_side_by_side_depend_on_their_seed_alone_and_on_no_number_of_steps():
     sequences, steps = rows(50), BLOCK + 3
     many = list(side_by_side([Batches(sequences, VOCABULARY, 8, seed) for seed in (3, 4)], steps, "cpu"))

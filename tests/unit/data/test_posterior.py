@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nbpkg.data.masking import Masked, generator, held_out, mask
+from nbpkg.data.synthetic.first_language import Language
 from nbpkg.data.synthetic.grammar import Grammar
-from nbpkg.data.synthetic.language import Language
 from nbpkg.data.synthetic.posterior import Automaton, Posterior
 from nbpkg.data.tokens import CLS, MASK, SPECIAL
 from nbpkg.errors import NbpkgError

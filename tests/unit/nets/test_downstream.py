@@ -6,7 +6,7 @@ import torch
 from public import needs
 
 from nbpkg.data.masking import held_out
-from nbpkg.data.synthetic.language import Language
+from nbpkg.data.synthetic.first_language import Language
 from nbpkg.data.tokens import bpe, padded
 from nbpkg.errors import NbpkgError
 from nbpkg.nets.bert import BertConfig, bert
@@ -57,7 +57,7 @@ def test_features_are_means_over_words_or_single_states():
 
 
 def test_agreement_is_the_share_of_the_verbs_probability_in_the_right_number(monkeypatch):
-    numbers, held = LANGUAGE.verb_numbers, held_out(LANGUAGE.rows(40, 16, seed=1), LANGUAGE.size)
+    numbers, held = LANGUAGE.verb_numbers, held_out(LANGUAGE.rows(80, 16, seed=1), LANGUAGE.size)
     nets = [model(seed) for seed in (0, 1)]
     monkeypatch.setattr("nbpkg.nets.bert_train._EVALUATION_BATCH", 7)
     found = agreement(Together(nets, "cpu"), held, numbers)

@@ -1,5 +1,6 @@
 """What the first edition's language chapters use: losses in closed form against autograd, schedules."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,7 +9,7 @@ from nbpkg.data.masking import generator, mask
 from nbpkg.errors import NbpkgError
 from nbpkg.nets import distil
 from nbpkg.nets.bert import BertConfig, bert
-from nbpkg.nets.first_bert import held_out_loss, losses, mutual_losses, ramp
+from nbpkg.nets.first_bert import Batches, held_out_loss, losses, mutual_losses, ramp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -95,3 +96,34 @@ def test_far_apart_logits_of_two_models_stay_finite():
     assert torch.isfinite(a.grad).all() and torch.isfinite(b.grad).all()
     with pytest.raises(NbpkgError):
         mutual_losses(a, b[:2], targets)
+
+
+# ------------------------------------------------------------------ batches, one step at a time
+
+VOCABULARY = 60
+
+
+def rows(n):
+    return np.random.default_rng(0).integers(5, VOCABULARY, (n, 64))
+
+
+def test_a_batch_depends_on_seed_and_step_only():
+    sequences = rows(50)
+    batches, again = (Batches(sequences, VOCABULARY, 8, seed=3) for _ in range(2))
+    assert batches.per_pass == 6
+    run = list(batches.steps(14))
+    for step in (13, 2, 7):
+        found = again(step)
+        assert torch.equal(found.inputs, run[step].inputs) and torch.equal(found.targets, run[step].targets)
+    assert torch.equal(next(again.steps(1, first=9)).inputs, run[9].inputs)
+    other = Batches(sequences, VOCABULARY, 8, seed=4)(2)
+    assert not torch.equal(other.inputs, run[2].inputs)
+
+
+def test_a_pass_shows_every_sequence_once_and_the_next_in_another_order():
+    sequences = np.repeat(np.arange(5, 53)[:, None], 64, 1)
+    batches = Batches(sequences, VOCABULARY, 8)
+    passes = [
+        [int(i) for s in range(6) for i in batches(p * 6 + s).targets.view(8, 10)[:, 0]] for p in (0, 1)
+    ]
+    assert sorted(passes[0]) == sorted(passes[1]) == list(range(5, 53)) and passes[0] != passes[1]
