@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nbpkg.data.masking import Batches, Masked, side_by_side
@@ -31,17 +31,6 @@ Loss = Callable[[list[Tensor], Masked, float], Tensor]
 _EVALUATION_BATCH = 128
 
 
-def optimiser(model: nn.Module, lr: float = 5e-4) -> torch.optim.AdamW:
-    """AdamW with (0.9, 0.999); matrices and embeddings decay by 0.01, biases and layer norms do not.
-
-    For two models, make two: neither then depends on the other.
-    """
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    free = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr, fused=True)
-
-
 def linear_warmup_decay(step: int, steps: int, share: float = 0.05) -> float:
     """Factor of the learning rate at a step: up linearly over `share` of the steps, then linearly to 0.
 
@@ -53,20 +42,7 @@ def linear_warmup_decay(step: int, steps: int, share: float = 0.05) -> float:
     return min((step + 1) / rising, (steps - step) / max(1, steps - rising + 1))
 
 
-def clip_and_step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, factor: float, clip: float = 1.0
-) -> Tensor:
-    """Clip the model's gradients to norm `clip`, take a step and clear them; the norm before clipping, ().
-
-    factor: of the optimiser's first learning rate, from `linear_warmup_decay`. The norm is over this model
-    alone: clipping two models together would couple them.
-    """
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-    _step(optimiser, factor)
-    return norm
-
-
-def _step(optimiser: torch.optim.Optimizer, factor: float) -> None:
+def take_step(optimiser: torch.optim.Optimizer, factor: float) -> None:
     """A step at `factor` times the first learning rate; gradients are cleared."""
     for group in optimiser.param_groups:
         group["lr"] = group.setdefault("first_lr", group["lr"]) * factor
@@ -107,7 +83,7 @@ def optimisers(nets: Together, lr: float, kind: str = "muon") -> list[torch.opti
 
 def clip(nets: Together, most: float = 1.0) -> None:
     """Scale the gradients of each network to a norm of at most `most`, (networks,) norms in all."""
-    weights = nets.parameters()
+    weights = [p for p in nets.parameters() if p.grad is not None]
     norms = torch.stack([p.grad.flatten(1).norm(dim=1) for p in weights]).norm(dim=0)
     scale = (most / (norms + 1e-6)).clamp(max=1.0)
     for p in weights:
@@ -134,7 +110,7 @@ def pretrain(
     compiled = recipe.fast and device.type == "cuda" and importlib.util.find_spec("triton") is not None
     batches = [Batches(x, vocabulary, recipe.batch, i, recipe.rate) for x, i in zip(rows, seeds, strict=True)]
     update = [optimisers(nets, recipe.lr, recipe.optimiser) for nets in models]
-    run = [torch.compile(nets) if compiled else nets for nets in models]
+    run = [torch.compile(nets.__call__) if compiled else nets for nets in models]
     looks = [look(0)] if 0 in at else []
     for step, batch in enumerate(side_by_side(batches, recipe.steps, device)):
         with narrow:
@@ -144,7 +120,7 @@ def pretrain(
         for nets, each in zip(models, update, strict=True):
             clip(nets)
             for one in each:
-                _step(one, linear_warmup_decay(step, recipe.steps))
+                take_step(one, linear_warmup_decay(step, recipe.steps))
         looks += [look(step + 1)] if step + 1 in at else []
     return looks
 

@@ -1,6 +1,6 @@
 """What a pre-trained `Bert` is good for: linear probes of its states, fine-tuning on sentences."""
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from nbpkg.data.masking import Masked, generator
 from nbpkg.data.tokens import PAD, Tokenizer, padded
 from nbpkg.errors import NbpkgError
 from nbpkg.nets.bert import Bert, device_of, precision
-from nbpkg.nets.bert_train import clip_and_step, linear_warmup_decay, log_probabilities, optimiser
+from nbpkg.nets.bert_train import clip, linear_warmup_decay, log_probabilities, optimisers, take_step
 from nbpkg.nets.together import Together
 from nbpkg.seeding import seeded
 
@@ -100,50 +100,63 @@ class FineTuning:
             raise NbpkgError(f"this recipe trains nothing: {self}")
 
 
+class Classifier(nn.Module):
+    """A `Bert` and a linear layer on the mean of its last states: ids (batch, length) -> (batch, outputs)."""
+
+    def __init__(self, body: Bert, outputs: int, seed: int):
+        super().__init__()
+        self.body = body
+        with seeded(seed):
+            self.top = nn.Linear(body.config.width, outputs)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.top(pooled(self.body, ids))
+
+
 def fine_tune(
-    model: Bert, ids: np.ndarray, labels: np.ndarray, ids_test: np.ndarray,
-    recipe: FineTuning = FineTuning(), seed: int = 0,
+    models: Sequence[Bert], ids: np.ndarray, labels: np.ndarray, ids_test: np.ndarray,
+    recipe: FineTuning = FineTuning(), seeds: Sequence[int] = (0,), device: str | torch.device = "cpu",
 ) -> np.ndarray:  # fmt: skip
-    """Predictions (n_test,) of a copy of the model, trained with a linear layer on its pooled states.
+    """Predictions (models, n_test) of copies of the models, one for each of `seeds`, trained together.
 
     ids, ids_test: int64 (n, length). labels: integers, classes 0, 1, ... (predictions are classes), or floats
-    (predictions are numbers; squared error in units of their standard deviation). seed: draws the new layer,
-    the order and the examples kept. The model is left as it is; the copy is trained where it lies. Raises
-    NbpkgError for numbers that differ.
+    (predictions are numbers; squared error in units of their standard deviation). seeds: of the new layers,
+    the orders and the examples kept. The models are left as they are. Raises NbpkgError for numbers that
+    differ.
     """
-    if len(ids) != len(labels) or not len(ids) or not len(ids_test):
-        raise NbpkgError(
-            f"{len(ids)} sentences, {len(labels)} labels, {len(ids_test)} to predict: no training"
-        )
+    if not len(models) == len(seeds) or not 0 < len(ids) == len(labels) or not len(ids_test):
+        raise NbpkgError(f"{len(ids)} sentences, {len(labels)} labels, {len(seeds)} seeds: no training")
     numbers = np.issubdtype(labels.dtype, np.floating)
     centre, scale = (float(labels.mean()), float(labels.std()) or 1.0) if numbers else (0.0, 1.0)
-    net, device = copy.deepcopy(model).train(), device_of(model)
-    with seeded(seed):
-        top = nn.Linear(model.config.width, 1 if numbers else int(labels.max()) + 1)
-    top = top.to(device)
+    outputs = 1 if numbers else int(labels.max()) + 1
+    nets = Together([Classifier(m, outputs, i) for m, i in zip(models, seeds, strict=True)], device)
     y = torch.as_tensor((labels - centre) / scale).float() if numbers else torch.as_tensor(labels).long()
-    _fit(net, top, torch.as_tensor(ids), y, recipe, generator(seed, "fine-tuning"))
-    states = torch.from_numpy(features(net, ids_test)).to(device)
+    x, y, width = torch.as_tensor(ids).to(device), y.to(device), (ids != PAD).sum(1)
+    orders, update = _orders(len(ids), recipe, seeds), optimisers(nets, recipe.lr, "adamw")[0]
+    for step, rows in enumerate(orders):
+        here, longest = rows.to(device, non_blocking=True), width[rows.numpy()].max()
+        out, wanted = nets(x[here, :longest]).flatten(0, 1), y[here].flatten()
+        loss = F.mse_loss(out[:, 0], wanted) if numbers else F.cross_entropy(out, wanted)
+        (len(seeds) * loss).backward()
+        clip(nets)
+        take_step(update, linear_warmup_decay(step, len(orders), 0.1))
+    found, tested = [], torch.as_tensor(ids_test)
     with torch.no_grad():
-        out = top(states).cpu()
-    return (out[:, 0].double() * scale + centre).numpy() if numbers else out.argmax(1).numpy()
+        for part in tested.split(_EVALUATION_BATCH):
+            found.append(nets(_trimmed(part).to(device), shared=True))
+    out = torch.cat(found, 1).cpu()
+    return (out[..., 0].double() * scale + centre).numpy() if numbers else out.argmax(2).numpy()
 
 
-def _fit(net: Bert, top: nn.Linear, x: Tensor, y: Tensor, recipe: FineTuning, rng: torch.Generator) -> None:
-    """Train net and top in place on ids x (n, length): classes y int64 (n,), or numbers y float32 (n,)."""
-    whole, device = nn.ModuleList([net, top]), device_of(net)
-    kept = torch.randperm(len(x), generator=rng)[: recipe.limit or len(x)]
-    steps, step = recipe.epochs * -(-len(kept) // recipe.batch), 0
-    adam = optimiser(whole, recipe.lr)
-    for _ in range(recipe.epochs):
-        for rows in kept[torch.randperm(len(kept), generator=rng)].split(recipe.batch):
-            with precision(device):
-                out = top(pooled(net, _trimmed(x[rows]).to(device))).float()
-            target = y[rows].to(device)
-            loss = F.mse_loss(out[:, 0], target) if y.is_floating_point() else F.cross_entropy(out, target)
-            loss.backward()
-            clip_and_step(whole, adam, linear_warmup_decay(step, steps, 0.1))
-            step += 1
+def _orders(count: int, recipe: FineTuning, seeds: Sequence[int]) -> list[Tensor]:
+    """For each step the examples of each seed, int64 (seeds, batch)."""
+    found = []
+    for seed in seeds:
+        rng = generator(seed, "fine-tuning")
+        kept = torch.randperm(count, generator=rng)[: recipe.limit or count]
+        found.append([kept[torch.randperm(len(kept), generator=rng)] for _ in range(recipe.epochs)])
+    epochs = (torch.stack(one) for one in zip(*found, strict=True))
+    return [rows for epoch in epochs for rows in epoch.split(recipe.batch, 1)]
 
 
 def sentences(split: glue.Split, tokenizer: Tokenizer, length: int = 64) -> np.ndarray:
@@ -154,10 +167,12 @@ def sentences(split: glue.Split, tokenizer: Tokenizer, length: int = 64) -> np.n
 
 
 def glue_scores(
-    model: Bert, tokenizer: Tokenizer, task: str, recipe: FineTuning = FineTuning(), seed: int = 0
-) -> dict[str, float]:  # fmt: skip
-    """Official metrics in percent on the task's development set, of a copy fine-tuned on its training set."""
+    models: Sequence[Bert], tokenizer: Tokenizer, task: str, recipe: FineTuning = FineTuning(),
+    seeds: Sequence[int] = (0,), device: str | torch.device = "cpu",
+) -> list[dict[str, float]]:  # fmt: skip
+    """Official metrics in percent on the task's development set, of copies fine-tuned on its training set."""
     train, dev = glue.read(task, "train"), glue.read(task, "dev")
     ids, ids_dev = (sentences(split, tokenizer, recipe.length) for split in (train, dev))
-    predictions = fine_tune(model, ids, train.labels, ids_dev, recipe, seed)
-    return glue.score(task, np.clip(predictions, 0, 5) if task == "STS-B" else predictions, dev.labels)
+    found = fine_tune(models, ids, train.labels, ids_dev, recipe, seeds, device)
+    found = np.clip(found, 0, 5) if task == "STS-B" else found
+    return [glue.score(task, predictions, dev.labels) for predictions in found]

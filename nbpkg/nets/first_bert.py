@@ -5,17 +5,23 @@ One model at a time, as they were published; this stays until these chapters are
 
 import bisect
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbpkg.data import masking
+from nbpkg.data import glue, masking
 from nbpkg.data.masking import Masked, generator, mask
+from nbpkg.data.tokens import Tokenizer
 from nbpkg.errors import NbpkgError
 from nbpkg.nets.bert import Bert, device_of, precision
+from nbpkg.nets.bert_train import linear_warmup_decay, take_step
 from nbpkg.nets.distil import _check
+from nbpkg.nets.downstream import FineTuning, _trimmed, features, pooled, sentences
+from nbpkg.seeding import seeded
 
 _EVALUATION_BATCH = 128
 
@@ -165,3 +171,83 @@ def mutual_losses(
     """
     _check(a, b, temperature)
     return _Mutual.apply(a.float(), b.float(), targets, float(temperature))
+
+
+def optimiser(model: nn.Module, lr: float = 5e-4) -> torch.optim.AdamW:
+    """AdamW with (0.9, 0.999); matrices and embeddings decay by 0.01, biases and layer norms do not.
+
+    For two models, make two: neither then depends on the other.
+    """
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    free = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr, fused=True)
+
+
+def clip_and_step(
+    model: nn.Module, optimiser: torch.optim.Optimizer, factor: float, clip: float = 1.0
+) -> Tensor:
+    """Clip the model's gradients to norm `clip`, take a step and clear them; the norm before clipping, ().
+
+    factor: of the optimiser's first learning rate, from `linear_warmup_decay`. The norm is over this model
+    alone: clipping two models together would couple them.
+    """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    take_step(optimiser, factor)
+    return norm
+
+
+def fine_tune(
+    model: Bert, ids: np.ndarray, labels: np.ndarray, ids_test: np.ndarray,
+    recipe: FineTuning = FineTuning(), seed: int = 0,  # noqa: B008
+) -> np.ndarray:  # fmt: skip
+    """Predictions (n_test,) of a copy of the model, trained with a linear layer on its pooled states.
+
+    ids, ids_test: int64 (n, length). labels: integers, classes 0, 1, ... (predictions are classes), or floats
+    (predictions are numbers; squared error in units of their standard deviation). seed: draws the new layer,
+    the order and the examples kept. The model is left as it is; the copy is trained where it lies. Raises
+    NbpkgError for numbers that differ.
+    """
+    if len(ids) != len(labels) or not len(ids) or not len(ids_test):
+        raise NbpkgError(
+            f"{len(ids)} sentences, {len(labels)} labels, {len(ids_test)} to predict: no training"
+        )
+    numbers = np.issubdtype(labels.dtype, np.floating)
+    centre, scale = (float(labels.mean()), float(labels.std()) or 1.0) if numbers else (0.0, 1.0)
+    net, device = copy.deepcopy(model).train(), device_of(model)
+    with seeded(seed):
+        top = nn.Linear(model.config.width, 1 if numbers else int(labels.max()) + 1)
+    top = top.to(device)
+    y = torch.as_tensor((labels - centre) / scale).float() if numbers else torch.as_tensor(labels).long()
+    _fit(net, top, torch.as_tensor(ids), y, recipe, generator(seed, "fine-tuning"))
+    states = torch.from_numpy(features(net, ids_test)).to(device)
+    with torch.no_grad():
+        out = top(states).cpu()
+    return (out[:, 0].double() * scale + centre).numpy() if numbers else out.argmax(1).numpy()
+
+
+def _fit(net: Bert, top: nn.Linear, x: Tensor, y: Tensor, recipe: FineTuning, rng: torch.Generator) -> None:
+    """Train net and top in place on ids x (n, length): classes y int64 (n,), or numbers y float32 (n,)."""
+    whole, device = nn.ModuleList([net, top]), device_of(net)
+    kept = torch.randperm(len(x), generator=rng)[: recipe.limit or len(x)]
+    steps, step = recipe.epochs * -(-len(kept) // recipe.batch), 0
+    adam = optimiser(whole, recipe.lr)
+    for _ in range(recipe.epochs):
+        for rows in kept[torch.randperm(len(kept), generator=rng)].split(recipe.batch):
+            with precision(device):
+                out = top(pooled(net, _trimmed(x[rows]).to(device))).float()
+            target = y[rows].to(device)
+            loss = F.mse_loss(out[:, 0], target) if y.is_floating_point() else F.cross_entropy(out, target)
+            loss.backward()
+            clip_and_step(whole, adam, linear_warmup_decay(step, steps, 0.1))
+            step += 1
+
+
+def glue_scores(
+    model: Bert, tokenizer: Tokenizer, task: str, recipe: FineTuning = FineTuning(), seed: int = 0  # noqa: B008
+) -> dict[str, float]:  # fmt: skip
+    """Official metrics in percent on the task's development set, of a copy fine-tuned on its training set."""
+    train, dev = glue.read(task, "train"), glue.read(task, "dev")
+    ids, ids_dev = (sentences(split, tokenizer, recipe.length) for split in (train, dev))
+    predictions = fine_tune(model, ids, train.labels, ids_dev, recipe, seed)
+    return glue.score(task, np.clip(predictions, 0, 5) if task == "STS-B" else predictions, dev.labels)

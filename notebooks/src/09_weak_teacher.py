@@ -65,10 +65,10 @@ from nbpkg.data.synthetic.first_language import Language
 from nbpkg.data.masking import generator, held_out
 from nbpkg.data.synthetic.posterior import Posterior
 from nbpkg.nets.bert import BertConfig, bert
-from nbpkg.nets.bert_train import clip_and_step, linear_warmup_decay, optimiser
+from nbpkg.nets.bert_train import linear_warmup_decay
 from nbpkg.nets.distil import init_from, layer_map
-from nbpkg.nets.downstream import FineTuning, features, fine_tune, glue_scores, probe
-from nbpkg.nets.first_bert import Batches, held_out_loss, losses, ramp
+from nbpkg.nets.downstream import FineTuning, features, probe
+from nbpkg.nets.first_bert import Batches, clip_and_step, fine_tune, glue_scores, held_out_loss, losses, optimiser, ramp
 from nbpkg.session import Session
 
 # %%

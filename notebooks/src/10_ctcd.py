@@ -70,9 +70,9 @@ from nbpkg.data.masking import Masked, generator, held_out
 from nbpkg.data.synthetic.posterior import Posterior
 from nbpkg.nets import first_bert
 from nbpkg.nets.bert import Bert, BertConfig, bert, precision
-from nbpkg.nets.bert_train import clip_and_step, linear_warmup_decay, optimiser
-from nbpkg.nets.downstream import FineTuning, features, fine_tune, probe, sentences
-from nbpkg.nets.first_bert import Batches, ramp
+from nbpkg.nets.bert_train import linear_warmup_decay
+from nbpkg.nets.downstream import FineTuning, features, probe, sentences
+from nbpkg.nets.first_bert import Batches, clip_and_step, fine_tune, optimiser, ramp
 from nbpkg.seeding import seeded
 from nbpkg.session import Session
 

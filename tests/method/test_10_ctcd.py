@@ -13,8 +13,8 @@ from nbpkg.data.masking import held_out
 from nbpkg.data.synthetic.first_language import Language
 from nbpkg.data.tokens import SPECIAL
 from nbpkg.nets.bert import BertConfig, bert
-from nbpkg.nets.bert_train import linear_warmup_decay, optimiser
-from nbpkg.nets.first_bert import Batches
+from nbpkg.nets.bert_train import linear_warmup_decay
+from nbpkg.nets.first_bert import Batches, optimiser
 
 LANGUAGE = Language(classes=2, nouns=2, verbs=2, adjectives=2)
 V, LENGTH = LANGUAGE.size, 12

@@ -14,11 +14,9 @@ from nbpkg.nets.bert import BertConfig, bert
 from nbpkg.nets.bert_train import (
     Recipe,
     clip,
-    clip_and_step,
     held_out_losses,
     linear_warmup_decay,
     log_probabilities,
-    optimiser,
     optimisers,
     pretrain,
 )
@@ -144,33 +142,6 @@ def test_probabilities_are_those_of_each_model_part_by_part(monkeypatch):
         torch.testing.assert_close(torch.cat([p[seed] for p, _ in parts]), logits.log_softmax(-1))
         wanted = F.cross_entropy(logits, x.targets, reduction="none")
         torch.testing.assert_close(held_out_losses(models, x)[seed].float(), wanted)
-
-
-def test_matrices_decay_and_biases_do_not():
-    model = bert(BertConfig(**SMALL))
-    decayed, free = optimiser(model).param_groups
-    assert decayed["weight_decay"] == 0.01 and free["weight_decay"] == 0
-    assert all(p.dim() > 1 for p in decayed["params"]) and all(p.dim() == 1 for p in free["params"])
-    assert sum(map(len, (decayed["params"], free["params"]))) == len(list(model.parameters()))
-
-
-def test_a_step_is_clipped_adam_at_the_scheduled_rate():
-    model = torch.nn.Linear(3, 2)
-    twin = torch.nn.Linear(3, 2)
-    twin.load_state_dict(model.state_dict())
-    adam, other = optimiser(model, 0.1), torch.optim.AdamW(twin.parameters(), 0.1, weight_decay=0)
-    adam.param_groups[0]["weight_decay"] = 0
-    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    for step in range(3):
-        (100 * model(x) ** 2).mean().backward()
-        norm = clip_and_step(model, adam, linear_warmup_decay(step, 4, 0.5), clip=1.0)
-        other.param_groups[0]["lr"] = 0.1 * (0.5, 1, 2 / 3)[step]
-        (100 * twin(x) ** 2).mean().backward()
-        expected = torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
-        other.step()
-        other.zero_grad()
-        assert norm > 1 and norm == pytest.approx(float(expected), rel=1e-5)
-    torch.testing.assert_close(model.weight, twin.weight)
 
 
 def test_the_learning_rate_rises_and_falls_and_is_never_zero():

@@ -84,31 +84,41 @@ def test_a_probe_reads_what_stands_there_and_nothing_else():
     assert probe(x[:300], noise[:300], x[300:], noise[300:]) < 65
 
 
-def test_fine_tuning_learns_repeats_and_leaves_the_model_alone():
+def test_fine_tuning_learns_repeats_and_leaves_the_models_alone():
     net, (_, ids, plural) = model(), corpus(400)
     simple = (ids == ids[0, 1]).any(1).astype(np.int64)  # does the sentence hold this determiner?
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    recipe = FineTuning(epochs=6, lr=3e-3)
-    one = fine_tune(net, ids[:300], simple[:300], ids[300:], recipe, seed=1)
-    assert (one == simple[300:]).mean() > 0.9 and set(one) <= {0, 1}
+    one = fine_tune([net, net], ids[:300], simple[:300], ids[300:], FineTuning(epochs=6, lr=3e-3), (1, 2))
+    assert one.shape == (2, 100) and ((one == simple[300:]).mean(1) > 0.9).all() and set(one.flat) <= {0, 1}
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     quick = FineTuning(epochs=1, limit=64)
-    two, three, other = (fine_tune(net, ids, plural, ids[:50], quick, seed=s) for s in (1, 1, 2))
-    assert np.array_equal(two, three) and other.shape == (50,)
+    two, three, other = (fine_tune([net], ids, plural, ids[:50], quick, (s,)) for s in (1, 1, 2))
+    assert np.array_equal(two, three) and not np.array_equal(two, other)
+
+
+def test_models_fine_tuned_together_predict_what_each_does_alone():
+    nets, (_, ids, _) = [model(seed) for seed in (0, 1)], corpus(120)
+    lengths, quick = (ids != 0).sum(1) / 4 + 1.0, FineTuning(epochs=2, lr=1e-3, limit=70)
+    both = fine_tune(nets, ids, lengths, ids[:30], quick, (3, 4))
+    for net, seed, mine in zip(nets, (3, 4), both, strict=True):
+        np.testing.assert_allclose(
+            fine_tune([net], ids, lengths, ids[:30], quick, (seed,))[0], mine, rtol=1e-3
+        )
 
 
 def test_numbers_are_predicted_in_their_own_units():
     net, (_, ids, _) = model(), corpus(300)
     lengths = (ids != 0).sum(1) / 4 + 1.0
-    found = fine_tune(net, ids[:200], lengths[:200], ids[200:], FineTuning(epochs=5, lr=3e-3), seed=0)
+    (found,) = fine_tune([net], ids[:200], lengths[:200], ids[200:], FineTuning(epochs=5, lr=3e-3))
     assert found.dtype == np.float64 and np.corrcoef(found, lengths[200:])[0, 1] > 0.5
     assert abs(found.mean() - lengths[200:].mean()) < 1
 
 
 def test_what_trains_nothing_is_refused():
     _, ids, plural = corpus(4)
-    with pytest.raises(NbpkgError, match="3 labels, 4 to predict: no training"):
-        fine_tune(model(), ids, plural[:3], ids)
+    for labels, seeds in ((plural[:3], (0,)), (plural, (0, 1))):
+        with pytest.raises(NbpkgError, match="no training"):
+            fine_tune([model()], ids, labels, ids, seeds=seeds)
     for wrong in ({"epochs": 0}, {"lr": 0}, {"limit": -1}):
         with pytest.raises(NbpkgError):
             FineTuning(**wrong)
@@ -123,5 +133,5 @@ def test_a_glue_task_from_files_to_score():
     ids = sentences(train.take(range(3)), tokenizer, 40)
     assert ids.shape == (3, 40) and (ids == 3).sum() == 6
     net = bert(BertConfig(500, 1, 16, 2, 40))
-    found = glue_scores(net, tokenizer, "MRPC", FineTuning(epochs=1, limit=64, length=40))
+    (found,) = glue_scores([net], tokenizer, "MRPC", FineTuning(epochs=1, limit=64, length=40))
     assert set(found) == {"accuracy", "f1", "MRPC"} and 0 <= found["MRPC"] <= 100

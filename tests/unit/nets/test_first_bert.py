@@ -9,7 +9,18 @@ from nbpkg.data.masking import generator, mask
 from nbpkg.errors import NbpkgError
 from nbpkg.nets import distil
 from nbpkg.nets.bert import BertConfig, bert
-from nbpkg.nets.first_bert import Batches, held_out_loss, losses, mutual_losses, ramp
+from nbpkg.nets.bert_train import linear_warmup_decay
+from nbpkg.nets.downstream import FineTuning
+from nbpkg.nets.first_bert import (
+    Batches,
+    clip_and_step,
+    fine_tune,
+    held_out_loss,
+    losses,
+    mutual_losses,
+    optimiser,
+    ramp,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,3 +138,42 @@ def test_a_pass_shows_every_sequence_once_and_the_next_in_another_order():
         [int(i) for s in range(6) for i in batches(p * 6 + s).targets.view(8, 10)[:, 0]] for p in (0, 1)
     ]
     assert sorted(passes[0]) == sorted(passes[1]) == list(range(5, 53)) and passes[0] != passes[1]
+
+
+def test_matrices_decay_and_biases_do_not():
+    model = bert(BertConfig(37, 2, 12, 3, 10))
+    decayed, free = optimiser(model).param_groups
+    assert decayed["weight_decay"] == 0.01 and free["weight_decay"] == 0
+    assert all(p.dim() > 1 for p in decayed["params"]) and all(p.dim() == 1 for p in free["params"])
+    assert sum(map(len, (decayed["params"], free["params"]))) == len(list(model.parameters()))
+
+
+def test_a_step_is_clipped_adam_at_the_scheduled_rate():
+    model = torch.nn.Linear(3, 2)
+    twin = torch.nn.Linear(3, 2)
+    twin.load_state_dict(model.state_dict())
+    adam, other = optimiser(model, 0.1), torch.optim.AdamW(twin.parameters(), 0.1, weight_decay=0)
+    adam.param_groups[0]["weight_decay"] = 0
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    for step in range(3):
+        (100 * model(x) ** 2).mean().backward()
+        norm = clip_and_step(model, adam, linear_warmup_decay(step, 4, 0.5), clip=1.0)
+        other.param_groups[0]["lr"] = 0.1 * (0.5, 1, 2 / 3)[step]
+        (100 * twin(x) ** 2).mean().backward()
+        expected = torch.nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
+        other.step()
+        other.zero_grad()
+        assert norm > 1 and norm == pytest.approx(float(expected), rel=1e-5)
+    torch.testing.assert_close(model.weight, twin.weight)
+
+
+def test_fine_tuning_learns_repeats_and_leaves_the_model_alone():
+    net, ids = bert(BertConfig(VOCABULARY, 1, 16, 2, 64)), rows(200)
+    labels = (ids == ids[0, 1]).any(1).astype(np.int64)  # does the sentence hold this word?
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    recipe = FineTuning(epochs=2, lr=3e-3, limit=64)
+    one, two = (fine_tune(net, ids, labels, ids[:50], recipe, seed=1) for _ in range(2))
+    assert np.array_equal(one, two) and set(one) <= {0, 1}
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    numbers = fine_tune(net, ids, labels + 0.5, ids[:50], recipe)
+    assert numbers.dtype == np.float64 and 0 < numbers.mean() < 2
