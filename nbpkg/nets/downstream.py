@@ -12,7 +12,7 @@ from nbpkg.data import glue
 from nbpkg.data.masking import Masked, generator
 from nbpkg.data.tokens import PAD, Tokenizer, padded
 from nbpkg.errors import NbpkgError
-from nbpkg.nets.bert import Bert, device_of, precision
+from nbpkg.nets.bert import Bert, device_of
 from nbpkg.nets.bert_train import clip, linear_warmup_decay, log_probabilities, optimisers, take_step
 from nbpkg.nets.together import Together
 from nbpkg.seeding import seeded
@@ -33,22 +33,11 @@ def _trimmed(ids: Tensor) -> Tensor:
     return ids[:, : int((ids != PAD).sum(1).max())]
 
 
-def features(model: Bert, ids: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
-    """Last states for a linear probe, float32 (n, width): their mean, or those at `places`.
-
-    ids: int64 (n, length) from `tokens.padded`. places: column of each row's token in ids, (n,).
-    """
-    found, device = [], device_of(model)
-    with torch.no_grad(), precision(device):
-        for low in range(0, len(ids), _EVALUATION_BATCH):
-            rows = _trimmed(torch.as_tensor(ids[low : low + _EVALUATION_BATCH])).to(device)
-            if places is None:
-                states = pooled(model, rows)
-            else:
-                at = torch.as_tensor(places[low : low + _EVALUATION_BATCH])
-                states = model.hidden(rows, rows != PAD)[torch.arange(len(rows)), at]
-            found.append(states.float().cpu().numpy())
-    return np.concatenate(found)
+def features(model: Bert, ids: np.ndarray) -> np.ndarray:
+    """Means of the last states for a linear probe, float32 (n, width); ids: (n, length) of `tokens.padded`."""
+    with torch.no_grad():
+        parts = map(_trimmed, torch.as_tensor(ids).split(_EVALUATION_BATCH))
+        return torch.cat([pooled(model, part.to(device_of(model))) for part in parts]).cpu().numpy()
 
 
 def agreement(nets: Together, masked: Masked, numbers: np.ndarray) -> np.ndarray:
@@ -140,11 +129,9 @@ def fine_tune(
         (len(seeds) * loss).backward()
         clip(nets)
         take_step(update, linear_warmup_decay(step, len(orders), 0.1))
-    found, tested = [], torch.as_tensor(ids_test)
     with torch.no_grad():
-        for part in tested.split(_EVALUATION_BATCH):
-            found.append(nets(_trimmed(part).to(device), shared=True))
-    out = torch.cat(found, 1).cpu()
+        parts = torch.as_tensor(ids_test).split(_EVALUATION_BATCH)
+        out = torch.cat([nets(_trimmed(part).to(device), shared=True) for part in parts], 1).cpu()
     return (out[..., 0].double() * scale + centre).numpy() if numbers else out.argmax(2).numpy()
 
 

@@ -15,15 +15,15 @@ from torch.nn import functional as F
 
 from nbpkg.data import glue, masking
 from nbpkg.data.masking import Masked, generator, mask
-from nbpkg.data.tokens import Tokenizer
+from nbpkg.data.tokens import PAD, Tokenizer
 from nbpkg.errors import NbpkgError
 from nbpkg.nets.bert import Bert, device_of, precision
 from nbpkg.nets.bert_train import linear_warmup_decay, take_step
 from nbpkg.nets.distil import _check
-from nbpkg.nets.downstream import FineTuning, _trimmed, features, pooled, sentences
+from nbpkg.nets.downstream import FineTuning, _trimmed, pooled, sentences
 from nbpkg.seeding import seeded
 
-_EVALUATION_BATCH = 128
+_EVALUATION_BATCH, _FEATURES_BATCH = 128, 256
 
 
 class Batches(masking.Batches):
@@ -195,6 +195,24 @@ def clip_and_step(
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
     take_step(optimiser, factor)
     return norm
+
+
+def features(model: Bert, ids: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
+    """Last states for a linear probe, float32 (n, width): their mean, or those at `places`.
+
+    ids: int64 (n, length) from `tokens.padded`. places: column of each row's token in ids, (n,).
+    """
+    found, device = [], device_of(model)
+    with torch.no_grad(), precision(device):
+        for low in range(0, len(ids), _FEATURES_BATCH):
+            rows = _trimmed(torch.as_tensor(ids[low : low + _FEATURES_BATCH])).to(device)
+            if places is None:
+                states = pooled(model, rows)
+            else:
+                at = torch.as_tensor(places[low : low + _FEATURES_BATCH])
+                states = model.hidden(rows, rows != PAD)[torch.arange(len(rows)), at]
+            found.append(states.float().cpu().numpy())
+    return np.concatenate(found)
 
 
 def fine_tune(

@@ -67,8 +67,8 @@ from nbpkg.data.synthetic.posterior import Posterior
 from nbpkg.nets.bert import BertConfig, bert
 from nbpkg.nets.bert_train import linear_warmup_decay
 from nbpkg.nets.distil import init_from, layer_map
-from nbpkg.nets.downstream import FineTuning, features, probe
-from nbpkg.nets.first_bert import Batches, clip_and_step, fine_tune, glue_scores, held_out_loss, losses, optimiser, ramp
+from nbpkg.nets.downstream import FineTuning, probe
+from nbpkg.nets.first_bert import Batches, clip_and_step, features, fine_tune, glue_scores, held_out_loss, losses, optimiser, ramp
 from nbpkg.session import Session
 
 # %%

@@ -14,6 +14,7 @@ from nbpkg.nets.downstream import FineTuning
 from nbpkg.nets.first_bert import (
     Batches,
     clip_and_step,
+    features,
     fine_tune,
     held_out_loss,
     losses,
@@ -177,3 +178,11 @@ def test_fine_tuning_learns_repeats_and_leaves_the_model_alone():
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     numbers = fine_tune(net, ids, labels + 0.5, ids[:50], recipe)
     assert numbers.dtype == np.float64 and 0 < numbers.mean() < 2
+
+
+def test_features_are_means_or_single_states():
+    net, ids = bert(BertConfig(VOCABULARY, 1, 16, 2, 64)), rows(6)
+    places = np.arange(6) * 3
+    states = net.hidden(torch.as_tensor(ids)).detach()
+    torch.testing.assert_close(torch.as_tensor(features(net, ids)), states.mean(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.as_tensor(features(net, ids, places)), states[torch.arange(6), places])
