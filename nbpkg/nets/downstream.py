@@ -34,7 +34,7 @@ def _trimmed(ids: Tensor) -> Tensor:
 
 
 def features(model: Bert, ids: np.ndarray) -> np.ndarray:
-    """Means of the last states for a linear probe, float32 (n, width); ids: (n, length) of `tokens.padded`."""
+    """Means of the last states for a linear probe, float32 (n, width); ids (n, length) of `tokens.padded`."""
     with torch.no_grad():
         parts = map(_trimmed, torch.as_tensor(ids).split(_EVALUATION_BATCH))
         return torch.cat([pooled(model, part.to(device_of(model))) for part in parts]).cpu().numpy()
