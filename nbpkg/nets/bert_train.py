@@ -25,7 +25,7 @@ from nbpkg.nets.bert import precision
 from nbpkg.nets.muon import Muon
 from nbpkg.nets.together import Together
 
-#: From each model's logits (seeds * n, v), the batch and the progress from 0 to 1 to a mean over places.
+#: From each model's logits (seeds * n, v), the batch and the progress from 0 to 1 to a mean over places, ().
 Loss = Callable[[list[Tensor], Masked, float], Tensor]
 
 _EVALUATION_BATCH = 128
@@ -115,8 +115,9 @@ def pretrain(
     for step, batch in enumerate(side_by_side(batches, recipe.steps, device)):
         with narrow:
             logits = [nets(batch.inputs, batch.positions).float().flatten(0, 1) for nets in run]
+            mean = loss(logits, batch, step / max(1, recipe.steps - 1))
         # A mean over the places of all seeds, times their number: each network gets its own gradient.
-        (len(seeds) * loss(logits, batch, step / max(1, recipe.steps - 1))).backward()
+        (len(seeds) * mean).backward()
         for nets, each in zip(models, update, strict=True):
             clip(nets)
             for one in each:

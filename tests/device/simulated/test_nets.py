@@ -97,3 +97,20 @@ def test_pretraining_agrees_stays_on_the_device_and_waits_once_a_block(seeds):
     for tally in fakecuda.report()[0].values():
         spent += tally
     assert spent.device_ops > 1_000 and spent.share > 0.95
+
+
+def test_pretraining_with_a_teacher_in_half_precision_agrees():
+    rows = np.random.default_rng(0).integers(5, 40, (64, 16))
+    config = BertConfig(40, 2, 16, 2, 16, norm="pre", std=0.1, positions="rotary")
+    found = {}
+    for device, fast in (("cpu", False), ("cuda", True)):
+        student, teacher = (Together([bert(config, i) for i in (a, a + 1)], device) for a in (0, 2))
+
+        def taught(logits, batch, progress, teacher=teacher):
+            with torch.no_grad():
+                labels = teacher(batch.inputs, batch.positions)
+            return sum(losses(logits[0], batch.targets.flatten(), labels.flatten(0, 1)))
+
+        pretrain([student], [rows] * 2, (0, 1), Recipe(6, 8, 0.01, fast=fast), taught)
+        found[device] = held_out_losses(student, held_out(rows, 40)).mean(1)
+    torch.testing.assert_close(found["cuda"], found["cpu"], rtol=0.03, atol=0.03)
