@@ -1,4 +1,4 @@
-"""What a pre-trained `Bert` is good for: linear probes of its states, fine-tuning on sentences."""
+"""What a pre-trained `Bert` is good for: agreement of hidden verbs, fine-tuning on sentences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from nbpkg.data import glue
 from nbpkg.data.masking import Masked, generator
 from nbpkg.data.tokens import PAD, Tokenizer, padded
 from nbpkg.errors import NbpkgError
-from nbpkg.nets.bert import Bert, device_of
+from nbpkg.nets.bert import Bert
 from nbpkg.nets.bert_train import clip, linear_warmup_decay, log_probabilities, optimisers, take_step
 from nbpkg.nets.together import Together
 from nbpkg.seeding import seeded
@@ -33,13 +33,6 @@ def _trimmed(ids: Tensor) -> Tensor:
     return ids[:, : int((ids != PAD).sum(1).max())]
 
 
-def features(model: Bert, ids: np.ndarray) -> np.ndarray:
-    """Means of the last states for a linear probe, float32 (n, width); ids (n, length) of `tokens.padded`."""
-    with torch.no_grad():
-        parts = map(_trimmed, torch.as_tensor(ids).split(_EVALUATION_BATCH))
-        return torch.cat([pooled(model, part.to(device_of(model))) for part in parts]).cpu().numpy()
-
-
 def agreement(nets: Together, masked: Masked, numbers: np.ndarray) -> np.ndarray:
     """Percent of a hidden verb's probability that is in the verb's number, of every network, (networks,).
 
@@ -53,21 +46,6 @@ def agreement(nets: Together, masked: Masked, numbers: np.ndarray) -> np.ndarray
         share = mass.gather(2, wanted.expand(len(nets), -1)[..., None])[..., 0] / mass[..., 1:].sum(2)
         right, verbs = right + (share * (wanted > 0)).double().sum(1), verbs + (wanted > 0).sum()
     return (100 * right / verbs).cpu().numpy()
-
-
-def probe(
-    x: np.ndarray, labels: np.ndarray, x_test: np.ndarray, labels_test: np.ndarray, penalty: float = 1.0
-) -> float:
-    """Test accuracy in percent of logistic regression on standardised features, (n, width) and (n,) each.
-
-    penalty: inverse of the regularisation, scikit-learn's C; choose it on other data than the test's.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2_000)).fit(x, labels)
-    return 100 * float(fitted.score(x_test, labels_test))
 
 
 @dataclass(frozen=True)

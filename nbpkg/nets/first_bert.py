@@ -215,6 +215,21 @@ def features(model: Bert, ids: np.ndarray, places: np.ndarray | None = None) -> 
     return np.concatenate(found)
 
 
+def probe(
+    x: np.ndarray, labels: np.ndarray, x_test: np.ndarray, labels_test: np.ndarray, penalty: float = 1.0
+) -> float:
+    """Test accuracy in percent of logistic regression on standardised features, (n, width) and (n,) each.
+
+    penalty: inverse of the regularisation, scikit-learn's C; choose it on other data than the test's.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    fitted = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2_000)).fit(x, labels)
+    return 100 * float(fitted.score(x_test, labels_test))
+
+
 def fine_tune(
     model: Bert, ids: np.ndarray, labels: np.ndarray, ids_test: np.ndarray,
     recipe: FineTuning = FineTuning(), seed: int = 0,  # noqa: B008

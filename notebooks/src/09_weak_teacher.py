@@ -66,9 +66,9 @@ from nbpkg.data.masking import generator, held_out
 from nbpkg.data.synthetic.posterior import Posterior
 from nbpkg.nets.bert import BertConfig, bert
 from nbpkg.nets.bert_train import linear_warmup_decay
-from nbpkg.nets.distil import init_from, layer_map
-from nbpkg.nets.downstream import FineTuning, probe
-from nbpkg.nets.first_bert import Batches, clip_and_step, features, fine_tune, glue_scores, held_out_loss, losses, optimiser, ramp
+from nbpkg.nets.first_distil import init_from, layer_map
+from nbpkg.nets.downstream import FineTuning
+from nbpkg.nets.first_bert import Batches, clip_and_step, features, fine_tune, glue_scores, held_out_loss, losses, optimiser, probe, ramp
 from nbpkg.session import Session
 
 # %%

@@ -71,8 +71,8 @@ from nbpkg.data.synthetic.posterior import Posterior
 from nbpkg.nets import first_bert
 from nbpkg.nets.bert import Bert, BertConfig, bert, precision
 from nbpkg.nets.bert_train import linear_warmup_decay
-from nbpkg.nets.downstream import FineTuning, probe, sentences
-from nbpkg.nets.first_bert import Batches, clip_and_step, features, fine_tune, optimiser, ramp
+from nbpkg.nets.downstream import FineTuning, sentences
+from nbpkg.nets.first_bert import Batches, clip_and_step, features, fine_tune, optimiser, probe, ramp
 from nbpkg.seeding import seeded
 from nbpkg.session import Session
 

@@ -1,4 +1,4 @@
-"""Probes and fine-tuning: they find what is there, leave the model alone, and repeat bit for bit."""
+"""Agreement and fine-tuning: they find what is there, leave the model alone, and repeat bit for bit."""
 
 import numpy as np
 import pytest
@@ -13,11 +13,8 @@ from nbpkg.nets.bert import BertConfig, bert
 from nbpkg.nets.downstream import (
     FineTuning,
     agreement,
-    features,
     fine_tune,
     glue_scores,
-    pooled,
-    probe,
     sentences,
 )
 from nbpkg.nets.together import Together
@@ -41,19 +38,6 @@ def model(seed=0):
     return bert(BertConfig(LANGUAGE.size, 1, 32, 2, 32), seed)
 
 
-def test_features_are_means_over_words():
-    net, (_, ids, _) = model(), corpus(6)
-    found = features(net, ids)
-    for row in range(6):
-        length = int((ids[row] != 0).sum())
-        states = net.hidden(torch.as_tensor(ids[row : row + 1, :length]))[0]
-        np.testing.assert_allclose(found[row], states.mean(0).detach(), atol=1e-5)
-    assert found.dtype == np.float32 and net.training
-    torch.testing.assert_close(
-        pooled(net, torch.as_tensor(ids)), torch.as_tensor(found), rtol=1e-4, atol=1e-5
-    )
-
-
 def test_agreement_is_the_share_of_the_verbs_probability_in_the_right_number(monkeypatch):
     numbers, held = LANGUAGE.verb_numbers, held_out(LANGUAGE.rows(80, 16, seed=1), LANGUAGE.size)
     nets = [model(seed) for seed in (0, 1)]
@@ -71,20 +55,6 @@ def test_agreement_is_the_share_of_the_verbs_probability_in_the_right_number(mon
                 shares.append(verbs[1 + (not word.endswith("s"))] / (verbs[1] + verbs[2]))
         assert len(shares) > 10 and mine == pytest.approx(100 * np.mean(shares), rel=1e-4)
     assert (abs(found - 50) < 10).all() and found[0] != found[1]
-
-
-def test_a_probe_reads_what_stands_there_and_nothing_else():
-    drawn, ids, plural = corpus(400)
-    x = (
-        model()
-        .hidden(torch.as_tensor(ids))[torch.arange(400), [1 + s.subject for s in drawn]]
-        .detach()
-        .numpy()
-    )
-    # Even a random model keeps the subject's number at the subject: there are few nouns.
-    assert probe(x[:300], plural[:300], x[300:], plural[300:]) > 75
-    noise = np.random.default_rng(0).permutation(plural)
-    assert probe(x[:300], noise[:300], x[300:], noise[300:]) < 65
 
 
 def test_fine_tuning_learns_repeats_and_leaves_the_models_alone():

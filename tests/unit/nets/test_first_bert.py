@@ -20,6 +20,7 @@ from nbpkg.nets.first_bert import (
     losses,
     mutual_losses,
     optimiser,
+    probe,
     ramp,
 )
 
@@ -186,3 +187,12 @@ def test_features_are_means_or_single_states():
     states = net.hidden(torch.as_tensor(ids)).detach()
     torch.testing.assert_close(torch.as_tensor(features(net, ids)), states.mean(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.as_tensor(features(net, ids, places)), states[torch.arange(6), places])
+
+
+def test_a_probe_reads_what_stands_there_and_nothing_else():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    x = rng.normal(size=(400, 5)) + labels[:, None]
+    assert probe(x[:300], labels[:300], x[300:], labels[300:]) > 75
+    noise = rng.permutation(labels)
+    assert probe(x[:300], noise[:300], x[300:], noise[300:]) < 65
