@@ -6,6 +6,7 @@
 | `cells` | a task and a cell | 02, 04 |
 | `networks` | a task and a network with its weights | 05 |
 | `tiny` | a task, a learning rate and a seed, with weights | 06 |
+| `students` | a task, a student and how it was taught | 08 |
 
 `nbpkg.zoo.loader` trains them or reads their tables.
 """
@@ -17,10 +18,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nbpkg.chapters import PROFILES
+from nbpkg.data import images
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import digits, space
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet, TinySpec
+from nbpkg.zoo.students import StudentNet, draw
 from nbpkg.zoo.tasks import Collection, Task, sample_tasks, split_classes
 from nbpkg.zoo.train import TrainingJob
 
@@ -164,6 +167,63 @@ def _tiny_recipe(task: Task, lr: float, recipe: dict) -> Recipe:
     return Recipe(lr=lr, flip=task.source != "digits", **recipe)  # a mirrored digit is another thing
 
 
+# Of each class: images to learn from, to judge students on, to take the teacher's label on.
+_STUDENT_IMAGES = {
+    "cifar100": (100, 150, 50), "tiny-imagenet": (50, 50, 20), "cifar10": (200, 400, 100),
+    "mnist": (50, 400, 100), "dtd10": (40, 56, 24), "sign-digits": (50, 110, 40), "digits": (40, 80, 50),
+}  # fmt: skip
+# Steps of a student and of a teacher; students of a task by role; how many of them every task has.
+_STUDENT_SIZES = {
+    "smoke": (8, 16, {"train": 3, "valid": 3, "test": 3}, 1),
+    "standard": (800, 1_600, {"train": 80, "valid": 40, "test": 40}, 20),
+    "paper": (1_600, 3_200, {"train": 200, "valid": 200, "test": 200}, 40),
+}
+_STUDENT_ROLES = {"cifar100": ("train",) * 3 + ("valid", "test"),
+                  "tiny-imagenet": ("train",) * 3 + ("valid",) + ("test",) * 4}  # fmt: skip
+
+
+def _student_tasks(profile: str) -> Collection:
+    """Twenty-way tasks of CIFAR-100 and Tiny-ImageNet, no class in two of them; ten-way unseen ones."""
+    if profile == "smoke":
+        return collection("smoke", (2, 1, 2))
+    sampled: dict[str, list[Task]] = {"train": [], "valid": [], "test": []}
+    for source, roles in _STUDENT_ROLES.items():
+        classes = np.random.default_rng(8).permutation(len(images.load(source).class_names))
+        for number, role in enumerate(roles):
+            chosen, name = classes[20 * number :][:20].tolist(), f"{source}-{number}"
+            sampled[role].append(Task(name, source, chosen, role, 0, *_STUDENT_IMAGES[source], 16))
+    for source, seed in (*((source, 0) for source in (*HELD_OUT, "digits")), ("cifar10", 1)):
+        sizes, name = _STUDENT_IMAGES[source], f"{source}-{seed}"
+        sampled["test"].append(Task(name, source, tuple(range(10)), "test", seed, *sizes, 16))
+    return Collection(*map(tuple, sampled.values()))
+
+
+def _students(profile: str) -> Parts:
+    """Teachers (seed 0); their students (seeds from 10 on), a task's first ones being in all tasks.
+
+    Those are trained in further ways: again, from scratch, and on some unseen tasks from a teacher of seed 1.
+    """
+    tasks, (steps, taught, counts, shared) = _student_tasks(profile), _STUDENT_SIZES[profile]
+    common, parts = draw(shared, 8), [[], [], [], [], []]
+    known = list(common)
+    for number, task in enumerate(tasks.tasks):
+        known += draw(counts[task.role] - shared, 80 + number, known)
+        own, of_epoch = known[shared - counts[task.role] :], max(1, task.num_classes * task.n_train // 50)
+        flip = task.source in ("cifar10", "cifar100", "tiny-imagenet", "dtd10")
+        recipe = Recipe(-(-steps // of_epoch), 50, 0.05, weight_decay=3e-5, pad=2, flip=flip)
+        teaching = replace(recipe, epochs=-(-taught // of_epoch))
+        ways = [
+            ([*common, *own], 10, (teaching.epochs, 0, True, True)),
+            (common, 11, (teaching.epochs, 0, True, True)),
+            (common, 10, (0, 0, False, False)),
+            (common if number % 3 == 2 else (), 10, (teaching.epochs, 1, True, True)),
+        ]
+        parts[0].append(TrainingJob(StudentNet(), task, 0, teaching))
+        for part, (students, seed, way) in zip(parts[1:], ways, strict=True):
+            part += [TrainingJob(StudentNet(*way, student), task, seed, recipe) for student in students]
+    return tasks, parts
+
+
 ZOOS = {
     zoo.name: zoo
     for zoo in (
@@ -171,6 +231,7 @@ ZOOS = {
         Zoo("cells", "accuracies of random cells on many tasks", _cells),
         Zoo("networks", "trained networks of random cells for many tasks", _networks, weights=True),
         Zoo("tiny", "many trainings of one tiny network for many tasks", _tiny, weights=True),
+        Zoo("students", "students distilled from the teachers of many tasks", _students),
     )
 }
 
