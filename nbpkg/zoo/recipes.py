@@ -12,6 +12,7 @@
 """
 
 import itertools
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -169,7 +170,7 @@ def _tiny_recipe(task: Task, lr: float, recipe: dict) -> Recipe:
 
 # Of each class: images to learn from, to judge students on, to take the teacher's label on.
 _STUDENT_IMAGES = {
-    "cifar100": (100, 150, 50), "tiny-imagenet": (50, 50, 20), "cifar10": (200, 400, 100),
+    "cifar100": (100, 150, 50), "tiny-imagenet": (50, 50, 20), "cifar10": (200, 500, 100),
     "mnist": (50, 400, 100), "dtd10": (40, 56, 24), "sign-digits": (50, 110, 40), "digits": (40, 80, 50),
 }  # fmt: skip
 # Steps of a student and of a teacher; students of a task by role; how many of them every task has.
@@ -178,37 +179,43 @@ _STUDENT_SIZES = {
     "standard": (800, 1_600, {"train": 80, "valid": 40, "test": 40}, 20),
     "paper": (1_600, 3_200, {"train": 200, "valid": 200, "test": 200}, 40),
 }
-_STUDENT_ROLES = {"cifar100": ("train",) * 3 + ("valid", "test"),
-                  "tiny-imagenet": ("train",) * 3 + ("valid",) + ("test",) * 4}  # fmt: skip
+# Tasks of a source by role. Twenty classes of their own each; else the same ten, and other images.
+_STUDENT_TASKS = {
+    "cifar100": {"train": 3, "valid": 1, "test": 1}, "tiny-imagenet": {"valid": 1, "test": 3},
+    "cifar10": {"train": 3}, "mnist": {"test": 2}, "sign-digits": {"test": 2}, "dtd10": {"test": 1},
+    "digits": {"test": 1},
+}  # fmt: skip
 
 
 def _student_tasks(profile: str) -> Collection:
-    """Twenty-way tasks of CIFAR-100 and Tiny-ImageNet, no class in two of them; ten-way unseen ones."""
+    """Of two sources, CIFAR-100 and CIFAR-10, for meta-training; most unseen tasks are of others."""
     if profile == "smoke":
         return collection("smoke", (2, 1, 2))
     sampled: dict[str, list[Task]] = {"train": [], "valid": [], "test": []}
-    for source, roles in _STUDENT_ROLES.items():
-        classes = np.random.default_rng(8).permutation(len(images.load(source).class_names))
+    for source, counts in _STUDENT_TASKS.items():
+        roles = [role for role, count in counts.items() for _ in range(count)]
+        names = len(images.load(source).class_names)
         for number, role in enumerate(roles):
-            chosen, name = classes[20 * number :][:20].tolist(), f"{source}-{number}"
-            sampled[role].append(Task(name, source, chosen, role, 0, *_STUDENT_IMAGES[source], 16))
-    for source, seed in (*((source, 0) for source in (*HELD_OUT, "digits")), ("cifar10", 1)):
-        sizes, name = _STUDENT_IMAGES[source], f"{source}-{seed}"
-        sampled["test"].append(Task(name, source, tuple(range(10)), "test", seed, *sizes, 16))
+            chosen, seed = tuple(range(10)), number
+            if names > 10:
+                order = np.random.default_rng(8).permutation(names)
+                chosen, seed = tuple(order[20 * number :][:20].tolist()), 0
+            sizes = _STUDENT_IMAGES[source]
+            sampled[role].append(Task(f"{source}-{number}", source, chosen, role, seed, *sizes, 16))
     return Collection(*map(tuple, sampled.values()))
 
 
 def _students(profile: str) -> Parts:
     """Teachers (seed 0); their students (seeds from 10 on), a task's first ones being in all tasks.
 
-    Those are trained in further ways: again, from scratch, and on some unseen tasks from a teacher of seed 1.
+    Those are trained in further ways: again, from scratch, and on unseen tasks from a teacher of seed 1.
     """
     tasks, (steps, taught, counts, shared) = _student_tasks(profile), _STUDENT_SIZES[profile]
     common, parts = draw(shared, 8), [[], [], [], [], []]
-    known = list(common)
-    for number, task in enumerate(tasks.tasks):
-        known += draw(counts[task.role] - shared, 80 + number, known)
-        own, of_epoch = known[shared - counts[task.role] :], max(1, task.num_classes * task.n_train // 50)
+    for task in tasks.tasks:
+        # From the task's name: what other tasks there are changes nothing.
+        own = draw(counts[task.role] - shared, zlib.crc32(task.name.encode()), common)
+        of_epoch = max(1, task.num_classes * task.n_train // 50)
         flip = task.source in ("cifar10", "cifar100", "tiny-imagenet", "dtd10")
         recipe = Recipe(-(-steps // of_epoch), 50, 0.05, weight_decay=3e-5, pad=2, flip=flip)
         teaching = replace(recipe, epochs=-(-taught // of_epoch))
@@ -216,7 +223,7 @@ def _students(profile: str) -> Parts:
             ([*common, *own], 10, (teaching.epochs, 0, True, True)),
             (common, 11, (teaching.epochs, 0, True, True)),
             (common, 10, (0, 0, False, False)),
-            (common if number % 3 == 2 else (), 10, (teaching.epochs, 1, True, True)),
+            (common if task.role == "test" else (), 10, (teaching.epochs, 1, True, True)),
         ]
         parts[0].append(TrainingJob(StudentNet(), task, 0, teaching))
         for part, (students, seed, way) in zip(parts[1:], ways, strict=True):

@@ -202,11 +202,9 @@ def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
         steps = task.num_classes * task.n_train // 50
         mine = [job for job in (*distilled, *scratch) if job.task == task]
         assert all(job.recipe.epochs * steps >= 400 for job in mine)
-    assert {job.task for job in other} & set(tasks.test) and {job.spec.teacher for job in other} == {1}
+    assert {job.task for job in other} == set(tasks.test) and {job.spec.teacher for job in other} == {1}
     drawn = [job.spec.student for job in distilled]
-    assert {drawn.count(student) for student in drawn} == {
-        1,
-        len(tasks.tasks),
-    }  # one task's alone, or all have it
+    assert drawn.count(scratch[0].spec.student) == len(tasks.tasks)  # the first ones are every task's
+    assert len(set(drawn)) > 0.95 * (len(drawn) - 20 * (len(tasks.tasks) - 1))  # others mostly new
     jobs = [*teachers, *distilled, *again, *scratch, *other]
     assert len(set(jobs)) == len(jobs)
