@@ -32,7 +32,7 @@ NOT_PORTED = {
 #: How often the host may wait for the device, by step of an optimiser, 1 for others; a little above what was
 #: measured. A step of 00 is one of many networks together.
 WAITS_A_STEP = {
-    "00_foundations": 16, "01_supernets": 25, "02_metad2a": 7, "03_help": 4, "04_diffusionnag": 3,
+    "00_foundations": 16, "01_supernets": 25, "02_metad2a": 7, "03_help": 3, "04_diffusionnag": 3,
     "10_ctcd": 3,
 }  # fmt: skip
 #: Chapters that do not stand the mixture of the branches of `paper` with the sizes of `smoke`, and why.

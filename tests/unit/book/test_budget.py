@@ -21,7 +21,7 @@ TEXT = """
 
 # %% tags=["hide-input"]
 def folded(a, b, c, d, e, f, g, h):
-    return "XXX"
+    return "PADDING"
 """
 NUMBERS = {"output_type": "stream", "name": "stdout", "text": "0.5 of 12.25, and 7\n"}
 
@@ -32,7 +32,7 @@ def measured():
 
 def test_the_reader_is_asked_what_is_shown(book):
     before = measured()
-    book.write(middle=TEXT.replace("XXX", "x" * 100))
+    book.write(middle=TEXT.replace("PADDING", "x" * 100))
     after = measured()
     assert after["words"] - before["words"] == 4 + 3
     assert after["lines shown"] == before["lines shown"] and after["lines"] == before["lines"] + 2
@@ -51,7 +51,7 @@ def test_printed_decimals_and_minutes_are_of_the_published_notebook(book):
 
 @pytest.mark.parametrize("edition", [1, 2])
 def test_too_much_is_a_problem_of_the_second_edition(book, edition):
-    book.write(middle=TEXT.replace("XXX", "x" * 100))
+    book.write(middle=TEXT.replace("PADDING", "x" * 100))
     line, over = budget.report(replace(chapters.get("help"), edition=edition))
     assert "columns 113!, " in line and "parameters 8!" in line and "words " in line
     wrong = [one for one in over if "the card says" not in one]
