@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nbpkg.chapters import PROFILES
-from nbpkg.data import images
 from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import digits, space
 from nbpkg.zoo.fit import Recipe
@@ -168,23 +167,25 @@ def _tiny_recipe(task: Task, lr: float, recipe: dict) -> Recipe:
     return Recipe(lr=lr, flip=task.source != "digits", **recipe)  # a mirrored digit is another thing
 
 
-# Of each class: images to learn from, to judge students on, to take the teacher's label on.
+# Classes of a task, and of each: images to learn from, to judge students on, to take the teacher's label on.
 _STUDENT_IMAGES = {
-    "cifar100": (100, 150, 50), "tiny-imagenet": (50, 50, 20), "cifar10": (200, 500, 100),
-    "mnist": (50, 400, 100), "dtd10": (40, 56, 24), "sign-digits": (50, 110, 40), "digits": (40, 80, 50),
+    "cifar100": (20, 100, 150, 50), "cifar10": (10, 200, 500, 100), "tiny-imagenet": (50, 50, 50, 20),
+    "mnist": (10, 50, 400, 100), "sign-digits": (10, 30, 50, 20), "dtd10": (10, 40, 56, 24),
+    "digits": (10, 40, 80, 50),
 }  # fmt: skip
 # Steps of a student and of a teacher; students of a task by role; how many of them every task has.
 _STUDENT_SIZES = {
     "smoke": (8, 16, {"train": 3, "valid": 3, "test": 3}, 1),
-    "standard": (800, 1_600, {"train": 80, "valid": 40, "test": 40}, 20),
-    "paper": (1_600, 3_200, {"train": 200, "valid": 200, "test": 200}, 40),
+    "standard": (400, 800, {"train": 60, "valid": 30, "test": 30}, 12),
+    "paper": (800, 1_600, {"train": 200, "valid": 200, "test": 200}, 40),
 }
-# Tasks of a source by role. Twenty classes of their own each; else the same ten, and other images.
-_STUDENT_TASKS = {
-    "cifar100": {"train": 3, "valid": 1, "test": 1}, "tiny-imagenet": {"valid": 1, "test": 3},
-    "cifar10": {"train": 3}, "mnist": {"test": 2}, "sign-digits": {"test": 2}, "dtd10": {"test": 1},
-    "digits": {"test": 1},
+# Roles of a source's tasks. They have classes of their own, or, of ten classes, images of their own.
+_STUDENT_ROLES = {
+    "cifar100": ("train", "train", "train", "valid", "test"), "cifar10": ("train", "train", "train"),
+    "tiny-imagenet": ("valid", "test", "test", "test"), "mnist": ("test", "test"),
+    "sign-digits": ("test", "test"), "dtd10": ("test",), "digits": ("test",),
 }  # fmt: skip
+_CLASSES = {"cifar100": 100, "tiny-imagenet": 200}  # the others have ten
 
 
 def _student_tasks(profile: str) -> Collection:
@@ -192,26 +193,28 @@ def _student_tasks(profile: str) -> Collection:
     if profile == "smoke":
         return collection("smoke", (2, 1, 2))
     sampled: dict[str, list[Task]] = {"train": [], "valid": [], "test": []}
-    for source, counts in _STUDENT_TASKS.items():
-        roles = [role for role, count in counts.items() for _ in range(count)]
-        names = len(images.load(source).class_names)
+    for source, roles in _STUDENT_ROLES.items():
+        ways, *sizes = _STUDENT_IMAGES[source]
+        order = np.random.default_rng(8).permutation(_CLASSES.get(source, ways))
         for number, role in enumerate(roles):
-            chosen, seed = tuple(range(10)), number
-            if names > 10:
-                order = np.random.default_rng(8).permutation(names)
-                chosen, seed = tuple(order[20 * number :][:20].tolist()), 0
-            sizes = _STUDENT_IMAGES[source]
-            sampled[role].append(Task(f"{source}-{number}", source, chosen, role, seed, *sizes, 16))
+            own = source in _CLASSES
+            classes = order[ways * number :][:ways].tolist() if own else range(ways)
+            part = 0 if own else number
+            sampled[role].append(
+                Task(f"{source}-{number}", source, tuple(classes), role, 0, *sizes, 16, part)
+            )
     return Collection(*map(tuple, sampled.values()))
 
 
 def _students(profile: str) -> Parts:
     """Teachers (seed 0); their students (seeds from 10 on), a task's first ones being in all tasks.
 
-    Those are trained in further ways: again, from scratch, and on unseen tasks from a teacher of seed 1.
+    Those are trained in further ways: from scratch, again, and on an unseen task of each source from a
+    teacher of seed 1.
     """
     tasks, (steps, taught, counts, shared) = _student_tasks(profile), _STUDENT_SIZES[profile]
     common, parts = draw(shared, 8), [[], [], [], [], []]
+    first = {task.source: task for task in reversed(tasks.test)}.values()
     for task in tasks.tasks:
         # From the task's name: what other tasks there are changes nothing.
         own = draw(counts[task.role] - shared, zlib.crc32(task.name.encode()), common)
@@ -221,9 +224,9 @@ def _students(profile: str) -> Parts:
         teaching = replace(recipe, epochs=-(-taught // of_epoch))
         ways = [
             ([*common, *own], 10, (teaching.epochs, 0, True, True)),
-            (common, 11, (teaching.epochs, 0, True, True)),
             (common, 10, (0, 0, False, False)),
-            (common if task.role == "test" else (), 10, (teaching.epochs, 1, True, True)),
+            (common, 11, (teaching.epochs, 0, True, True)),
+            (common if task in first else (), 10, (teaching.epochs, 1, True, True)),
         ]
         parts[0].append(TrainingJob(StudentNet(), task, 0, teaching))
         for part, (students, seed, way) in zip(parts[1:], ways, strict=True):

@@ -92,17 +92,23 @@ class Students(nn.Module):
         y = F.conv2d(x, getattr(self, name), None, stride, 1, 1, groups)
         return F.batch_norm(y, *getattr(self, f"{name}_seen"), *getattr(self, f"{name}_norm"), self.training)
 
-    def map(self, x: Tensor) -> Tensor:
-        """The last stage's activations: (n, 3, r, r) -> (n, G, 32, r/8, r/8)."""
-        groups, x = self.groups, F.relu(self._unit("stem", x, 2, 1))
+    def map(self, x: Tensor, seen: list | None = None) -> Tensor:
+        """The last stage's activations: (n, 3, r, r) -> (n, G, 32, r/8, r/8).
+
+        seen: gets what every ReLU lets through, (n, G*c, ...), with the channels that a student has of it.
+        """
+        groups, x, seen = self.groups, F.relu(self._unit("stem", x, 2, 1)), [] if seen is None else seen
+        seen.append((x, x.new_ones(x.shape[1], 1, 1)))
         for slot in self.slots:
             stride, (mine, passed) = 1 + (slot in (SLOTS, 2 * SLOTS)), getattr(self, f"open{slot}")
             y = F.relu(self._unit(f"a{slot}", x, stride, groups)) * mine
+            seen.append((y, mine))
             y = self._unit(f"b{slot}", y, 1, groups) * mine
             x = F.max_pool2d(x, 2) if stride == 2 else x
             if more := (y.shape[1] - x.shape[1]) // groups:  # negative: the last channels are dropped
                 x = F.pad(x.unflatten(1, (groups, -1)), (0, 0, 0, 0, 0, more)).flatten(1, 2)
             x = F.relu(y + x * passed)
+            seen.append((x, mine))
         return x.unflatten(1, (groups, -1))
 
     def forward(self, x: Tensor) -> Tensor:

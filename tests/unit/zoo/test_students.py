@@ -187,7 +187,7 @@ def test_a_table_of_students_comes_back(tmp_path):
 
 @needs(*(f"image-{name}" for name in ("tiny-imagenet", "cifar100", *recipes.HELD_OUT)))
 def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
-    tasks, (teachers, distilled, again, scratch, other) = jobs_of("standard")
+    tasks, (teachers, distilled, scratch, again, other) = jobs_of("standard")
 
     def count(jobs, task):
         return sum(job.task == task for job in jobs)
@@ -202,9 +202,10 @@ def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
         steps = task.num_classes * task.n_train // 50
         mine = [job for job in (*distilled, *scratch) if job.task == task]
         assert all(job.recipe.epochs * steps >= 400 for job in mine)
-    assert {job.task for job in other} == set(tasks.test) and {job.spec.teacher for job in other} == {1}
+    assert {job.spec.teacher for job in other} == {1} and {job.task for job in other} < set(tasks.test)
+    assert sorted({job.task.source for job in other}) == sorted({task.source for task in tasks.test})
     drawn = [job.spec.student for job in distilled]
     assert drawn.count(scratch[0].spec.student) == len(tasks.tasks)  # the first ones are every task's
-    assert len(set(drawn)) > 0.95 * (len(drawn) - 20 * (len(tasks.tasks) - 1))  # others mostly new
+    assert len(set(drawn)) > 0.95 * (len(drawn) - 12 * (len(tasks.tasks) - 1))  # others mostly new
     jobs = [*teachers, *distilled, *again, *scratch, *other]
     assert len(set(jobs)) == len(jobs)
