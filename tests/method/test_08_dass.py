@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from nbpkg import chapters
-from nbpkg.zoo.students import SLOTS, TEACHER, Students, draw, losses, start
+from nbpkg.report.stats import spearman
+from nbpkg.zoo.students import TEACHER, Students, draw, losses, start
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,47 @@ def weights(ch, tasks=3, parts="STA", alpha=0.02):
     return phi, step
 
 
+def cleared(*groups):
+    for values in groups:
+        for value in values.values():
+            value.grad = torch.zeros_like(value)
+    return groups
+
+
 def one(values, i):
     return {k: v[i : i + 1] for k, v in values.items()}
 
 
 # ------------------------------------------------------------------------ students
+
+
+def test_the_student_of_full_size_is_the_teacher_and_masks_are_remapping(ch):
+    """The specification's first two acceptance tests, by a network written without masks."""
+    state, x = worn(), torch.randn(2, 3, 16, 16, generator=rng(1), dtype=torch.float64)
+    whole = Students([TEACHER], ch.remap(state, TEACHER)).eval()
+    torch.testing.assert_close(whole(x), Students([TEACHER], state).eval()(x), rtol=0, atol=0)
+    chosen = draw(6, 5)
+    together = Students(chosen, state).eval().map(x)
+    for number, student in enumerate(chosen):
+        torch.testing.assert_close(together[:, number], plain_map(ch.remap(state, student), student, x))
+
+
+def plain_map(w, student, x):
+    """The last activations of a small network with weights w, block by block."""
+
+    def unit(name, x, stride):
+        y = F.conv2d(x, w[name], None, stride, 1)
+        return F.batch_norm(y, *w[f"{name}_seen"], *w[f"{name}_norm"])
+
+    h = torch.relu(unit("stem", x, 2))
+    for block, eighths in enumerate(student):
+        if eighths:
+            stride = 2 if block in (3, 6) else 1
+            y = unit(f"b{block}", torch.relu(unit(f"a{block}", h, stride)), 1)
+            h = F.max_pool2d(h, 2) if stride == 2 else h
+            h = torch.cat([h, h.new_zeros(len(h), max(0, y.shape[1] - h.shape[1]), *h.shape[2:])], 1)
+            h = torch.relu(y + h[:, : y.shape[1]])
+    return h
 
 
 def test_remapped_weights_are_those_that_a_stack_computes_with(ch):
@@ -63,9 +100,9 @@ def test_remapped_weights_are_those_that_a_stack_computes_with(ch):
 def test_the_loss_is_the_zoos_and_its_closed_form(ch):
     z, t = torch.randn(2, 6, 4, generator=rng(), dtype=torch.float64)
     y = torch.arange(6) % 4
-    assert torch.isclose(ch.kd_loss(z, y, t, alpha=1.0), F.cross_entropy(z, y))
+    assert torch.isclose(ch.kd_loss(z, y, t, kappa=1.0), F.cross_entropy(z, y))
     soft = (t / 6).softmax(-1)
-    assert torch.isclose(ch.kd_loss(t, y, t, alpha=0.0), -36 * (soft * soft.log()).sum(-1).mean())
+    assert torch.isclose(ch.kd_loss(t, y, t, kappa=0.0), -36 * (soft * soft.log()).sum(-1).mean())
     assert torch.isclose(ch.kd_loss(z, y, t), losses(z[:, None], F.one_hot(y, 4).double(), soft)[0])
 
 
@@ -75,28 +112,6 @@ def test_codes_are_one_to_one(ch):
     assert codes.shape == (200, 9 * 5 + 9) and len(codes.unique(dim=0)) == 200
     assert torch.equal(codes[:, -9:].sum(1), torch.full((200,), 3.0))
     assert torch.equal(codes[:, :-9].sum(1).long(), (torch.tensor(students) > 0).sum(1))
-
-
-def test_counts_are_those_of_the_network(ch):
-    for student in [*draw(6, 3), TEACHER]:
-        net = Students([student], start(7, 0))
-        sizes, seen = {"a": [], "b": []}, []
-        real = F.conv2d
-
-        def counted(x, weight, *rest, real=real, seen=seen):
-            out = real(x, weight, *rest)
-            seen.append(out[0].numel() * weight[0].numel())
-            return out
-
-        F.conv2d = counted
-        try:
-            net.eval()(torch.zeros(1, 3, 16, 16))
-        finally:
-            F.conv2d = real
-        first, narrow, weights_, macs = ch.counts([student], classes=7)[:, 0]
-        convs = [v.numel() for k, v in net.named_parameters() if k in ("stem", "head") or k[:-1] in sizes]
-        assert weights_ == sum(convs) and macs == sum(seen) + net.head.numel()
-        assert first == student[0] and narrow == min(e for e in student if e)
 
 
 # ------------------------------------------------------------------------ predictor
@@ -135,7 +150,7 @@ def test_sizes_and_scale_are_the_authors(ch):
 def test_gradients_of_an_episode_are_those_of_full_autograd(ch, parts):
     phi, alpha = weights(ch, parts=parts)
     task = toy()
-    found = ch.episode(phi, alpha, task)
+    found = ch.episode(*cleared(phi, alpha), task)
     free, steps = ({k: v.detach().clone().requires_grad_() for k, v in d.items()} for d in (phi, alpha))
     y = ch.predict(free, task["code"][:, None], task["teacher"][:, None], task["teacher"])[:, 0]
     g = torch.autograd.grad((y - task["support"]).square().sum(), list(free.values()), create_graph=True)
@@ -152,7 +167,7 @@ def test_gradients_of_an_episode_are_those_of_full_autograd(ch, parts):
 def test_first_order_leaves_the_hessian_out_and_tasks_do_not_mix(ch):
     phi, alpha = weights(ch)
     task = toy()
-    ch.episode(phi, alpha, task, second_order=False)
+    ch.episode(*cleared(phi, alpha), task, second_order=False)
     slope = ch.slopes(phi, task)
     moved = ch.adapt(phi, alpha, slope)
     y = ch.predict(moved, task["codes"], task["own"], task["teacher"])
@@ -163,7 +178,7 @@ def test_first_order_leaves_the_hessian_out_and_tasks_do_not_mix(ch):
     for i in range(3):
         mine = {k: v.detach().clone().requires_grad_() for k, v in one(phi, i).items()}
         rate = {k: v.detach().clone() for k, v in one(alpha, i).items()}
-        ch.episode(mine, rate, one(task, i), second_order=False)
+        ch.episode(*cleared(mine, rate), one(task, i), second_order=False)
         for k in phi:
             torch.testing.assert_close(mine[k].grad[0], phi[k].grad[i])
 
@@ -176,50 +191,122 @@ def test_no_step_changes_nothing(ch):
 
 def test_labels_are_standardised_within_the_task(ch):
     labels, support = torch.rand(3, 20, generator=rng()) * 50, torch.tensor([60.0, 70.0, 80.0])
-    z, theirs = ch.standardise(labels, support)
+    z, level = ch.standardise(labels, support)
     torch.testing.assert_close(z.mean(-1), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(z.std(-1), torch.ones(3))
-    torch.testing.assert_close(theirs * labels.std(-1) + labels.mean(-1), support)
+    due = [((s - row.mean()) / row.std()).item() for row, s in zip(labels, support, strict=True)]
+    torch.testing.assert_close(level, torch.full((3,), sum(due) / 3))
     same = ch.standardise(3 * labels + 7, 3 * support + 7)
     torch.testing.assert_close(same[0], z, atol=1e-4, rtol=1e-4)
 
 
+def test_the_gradient_by_step_sizes_is_that_of_finite_differences(ch):
+    phi, alpha = weights(ch, tasks=1)
+    task = one(toy(), 0)
+    ch.episode(*cleared(phi, alpha), task)
+
+    def loss(steps):
+        moved = ch.adapt(phi, steps, ch.slopes(phi, task))
+        y = ch.predict(moved, task["codes"], task["own"], task["teacher"])
+        return (y - task["labels"]).square().mean().item()
+
+    for name in phi:
+        ends = []
+        for sign in (1, -1):
+            steps = {k: v.detach().clone() for k, v in alpha.items()}
+            steps[name].view(-1)[1 % steps[name].numel()] += sign * 1e-5
+            ends.append(loss(steps))
+        slope = alpha[name].grad.view(-1)[1 % alpha[name].numel()].item()
+        assert np.isclose((ends[0] - ends[1]) / 2e-5, slope, rtol=1e-4, atol=1e-9)
+
+
+def test_the_order_of_students_changes_no_prediction(ch):
+    phi, _ = weights(ch)
+    task, order = toy(), torch.tensor([2, 0, 3, 1])
+    y = ch.predict(phi, task["codes"], task["own"], task["teacher"])
+    again = ch.predict(phi, task["codes"][:, order], task["own"][:, order], task["teacher"])
+    torch.testing.assert_close(again, y[:, order])
+    alone = ch.predict(phi, task["codes"][:, :1], task["own"][:, :1], task["teacher"])
+    torch.testing.assert_close(alone, y[:, :1])
+
+
+# ------------------------------------------------------------------------ training
+
+PLAN = {"rate": 1e-2, "step": 0.01, "every": 2, "queries": 3}
+
+
+def bank(tasks, n, seed=0):
+    g = rng(seed)
+    made = {"code": torch.randn(tasks, 5, generator=g), "teacher": torch.randn(tasks, 4, 2, 2, generator=g)}
+    made |= {"support": torch.randn(tasks, generator=g), "codes": torch.randn(tasks, n, 5, generator=g)}
+    made |= {"own": torch.randn(tasks, n, 4, 2, 2, generator=g)}
+    return made | {"labels": made["codes"].sum(-1)}
+
+
+def plainly(ch, seed, train, episodes, plan):
+    """One seed by torch's Adam and autograd through both levels, a task at a time."""
+    model = ch.init_model([seed], train, "STA", plan["step"])
+    phi, alpha = ({k: v[0].requires_grad_() for k, v in model[part].items()} for part in ("phi", "alpha"))
+    learned = [*phi.values(), *(alpha.values() if plan["step"] else ())]
+    optimiser, g = torch.optim.Adam(learned, plan["rate"]), rng(seed)
+    picks = [
+        row
+        for _ in range(0, episodes, plan["every"])
+        for row in torch.rand(plan["every"], *train["labels"].shape, generator=g).argsort(-1)
+    ]
+    for pick in picks[:episodes]:
+        loss = 0
+        for i in range(len(train["labels"])):
+            some = pick[i, : plan["queries"]]
+            t = {k: v[i : i + 1] for k, v in train.items()}
+            row = {k: v[None] for k, v in phi.items()}
+            y = ch.predict(row, t["code"][:, None], t["teacher"][:, None], t["teacher"])[:, 0]
+            s = torch.autograd.grad((y - t["support"]).square().sum(), list(row.values()), create_graph=True)
+            moved = {k: v - alpha[k][None] * g_ for (k, v), g_ in zip(row.items(), s, strict=True)}
+            y = ch.predict(moved, t["codes"][:, some], t["own"][:, some], t["teacher"])
+            loss = loss + (y - t["labels"][:, some]).square().mean() / len(train["labels"])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return phi, alpha
+
+
+@pytest.mark.parametrize("step", [0.01, 0.0])
+def test_meta_training_of_two_seeds_is_that_of_each_alone(ch, step):
+    train, valid, plan = bank(2, 6), bank(2, 5, 1), PLAN | {"step": step}
+    made = ch.meta_train([3, 4], train, valid, "STA", 2, plan)
+    for at, seed in enumerate((3, 4)):
+        phi, alpha = plainly(ch, seed, train, 2, plan)
+        for part, due in (("phi", phi), ("alpha", alpha)):
+            for k, v in due.items():
+                torch.testing.assert_close(made[part][k][at], v.detach(), rtol=2e-4, atol=2e-5)
+    assert made["curve"].shape == (1, 2)
+
+
+def test_the_look_that_ranks_validation_best_is_kept(ch):
+    train, valid = bank(2, 6), bank(2, 5, 1)
+    made = ch.meta_train([0, 1, 2], train, valid, "SA", 12, PLAN)
+    assert made["curve"].shape == (6, 3) and not np.ptp(made["curve"], 0).min() == 0
+    guess = ch.predictions({p: made[p] for p in ("phi", "alpha")}, valid).numpy()
+    score = spearman(guess, valid["labels"].numpy()).mean(1)
+    np.testing.assert_allclose(score, made["curve"].max(0))
+
+
+def test_predictions_adapt_each_task_to_its_teacher(ch):
+    some = bank(3, 5)
+    model = ch.init_model([0, 1], some, "STA", 0.05)
+    found = ch.predictions(model, some)
+    for seed in range(2):
+        for i in range(3):
+            t = {k: v[i : i + 1] for k, v in some.items()}
+            phi = {k: v[seed : seed + 1].clone().requires_grad_() for k, v in model["phi"].items()}
+            alpha = {k: v[seed : seed + 1] for k, v in model["alpha"].items()}
+            moved = ch.adapt(phi, alpha, ch.slopes(phi, t))
+            y = ch.predict(moved, t["codes"], t["own"], t["teacher"])
+            torch.testing.assert_close(found[seed, i], y[0].detach())
+
+
 # ------------------------------------------------------------------------ rivals
-
-
-def test_naswot_counts_the_units_that_each_student_has(ch):
-    state, chosen = worn(), draw(6, 5)
-    x = torch.randn(8, 3, 16, 16, generator=rng(1), dtype=torch.float64)
-    found = ch.naswot(Students(chosen, state).eval(), x)
-    for student, value in zip(chosen, found, strict=True):
-        small, codes = ch.remap(state, student), []
-
-        def unit(name, x, stride, w=small):
-            y = F.conv2d(x, w[name], None, stride, 1)
-            return F.batch_norm(y, *w[f"{name}_seen"], *w[f"{name}_norm"])
-
-        h = torch.relu(unit("stem", x, 2))
-        codes.append(h)
-        for block, eighths in enumerate(student):
-            if eighths:
-                stride = 2 if block in (SLOTS, 2 * SLOTS) else 1
-                y = torch.relu(unit(f"a{block}", h, stride))
-                codes.append(y)
-                y = unit(f"b{block}", y, 1)
-                h = F.max_pool2d(h, 2) if stride == 2 else h
-                h = torch.cat([h, h.new_zeros(8, max(0, y.shape[1] - h.shape[1]), *h.shape[2:])], 1)
-                h = torch.relu(y + h[:, : y.shape[1]])
-                codes.append(h)
-        bits = torch.cat([(c > 0).flatten(1) for c in codes], 1).numpy()
-        K = np.array([[(a == b).sum() for a in bits] for b in bits], float)
-        assert np.isclose(value.item(), np.linalg.slogdet(K)[1])
-
-
-def test_maps_are_the_students_own(ch):
-    state, chosen, noise = worn(), draw(5, 6), torch.randn(1, 3, 16, 16, generator=rng(), dtype=torch.float64)
-    together = ch.maps(chosen, state, noise)
-    for student, value in zip(chosen, together, strict=True):
-        torch.testing.assert_close(ch.maps([student], state, noise)[0], value)
 
 
 def test_ridge_is_sklearns_on_centred_tasks(ch):
