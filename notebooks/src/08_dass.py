@@ -31,7 +31,7 @@
 # | | |
 # |---|---|
 # | You need | PyTorch, knowledge distillation, gradients of gradients |
-# | To read | 30 minutes |
+# | To read | 22 minutes |
 # | To run | `smoke`: under a minute, offline; `standard`: under an hour on two CPU cores, or minutes on a GPU |
 # | Data | a table of distilled students that this project computed, embedded |
 #
@@ -94,11 +94,11 @@ from nbpkg.zoo.students import (
 s = Session("08_dass", profile=PROFILE, seeds=SEEDS, device=DEVICE)
 plots.theme()
 CONFIG = {  # sizes, by profile
-    "episodes": s.choose(smoke=20, standard=1000),  # of meta-training
+    "episodes": s.choose(smoke=150, standard=1000),  # of meta-training
     "plan": {  # as in the authors' scripts
         "rate": 5e-4,  # of Adam
         "step": 0.005,  # of the inner step, where learning starts
-        "every": s.choose(smoke=10, standard=20),  # episodes between looks at validation
+        "every": s.choose(smoke=50, standard=20),  # episodes between looks at validation
         "queries": s.choose(smoke=10, standard=50),  # students of a task in an episode
     },
     "repeats": s.choose(smoke=2, standard=7),  # of the timing
@@ -201,13 +201,15 @@ def remap(state, student):
 @torch.no_grad()
 def masks_are_remapping(students, state, image):
     """Whether students side by side have the maps of small networks with remapped weights."""
-    together = Students(students, state).eval().map(image)
-    alone = [Students([one], remap(state, one)).eval().map(image) for one in students]
+    run = lambda some, weights: Students(some, weights).to(image.device).eval().map(image)
+    together = run(students, state)
+    alone = [run([one], remap(state, one)) for one in students]
     return torch.allclose(together, torch.cat(alone, 1), atol=1e-5)
 
 
-assert remap(start(10, 0), TEACHER)["b8"].equal(start(10, 0)["b8"])
-assert masks_are_remapping([TEACHER, *draw(3, 1)], start(10, 0), database.noise())
+state = {name: v.to(s.device) for name, v in start(10, 0).items()}
+assert remap(state, TEACHER)["b8"].equal(state["b8"])
+assert masks_are_remapping([TEACHER, *draw(3, 1)], state, database.noise().to(s.device))
 
 
 # %% [markdown]
@@ -387,7 +389,7 @@ def episode(phi, alpha, task, second_order=True):
         v.grad.add_(q)
         a.grad.addcmul_(g.detach(), q, value=-1)
     if second_order:
-        push = [a.detach() * q for a, q in zip(alpha.values(), query, strict=True)]
+        push = [q.mul_(a.detach()) for a, q in zip(alpha.values(), query, strict=True)]
         back = torch.autograd.grad(slope, list(phi.values()), push)
         for v, h in zip(phi.values(), back, strict=True):
             v.grad.sub_(h)
@@ -413,7 +415,7 @@ def tiny_task(rows, generator, C=4, d=5, n=3):
 def cleared(*groups):
     """The groups, with gradients of zero to add to."""
     for value in (value for group in groups for value in group.values()):
-        value.grad = torch.zeros_like(value)
+        value.grad = torch.zeros_like(value) if value.grad is None else value.grad.zero_()
     return groups
 
 
@@ -1055,7 +1057,7 @@ def found_rows(banks, models, seeds, device):
         for (i, task), (budget, share) in itertools.product(
             enumerate(test["task"]), BUDGETS.items()
         ):
-            within = cheap[i][: round(share * len(cheap[i]))]
+            within = cheap[i][: max(2, round(share * len(cheap[i])))]
             label, accuracy = (test[k][i, within] for k in ("distilled", "distilled_accuracy"))
             pick = guess[i, within].argmax()
             gain = 100 * (label[pick] - label.mean()) / (label.max() - label.mean())
@@ -1089,14 +1091,15 @@ s.say(found_table(SHOWN[:-2]).to_markdown(floatfmt=(*[".0f"] * 5, ".2f")))
 # %% tags=["hide-input"]
 def search_rows(eighths, model, task, repeats, distilled, device):
     """Seconds of whole searches among some students, beside those of one distillation."""
-    device, noise = torch.device(device), database.noise().to(device)
-    model, task = on(device, model), on(device, task)
+    device = torch.device(device)
+    model, task, state = (on(device, tree) for tree in (model, task, start(10, 0)))
+    noise = database.noise().to(device)
     rows = [{"what": "distillation", "log_seconds": np.log10(distilled)}]
     for repeat in range(-1, repeats):
         machine.synchronise(device)
         begun = time.perf_counter()
         with torch.no_grad():
-            own = Students(eighths, start(10, 0)).to(device).eval().map(noise)
+            own = Students(eighths, state).to(device).eval().map(noise)
         predictions(model, task | {"own": own}).argmax().cpu()
         seconds = time.perf_counter() - begun
         if repeat >= 0:  # the first is a warm-up
@@ -1178,13 +1181,13 @@ def soft_gradient(z, t, T):
 
 
 def check_soft_gradient(function):
-    for seed, n, T in ((0, 5, 1.0), (1, 3, 6.0), (2, 8, 50.0)):
+    for seed, T in enumerate((1.0, 6.0, 50.0)):
         g = torch.Generator().manual_seed(seed)
-        z, t = torch.randn(2, n, 4, generator=g, dtype=torch.float64)
+        z, t = torch.randn(2, 5, 4, generator=g, dtype=torch.float64)
         z.requires_grad_()
-        (due,) = torch.autograd.grad(kd_loss(z, torch.arange(n) % 4, t, T, 0.0), z)
-        out = torch.as_tensor(function(z.detach(), t, T))
-        assert out.shape == due.shape, "give a number for each logit"
+        (due,) = torch.autograd.grad(kd_loss(z, torch.arange(5) % 4, t, T, 0.0), z)
+        out = function(z.detach(), t, T)
+        assert np.shape(out) == due.shape, "give a number for each logit"
         assert torch.allclose(out, due), f"T = {T}: this is not autograd's gradient"
     return f"Exercise 1: correct; at T = 50 its norm is still {due.norm():.2f}"
 
@@ -1195,7 +1198,7 @@ if soft_gradient(torch.zeros(2, 3), torch.ones(2, 3), 6.0) is not None:
 
 # %% mystnb={"code_prompt_hide": "Hide the solution", "code_prompt_show": "Show the solution"} tags=["solution", "hide-input"]
 def soft_gradient_solution(z, t, T):
-    return T * ((z / T).softmax(-1) - (t / T).softmax(-1)) / len(z)
+    return T * ((z / T).softmax(1) - (t / T).softmax(1)) / len(z)
 
 
 print(check_soft_gradient(soft_gradient_solution))
@@ -1257,7 +1260,8 @@ def check_between(function):
     for seed, (r1, r2) in enumerate(((0.9, 0.4), (0.5, 0.5), (0.8, 0.1), (0.3, 1.0))):
         truth, *noise = np.random.default_rng(seed).standard_normal((3, 400_000))
         a, b = (truth + n * (1 / r - 1) ** 0.5 for n, r in zip(noise, (r1, r2), strict=True))
-        assert abs(function(r1, r2) - np.corrcoef(a, b)[0, 1]) < 0.01, (
+        out = function(r1, r2)
+        assert isinstance(out, float) and abs(out - np.corrcoef(a, b)[0, 1]) < 0.01, (
             f"reliabilities {r1} and {r2}: a simulation gives another correlation"
         )
     return "Exercise 3: correct; with reliabilities of .5, perfect agreement looks like .5"
@@ -1288,15 +1292,11 @@ def choose_penalty(x, y, penalties):
 
 
 def check_choose_penalty(function):
-    for seed, penalties in (
-        (0, (0.1, 300.0)),
-        (1, (1.0, 30.0, 1e4)),
-        (4, (1e4, 30.0, 1.0)),
-        (5, (0.1, 300.0)),
-    ):
+    for seed in range(6):
         rng, means = np.random.default_rng(seed), []
-        x = rng.standard_normal((5, 12, 8))
-        y = x @ rng.standard_normal(8) * (seed % 2) + 3 * rng.standard_normal((5, 12))
+        penalties = (1.0, 300.0) if seed % 2 else (1e4, 30.0, 0.1)
+        x, noise = rng.standard_normal((5, 12, 8)), rng.standard_normal((5, 12))
+        y = x @ rng.standard_normal(8) + 3 * (seed % 3) * noise
         for penalty in penalties:
             fits = [
                 ridge(np.delete(x, i, 0), np.delete(y, i, 0), x[i], penalty) for i in range(5)
