@@ -560,9 +560,10 @@ def zscore(scores):
 def ridge(x, y, new, penalty):
     """Fits features x (tasks, n, f), centred by task, to labels (tasks, n): scores of new."""
     x = (x - x.mean(1, keepdims=True)).reshape(-1, x.shape[-1])
-    scale, y = x.std(0) + 1e-9, (y - y.mean(1, keepdims=True)).ravel()
+    scale = x.std(0) + 1e-9
     x = x / scale
-    return new / scale @ np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y)
+    weights = np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T @ y.ravel())
+    return new / scale @ weights
 
 
 def ours(by_ridge, by_regions):

@@ -112,6 +112,10 @@ def test_codes_are_one_to_one(ch):
     assert codes.shape == (200, 9 * 5 + 9) and len(codes.unique(dim=0)) == 200
     assert torch.equal(codes[:, -9:].sum(1), torch.full((200,), 3.0))
     assert torch.equal(codes[:, :-9].sum(1).long(), (torch.tensor(students) > 0).sum(1))
+    widths, depths = (torch.zeros(9, 5), torch.zeros(3, 3))
+    widths[[0, 3, 4, 6], [1, 4, 0, 2]], depths[[0, 1, 2], [0, 1, 0]] = 1, 1
+    due = torch.cat([widths.flatten(), depths.flatten()])
+    assert torch.equal(ch.code([(5, 0, 0, 8, 4, 0, 6, 0, 0)])[0], due)
 
 
 # ------------------------------------------------------------------------ predictor
@@ -290,6 +294,18 @@ def test_the_look_that_ranks_validation_best_is_kept(ch):
     guess = ch.predictions({p: made[p] for p in ("phi", "alpha")}, valid).numpy()
     score = spearman(guess, valid["labels"].numpy()).mean(1)
     np.testing.assert_allclose(score, made["curve"].max(0))
+
+
+def test_equal_scores_rank_nothing_and_are_not_kept(ch):
+    model = {"phi": ch.init_model([0], bank(2, 6), "STA", 0.01)["phi"], "alpha": {}}
+    valid, first = bank(2, 5, 1), {k: v.clone() for k, v in model["phi"].items()}
+    model["alpha"] = {k: torch.zeros_like(v) for k, v in first.items()}
+    best = ch.Best(model, valid)
+    best.look(model)
+    for value in model["phi"].values():
+        value.zero_()
+    best.look(model)
+    assert best.curve[1] == -1 and all(torch.equal(best.kept["phi"][k], v) for k, v in first.items())
 
 
 def test_predictions_adapt_each_task_to_its_teacher(ch):
