@@ -171,13 +171,13 @@ def test_a_build_that_was_killed_goes_on_with_what_it_lacks(monkeypatch):
     jobs, whole, begun = [*parts[0], *parts[1]], students._train, []
     stacks = len(plan(jobs, "cpu", stack=2))
 
-    def until_the_fourth(*given):
-        if len(begun) == 3:
+    def until_the_seventh(*given):
+        if len(begun) == 6:
             raise KeyboardInterrupt
         begun.append(given)
         return whole(*given)
 
-    monkeypatch.setattr(students, "_train", until_the_fourth)
+    monkeypatch.setattr(students, "_train", until_the_seventh)
     with pytest.raises(KeyboardInterrupt):
         train(jobs, "cpu", stack=2)
     monkeypatch.setattr(students, "_train", whole)
