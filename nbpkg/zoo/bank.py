@@ -8,10 +8,12 @@ Labels are cross-entropies on held-out images times -1, in nats: the larger, the
 differ in their seed agree far better on the order of students by them than by accuracies, which stand beside.
 
 At `standard` two files of the package are read: the trainings (`nbpkg.zoo.tables`), and what the teachers'
-weights tell (`write`). `smoke` reads a part of them. At `paper` the zoo is trained.
+weights tell (`write`); `nbpkg zoo build students --out FILE` makes both. `smoke` reads a part of them. At
+`paper` the zoo is trained.
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,19 +27,9 @@ from torch import Tensor
 from nbpkg import paths
 from nbpkg.seeding import rng
 from nbpkg.zoo import loader
+from nbpkg.zoo import students as zoo
 from nbpkg.zoo.fit import _scaled
-from nbpkg.zoo.students import (
-    FULL,
-    SLOTS,
-    STEM,
-    TEACHER,
-    WIDTHS,
-    Students,
-    _judged,
-    start,
-    teacher_of,
-    trained,
-)
+from nbpkg.zoo.students import FULL, SLOTS, STEM, TEACHER, WIDTHS, Students
 from nbpkg.zoo.tasks import ROLES
 from nbpkg.zoo.train import STACK, Trained, TrainingJob
 
@@ -46,14 +38,10 @@ SCRATCH = 10  # the seed of networks at random weights
 #: Tasks of smoke, and students of each.
 SMOKE = ("cifar100-0", "cifar100-1", "cifar10-0", "cifar100-3", "mnist-0", "digits-0"), 20
 _TOLD = ("valid", "test", "valid_loss", "test_loss", "naswot", "naswot_random")
-_SHAPE = (WIDTHS[-1], 2, 2)
 _TASK = ("task", "role", "source", "ways", "teacher")
 _COSTS = ("weights", "products")
-_LEARNT = [
-    name + what
-    for name in ("distilled", "again", "scratch", "tested", "zero_shot")
-    for what in ("", "_accuracy")
-]
+_LABELS = ("distilled", "again", "scratch", "tested", "zero_shot")
+_LEARNT = [name + what for name in _LABELS for what in ("", "_accuracy")]
 _STUDENT = ("number", *_LEARNT, *_COSTS, "naswot", "naswot_random")
 _TEACHER = ("support", "support_accuracy", "valid", "valid_accuracy", *_COSTS)
 
@@ -102,10 +90,10 @@ def naswot(net: Students, x: Tensor) -> Tensor:
     net.map(x, seen)
     alike = 0
     for values, has in seen:
-        on = (values > 0).double().unflatten(1, (net.groups, -1)).transpose(0, 1).flatten(2)
+        on = (values > 0).float().unflatten(1, (net.groups, -1)).transpose(0, 1).flatten(2)
         has = has.expand(values.shape[1:]).unflatten(0, (net.groups, -1)).flatten(1)[:, None]
         alike = alike + (on * has) @ on.mT + ((1 - on) * has) @ (1 - on).mT
-    return torch.linalg.slogdet(alike)[1]
+    return torch.linalg.slogdet(alike.double())[1]
 
 
 def _taught(jobs: Sequence[TrainingJob]) -> dict[TrainingJob, list[tuple[int, ...]]]:
@@ -113,7 +101,7 @@ def _taught(jobs: Sequence[TrainingJob]) -> dict[TrainingJob, list[tuple[int, ..
     found: dict[TrainingJob, list[tuple[int, ...]]] = {}
     for job in jobs:
         if job.spec.epochs:
-            students = found.setdefault(teacher_of(job), [TEACHER])
+            students = found.setdefault(zoo.teacher_of(job), [TEACHER])
             students += [job.spec.student] * (job.spec.student not in students)
     return found
 
@@ -121,14 +109,14 @@ def _taught(jobs: Sequence[TrainingJob]) -> dict[TrainingJob, list[tuple[int, ..
 @torch.no_grad()
 def _tell(teacher: TrainingJob, students: list, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Of stacks of students before they are trained: `_TOLD`, float64 (G, 6), and maps (G, 32, 2, 2)."""
-    state, task = trained([teacher], device)["state"], teacher.task
+    state, task = zoo.trained([teacher], device)["state"], teacher.task
     (x, _), *held_out = ([v[0] for v in _scaled([task.data()], split, device)] for split in ROLES)
     x, still = x[:: max(1, len(x) // IMAGES)][:IMAGES], noise(task.resolution).to(device)
     for low in range(0, len(students), STACK[device.type]):
         some = students[low : low + STACK[device.type]]
         net = Students(some, state).to(device).eval()
-        random = Students(some, start(task.num_classes, SCRATCH)).to(device).train()
-        numbers = [*_judged(net, *held_out), naswot(net, x), naswot(random, x)]
+        random = Students(some, zoo.start(task.num_classes, SCRATCH)).to(device).train()
+        numbers = [*zoo._judged(net, *held_out), naswot(net, x), naswot(random, x)]
         yield torch.stack([row.double() for row in numbers], 1), net.map(still)[0]
 
 
@@ -140,8 +128,9 @@ def tell(results: Trained, device: str | torch.device) -> tuple[np.ndarray, np.n
     return numbers, maps.astype(np.float32)
 
 
-def _path(profile: str) -> Path:
-    return paths.embedded(f"students-told-{profile}.parquet")
+def beside(table: Path) -> Path:
+    """Where `write` puts what belongs to the table of trainings."""
+    return table.with_name(table.name.replace("zoo-students", "students-told"))
 
 
 def _names(jobs: Sequence[TrainingJob]) -> str:
@@ -150,7 +139,7 @@ def _names(jobs: Sequence[TrainingJob]) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
-def write(path: str | Path, results: Trained, told: tuple[np.ndarray, np.ndarray]) -> None:
+def write(path: Path, results: Trained, told: tuple[np.ndarray, np.ndarray]) -> None:
     """What `tell` found as a file: maps in half precision."""
     import pyarrow
     from pyarrow import parquet
@@ -159,7 +148,7 @@ def write(path: str | Path, results: Trained, told: tuple[np.ndarray, np.ndarray
     columns = {name: numbers[:, i].astype(np.float32) for i, name in enumerate(_TOLD)}
     columns["map"] = [row.astype("<f2").tobytes() for row in maps]
     table = pyarrow.table(columns).replace_schema_metadata({"of": _names(results.jobs)})
-    with paths.replacing(Path(path)) as temporary:
+    with paths.replacing(path) as temporary:
         parquet.write_table(table, temporary, compression="zstd", compression_level=19)
 
 
@@ -174,14 +163,15 @@ def _read(path: Path, results: Trained) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     maps = np.stack([np.frombuffer(row, "<f2") for row in table["map"].to_pylist()])
     numbers = np.stack([table[name].to_numpy() for name in _TOLD], 1).astype(np.float64)
-    return numbers, maps.reshape(-1, *_SHAPE).astype(np.float32)
+    side = math.isqrt(maps.shape[1] // WIDTHS[-1])
+    return numbers, maps.reshape(len(maps), -1, side, side).astype(np.float32)
 
 
 def load(profile: str, device: str | torch.device) -> Bank:
     """The students of a profile. Raises NbpkgError as `nbpkg.zoo.loader.load` does."""
     stored = "standard" if profile == "smoke" else profile
     _, results = loader.load("students", stored, device)
-    numbers, maps = _read(_path(stored), results) or tell(results, device)
+    numbers, maps = _read(beside(loader.committed("students", stored)), results) or tell(results, device)
     whole = _rows(results, numbers)
     if profile == "smoke":
         names, most = SMOKE

@@ -84,11 +84,13 @@ class Task:
         """How many classes there are."""
         return len(self.classes)
 
+    def fields(self) -> dict:
+        """What it is made by; `part`, which is younger than the keys of stored results, where it is not 0."""
+        return {name: value for name, value in asdict(self).items() if name != "part" or value}
+
     def key(self) -> str:
         """A hash of what decides the images, the source's own digest included, but not of name and role."""
-        content = {k: v for k, v in asdict(self).items() if k not in ("name", "role")}
-        if not self.part:
-            del content["part"]
+        content = {k: v for k, v in self.fields().items() if k not in ("name", "role")}
         content["digest"] = images.load(self.source).digest
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -216,7 +218,7 @@ class Collection:
 
     def to_json(self) -> str:
         """The collection as text; `from_json` reads it back."""
-        return json.dumps([asdict(task) for task in self.tasks], indent=1)
+        return json.dumps([task.fields() for task in self.tasks], indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

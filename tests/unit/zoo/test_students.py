@@ -1,5 +1,6 @@
 """Students of a teacher against networks that are cut by hand, and how the zoo of them is built."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from nbpkg.zoo import loader, recipes, students, tables
+from nbpkg.zoo import train as training
 from nbpkg.zoo.students import FULL, NARROW, SLOTS, STEM, TEACHER, WIDTHS, Students, draw, losses, start
-from nbpkg.zoo.train import train
+from nbpkg.zoo.train import plan, train
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +165,30 @@ def test_a_teacher_is_trained_once_and_what_is_done_is_kept(tmp_path):
     np.testing.assert_array_equal(first.valid, again.valid)
     now = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "zoo").rglob("*.memo")}
     assert now == written
+
+
+def test_a_build_that_was_killed_goes_on_with_what_it_lacks(monkeypatch):
+    _, parts = jobs_of()
+    jobs, measured, begun = [*parts[0], *parts[1]], training.measured, []
+    stacks = len(plan(jobs, "cpu", stack=2))
+
+    def until_the_fourth(*given, **more):
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        begun.append(given)
+        return measured(*given, **more)
+
+    monkeypatch.setattr(training, "measured", until_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        train(jobs, "cpu", stack=2)
+    monkeypatch.setattr(training, "measured", measured)
+    kept = [each for each in plan(jobs, "cpu", stack=2) if each.read() is not None]
+    assert len(kept) == 3 < stacks
+    written = [each.entry().path.stat().st_mtime_ns for each in kept]
+    resumed = train(jobs, "cpu", stack=2)
+    assert [each.entry().path.stat().st_mtime_ns for each in kept] == written
+    monkeypatch.setenv("NBPKG_CACHE", os.environ["NBPKG_CACHE"] + "-fresh")
+    np.testing.assert_array_equal(resumed.valid_loss, train(jobs, "cpu", stack=2).valid_loss)
 
 
 def test_distilled_students_start_as_the_teacher_and_others_do_not():
