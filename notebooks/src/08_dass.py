@@ -250,7 +250,7 @@ assert torch.isclose(kd_loss(z, y, -z, kappa=1.0), F.cross_entropy(z, y))  # lab
 # The encoders $E$ are two convolutions of stride 2 and a mean; $h$ has 64 tanh units.
 # No image of the data set enters: it is known by what it did to the teacher's weights.
 #
-# ![Diagram: noise passes through the remapped student and the teacher; two encoders and a linear layer on the nine widths feed 64 tanh units that give a score. In an episode the shared weights take one step on the teacher as support, and the error of the adapted weights on other students trains start and step sizes.](../book/_assets/dass-episode.svg)
+# ![Diagram: noise passes through the remapped student and the teacher; two encoders and a linear layer on the nine widths feed 64 tanh units that give a score; in an episode the shared weights take one step on the teacher as support, and the error of the adapted weights on other students trains start and step sizes.](../book/_assets/dass-episode.svg)
 #
 # Every weight carries a leading axis of *rows*: a row is one task under one training seed.
 # So the tasks of an episode and all seeds are computed together, as groups of one convolution.

@@ -290,7 +290,7 @@ def test_meta_training_of_two_seeds_is_that_of_each_alone(ch, step):
 def test_the_look_that_ranks_validation_best_is_kept(ch):
     train, valid = bank(2, 6), bank(2, 5, 1)
     made = ch.meta_train([0, 1, 2], train, valid, "SA", 12, PLAN)
-    assert made["curve"].shape == (6, 3) and not np.ptp(made["curve"], 0).min() == 0
+    assert made["curve"].shape == (6, 3) and np.ptp(made["curve"], 0).min() > 0
     guess = ch.predictions({p: made[p] for p in ("phi", "alpha")}, valid).numpy()
     score = spearman(guess, valid["labels"].numpy()).mean(1)
     np.testing.assert_allclose(score, made["curve"].max(0))
