@@ -691,11 +691,8 @@ def level_table():
     return table.rename(index=NAMES, level=1).reset_index()
 
 
-s.say(
-    level_table().to_markdown(
-        index=False, floatfmt=("", "", ".0f", *[".1f"] * 3, *[".2f"] * 3)
-    )
-)
+digits = ("", "", ".0f", ".0f", ".0f", ".1f", ".2f", ".2f", ".2f")
+s.say(level_table().to_markdown(index=False, floatfmt=digits))
 
 # %% tags=["hide-input"]
 by_kind = agreement.groupby("kind").fisher.apply(in_words)
@@ -982,13 +979,15 @@ PARTS += ["accuracies, standardised", "DaSS", "DaSS, steps at 0.005"]
 
 
 def seed_table(names):
-    """Mean correlation over tasks by both truths, with its interval over seeds."""
+    """Mean correlation over tasks with its interval over seeds, and by accuracy."""
     keep = ["method", "truth", "seed"]
     some = report.mean_over(ranks[ranks.method.isin(names)], "fisher", keep)
-    return some.groupby(["method", "truth"]).fisher.apply(in_words).unstack().loc[names]
+    by = some.groupby(["truth", "method"]).fisher
+    table = pd.DataFrame({"cross-entropy": by.apply(in_words)["cross-entropy"]})
+    return table.assign(accuracy=np.tanh(by.mean()["accuracy"])).loc[names]
 
 
-s.say(seed_table(PARTS)[["cross-entropy", "accuracy"]].to_markdown())
+s.say(seed_table(PARTS).to_markdown(floatfmt=".2f"))
 
 
 # %% [markdown]
