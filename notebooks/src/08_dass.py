@@ -131,7 +131,7 @@ BANK = database.load(PROFILE, s.device)
 some = BANK.students.query("role == 'test' and teacher == 0").groupby("task")
 trivial = [spearman(rows.products, rows.distilled) for _, rows in some]
 print(
-    f"multiply-adds rank the students of {len(trivial)} unseen tasks at {np.mean(trivial):.2f} "
+    f"multiply-adds rank students of {len(trivial)} unseen tasks at {np.mean(trivial):.2f} "
     f"on average, from {min(trivial):.2f} to {max(trivial):.2f}"
 )
 
