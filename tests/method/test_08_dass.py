@@ -334,9 +334,20 @@ def test_ridge_is_sklearns_on_centred_tasks(ch):
     np.testing.assert_allclose(ch.ridge(x, y, new, 2.0), model.predict(new / scale), rtol=1e-6)
 
 
-def test_ours_is_a_sum_without_a_weight(ch):
+def test_ridges_read_shape_costs_and_mean_maps(ch):
+    g = np.random.default_rng(0)
+    some = {"codes": g.random((2, 3, 5)), "own": g.random((2, 3, 4, 2, 2)).astype(np.float32)}
+    some |= {"weights": g.random((2, 3)) + 1, "products": g.random((2, 3)) + 1}
+    x = ch.features(some, ("shape", "map"))
+    assert x.shape == (2, 3, 5 + 2 + 4)
+    np.testing.assert_array_equal(x[..., :7], ch.features(some, ("shape",)))
+    np.testing.assert_allclose(np.exp(x[1, 2, 5:7]), [some["weights"][1, 2], some["products"][1, 2]])
+    np.testing.assert_allclose(x[1, 2, 7:], some["own"][1, 2].reshape(4, 4).mean(1), rtol=1e-6)
+
+
+def test_scores_are_added_without_a_weight(ch):
     g = np.random.default_rng(0)
     a, b = g.standard_normal((2, 3, 20))
     by_hand = [(u - u.mean()) / u.std() + (v - v.mean()) / v.std() for u, v in zip(a, b, strict=True)]
-    np.testing.assert_allclose(ch.ours(a, b), by_hand)
-    np.testing.assert_allclose(ch.ours(5 * a + 3, 0.1 * b - 2), ch.ours(a, b), rtol=1e-6)
+    np.testing.assert_allclose(ch.added(a, b), by_hand)
+    np.testing.assert_allclose(ch.added(5 * a + 3, 0.1 * b - 2), ch.added(a, b), rtol=1e-6)
