@@ -31,7 +31,7 @@
 # | | |
 # |---|---|
 # | You need | PyTorch, knowledge distillation, gradients of gradients |
-# | To read | 22 minutes |
+# | To read | 23 minutes |
 # | To run | `smoke`: under a minute, offline; `standard`: under an hour on two CPU cores, or minutes on a GPU |
 # | Data | a table of distilled students that this project computed, embedded |
 #
@@ -341,11 +341,10 @@ def slopes(phi, task, second_order=False):
     return torch.autograd.grad(loss, list(phi.values()), create_graph=second_order)
 
 
-@torch.no_grad()
 def adapt(phi, alpha, slope):
-    """Equation (eq-dass-inner), as the beginning of a new graph."""
-    moved = zip(phi.items(), alpha.values(), slope, strict=True)
-    return {k: torch.addcmul(v, a, g, value=-1).requires_grad_() for (k, v), a, g in moved}
+    """Equation (eq-dass-inner): the adapted weights of every row."""
+    moved = zip(phi.items(), slope, strict=True)
+    return {name: torch.addcmul(v, alpha[name], g, value=-1) for (name, v), g in moved}
 
 
 # %% [markdown]
@@ -373,38 +372,33 @@ def standardise(labels, support):
 # %% [markdown]
 # ### Meta-training
 #
-# An episode takes each training task $\tau$, adapts to its teacher, and judges the adapted weights $\phi'_\tau$ on 50 other students.
-# Let $q_\tau$ be the gradient of the query loss at $\phi'_\tau$ and $g_\tau$ that of the support loss.
-# By the chain rule through one step,
+# An episode takes each training task $\tau$, adapts to its teacher, and judges the adapted weights $\phi'_\tau$ on 50 other students:
+#
+# $$
+# L(\phi, \alpha) = \frac{1}{|\mathcal{T}|} \sum_{\tau} L_\tau, \qquad L_\tau = \frac{1}{50} \sum_{i=1}^{50} \bigl( \hat y_{\phi'_\tau}(a_i \mid t_\tau) - y_{\tau i} \bigr)^2 .
+# $$ (eq-dass-outer)
+#
+# Adam follows its gradient through the inner step.
+# With $q_\tau$ the gradient of $L_\tau$ by the adapted weights, and $g_\tau$ and $H_\tau$ the gradient and the Hessian of the support loss,
 #
 # $$
 # \frac{\partial L_\tau}{\partial \phi} = q_\tau - H_\tau\,(\alpha \odot q_\tau), \qquad
 # \frac{\partial L_\tau}{\partial \alpha} = -\, g_\tau \odot q_\tau .
-# $$ (eq-dass-outer)
+# $$ (eq-dass-chain)
 #
-# $H_\tau$ is the Hessian of a loss on *one* example, so its product with a vector is cheap, and the large pass over the queries is an ordinary one.
+# A *first-order* method drops $H_\tau$.
+# It is the Hessian of a loss on one example, so that its product with a vector is cheap; the pass over the queries costs more than all the rest.
 
 
 # %% tags=["method"]
 def episode(phi, alpha, task, second_order=True):
-    """Equation (eq-dass-outer): query losses (rows,); the gradients are added to `.grad`."""
-    slope = slopes(phi, task, second_order)
-    moved = adapt(phi, alpha, slope)
-    losses = (ask(moved, task) - task["labels"]).square().mean(-1)
-    query = torch.autograd.grad(losses.sum(), list(moved.values()))
-    for v, a, g, q in zip(phi.values(), alpha.values(), slope, query, strict=True):
-        v.grad.add_(q)
-        a.grad.addcmul_(g.detach(), q, value=-1)
-    if second_order:
-        push = [q.mul_(a.detach()) for a, q in zip(alpha.values(), query, strict=True)]
-        back = torch.autograd.grad(slope, list(phi.values()), push)
-        for v, h in zip(phi.values(), back, strict=True):
-            v.grad.sub_(h)
-    return losses.detach()
+    """Equation (eq-dass-outer): query losses (rows,) at the adapted weights."""
+    moved = adapt(phi, alpha, slopes(phi, task, second_order))
+    return (ask(moved, task) - task["labels"]).square().mean(-1)
 
 
 # %% [markdown]
-# Against autograd through both levels, for one row:
+# The second half of equation [](#eq-dass-chain), checked on a small task:
 
 
 # %% tags=["method", "hide-input"]
@@ -419,28 +413,16 @@ def tiny_task(rows, generator, C=4, d=5, n=3):
     return phi, alpha, task
 
 
-def cleared(*groups):
-    """The groups, with gradients of zero to add to."""
-    for value in (value for group in groups for value in group.values()):
-        value.grad = torch.zeros_like(value) if value.grad is None else value.grad.zero_()
-    return groups
-
-
 # %%
-def by_autograd(phi, alpha, task):
-    """The gradients of an episode, by autograd through both levels."""
-    slope = slopes(phi, task, second_order=True)
-    moved = {k: v - alpha[k] * g for (k, v), g in zip(phi.items(), slope, strict=True)}
-    loss = (ask(moved, task) - task["labels"]).square().mean()
-    return torch.autograd.grad(loss, [*phi.values(), *alpha.values()])
-
-
 phi, alpha, task = tiny_task(1, torch.Generator().manual_seed(0))
-episode(*cleared(phi, alpha), task)
-for value, due in zip(
-    [*phi.values(), *alpha.values()], by_autograd(phi, alpha, task), strict=True
+by_alpha = torch.autograd.grad(episode(phi, alpha, task).sum(), list(alpha.values()))
+slope = slopes(phi, task)
+moved = {k: v.detach().requires_grad_() for k, v in adapt(phi, alpha, slope).items()}
+loss = (ask(moved, task) - task["labels"]).square().mean()
+for due, g, q in zip(
+    by_alpha, slope, torch.autograd.grad(loss, list(moved.values())), strict=True
 ):
-    assert torch.allclose(value.grad, due, rtol=1e-8, atol=1e-10)
+    assert torch.allclose(due, -g * q, rtol=1e-8, atol=1e-10)
 
 
 # %% [markdown]
@@ -449,56 +431,49 @@ for value, due in zip(
 
 # %% tags=["method"]
 def per_row(values, tasks):
-    """A seed's weights for each of its tasks, as new leaves: (seeds, ...) -> (rows, ...)."""
-    expand = lambda v: v.detach()[:, None].expand(-1, tasks, *v.shape[1:]).flatten(0, 1)
-    return {name: expand(v).requires_grad_() for name, v in values.items()}
+    """A seed's weights for each of its tasks: (seeds, ...) -> (rows, ...)."""
+    expand = lambda v: v[:, None].expand(-1, tasks, *v.shape[1:]).flatten(0, 1)
+    return {name: expand(v) for name, v in values.items()}
 
 
 def predictions(model, bank):
     """Scores (seeds, tasks, n) of all students of a bank, adapted to each task's teacher."""
     seeds, tasks = len(model["phi"]["o"]), len(bank["labels"])
     phi, alpha = (per_row(model[part], tasks) for part in ("phi", "alpha"))
+    phi = {name: v.detach().requires_grad_() for name, v in phi.items()}
     task = {name: v.repeat(seeds, *[1] * (v.dim() - 1)) for name, v in bank.items()}
-    moved = adapt(phi, alpha, slopes(phi, task))
+    slope = slopes(phi, task)
     with torch.no_grad():
-        return ask(moved, task).unflatten(0, (seeds, tasks))
+        return ask(adapt(phi, alpha, slope), task).unflatten(0, (seeds, tasks))
 
 
 # %% tags=["method"]
-def outer_step(model, optimiser, task, tasks, second_order):
-    """One step of Adam; the gradient of a seed is the mean of those of its tasks."""
-    rows = {part: per_row(values, tasks) for part, values in model.items()}
-    episode(*cleared(*rows.values()), task, second_order)
-    for part, values in model.items():
-        for name, value in values.items():
-            value.grad = rows[part][name].grad.unflatten(0, (-1, tasks)).mean(1)
-    optimiser.step()
-
-
 def meta_train(seeds, bank, valid, parts, episodes, plan):
     """DaSS, or what reads other `parts`, for all seeds; with plan["step"] = 0, no step."""
     model, labels = init_model(seeds, bank, parts, plan["step"]), bank["labels"]
-    learned = [
-        v for p in (("phi", "alpha") if plan["step"] else ("phi",)) for v in model[p].values()
-    ]
+    learned = [v for part in model.values() for v in part.values() if v.requires_grad]
     optimiser, best = torch.optim.Adam(learned, plan["rate"], fused=True), Best(model, valid)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     for _ in range(0, episodes, plan["every"]):
         for picks in drawn(generators, labels, plan["every"], plan["queries"]):
-            task = some_students(bank, picks)
-            outer_step(model, optimiser, task, len(labels), bool(plan["step"]))
+            phi, alpha = (per_row(model[part], len(labels)) for part in ("phi", "alpha"))
+            optimiser.zero_grad()
+            losses = episode(phi, alpha, some_students(bank, picks), bool(plan["step"]))
+            (losses.sum() / len(labels)).backward()
+            optimiser.step()
         best.look(model)
     return best.kept | {"curve": np.array(best.curve)}
 
 
 # %% tags=["method", "hide-input"]
 def init_model(seeds, bank, parts, step):
-    """Weights phi and step sizes alpha, every tensor (seeds, ...)."""
+    """Weights phi and, unless `step` is 0, step sizes alpha to learn: tensors (seeds, ...)."""
     shape = bank["own"].shape[2], bank["codes"].shape[-1]
     generators = [torch.Generator().manual_seed(10**6 + seed) for seed in seeds]
     made = [init_predictor(g, *shape, parts) for g in generators]
     phi = {k: torch.stack([m[k] for m in made]).to(bank["own"].device) for k in made[0]}
-    return {"phi": phi, "alpha": {k: torch.full_like(v, step) for k, v in phi.items()}}
+    alpha = {k: torch.full_like(v, step).requires_grad_(step > 0) for k, v in phi.items()}
+    return {"phi": {k: v.requires_grad_() for k, v in phi.items()}, "alpha": alpha}
 
 
 def drawn(generators, labels, episodes, queries):
@@ -522,7 +497,9 @@ class Best:
 
     def __init__(self, model, valid):
         self.valid, self.truth, self.curve = valid, valid["labels"].cpu().numpy(), []
-        self.kept = {p: {k: v.clone() for k, v in d.items()} for p, d in model.items()}
+        self.kept = {
+            p: {k: v.detach().clone() for k, v in d.items()} for p, d in model.items()
+        }
 
     def look(self, model):
         guess = predictions(model, self.valid).cpu().numpy()
@@ -533,7 +510,7 @@ class Best:
         for part, values in model.items():
             for name, v in values.items():
                 at = better.view(-1, *[1] * (v.dim() - 1))
-                self.kept[part][name] = torch.where(at, v, self.kept[part][name])
+                self.kept[part][name] = torch.where(at, v.detach(), self.kept[part][name])
 
 
 # %% [markdown]

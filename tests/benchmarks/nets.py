@@ -1,5 +1,5 @@
 """How long the set and graph networks take, and how much longer graph by graph; several seeds at once; and
-an episode of chapter 08 at the sizes of its authors, beside autograd through both levels.
+an episode of chapter 08 at the sizes of its authors.
 
     python tests/benchmarks/nets.py [--device cpu] [--repeats 5]
 """
@@ -116,32 +116,17 @@ def _episodes(where: torch.device, unit: str, repeats: int) -> Iterator[str]:
     sizes |= {"own": (students, channels, side, side), "labels": (students,)}
     drawn = [{name: normal(1, *size).to(where) for name, size in sizes.items()} for _ in range(tasks)]
 
-    def ours(second_order: bool) -> None:
-        dass.cleared(phi, alpha)
-        for task in drawn:
-            dass.episode(phi, alpha, task, second_order)
-        adam.step()
-
-    def plain(second_order: bool) -> None:
-        total = torch.zeros((), device=where)
-        for task in drawn:
-            slope = dass.slopes(phi, task, second_order)
-            pairs = zip(phi.items(), alpha.values(), slope, strict=True)
-            moved = {name: value - step * by for (name, value), step, by in pairs}
-            total = total + (dass.ask(moved, task) - task["labels"]).square().mean()
+    def step(second_order: bool) -> None:
         adam.zero_grad()
-        total.backward()
+        for task in drawn:
+            (dass.episode(phi, alpha, task, second_order).sum() / tasks).backward()
         adam.step()
 
     for second_order in (True, False):
-        times = []
-        for step in (ours, plain):
-            step(second_order)  # to warm up
-            times.append(min(timed(partial(step, second_order), where)[1] for _ in range(repeats)))
-        yield (
-            f"an episode of {tasks} tasks of {students} students, {'second' if second_order else 'first'} "
-            f"order: {times[0]:.3f} {unit}, by autograd through both levels {times[1]:.3f}"
-        )
+        step(second_order)  # to warm up
+        took = min(timed(partial(step, second_order), where)[1] for _ in range(repeats))
+        order = "second" if second_order else "first"
+        yield f"an episode of {tasks} tasks of {students} students, {order} order: {took:.3f} {unit}"
 
 
 def _calls(where: torch.device) -> Iterator[tuple[str, Callable[[slice], object], int]]:

@@ -20,4 +20,4 @@ def test_the_benchmark_of_set_and_graph_networks_times_every_part(monkeypatch):
     assert len(lines) == 10
     assert all("one by one" in line and "CPU s" in line for line in lines[1:4])
     assert all("seeds at once" in line and "of the peak" in line for line in lines[5:8])
-    assert all("by autograd through both levels" in line for line in lines[8:])
+    assert all("an episode of 2 tasks of 3 students" in line for line in lines[8:])

@@ -45,13 +45,6 @@ def weights(ch, tasks=3, parts="STA", alpha=0.02):
     return phi, step
 
 
-def cleared(*groups):
-    for values in groups:
-        for value in values.values():
-            value.grad = torch.zeros_like(value)
-    return groups
-
-
 def one(values, i):
     return {k: v[i : i + 1] for k, v in values.items()}
 
@@ -151,40 +144,48 @@ def test_sizes_and_scale_are_the_authors(ch):
 
 
 @pytest.mark.parametrize("parts", ["A", "SA", "TA", "STA"])
-def test_gradients_of_an_episode_are_those_of_full_autograd(ch, parts):
+def test_gradients_of_an_episode_are_those_of_the_chain_rule(ch, parts):
+    """By q - H (alpha q) and -g q, with the Hessian's product from finite differences of the slopes."""
     phi, alpha = weights(ch, parts=parts)
     task = toy()
-    found = ch.episode(*cleared(phi, alpha), task)
-    free, steps = ({k: v.detach().clone().requires_grad_() for k, v in d.items()} for d in (phi, alpha))
-    y = ch.predict(free, task["code"][:, None], task["teacher"][:, None], task["teacher"])[:, 0]
-    g = torch.autograd.grad((y - task["support"]).square().sum(), list(free.values()), create_graph=True)
-    moved = {k: v - steps[k] * s for (k, v), s in zip(free.items(), g, strict=True)}
+    losses = ch.episode(phi, alpha, task)
+    found = torch.autograd.grad(losses.sum(), [*phi.values(), *alpha.values()])
+    slope = ch.slopes(phi, task)
+    moved = {k: v.detach().requires_grad_() for k, v in ch.adapt(phi, alpha, slope).items()}
     y = ch.predict(moved, task["codes"], task["own"], task["teacher"])
     errors = (y - task["labels"]).square().mean(-1)
-    errors.sum().backward()
-    torch.testing.assert_close(found, errors.detach())
-    for k in phi:
-        torch.testing.assert_close(phi[k].grad, free[k].grad, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(alpha[k].grad, steps[k].grad, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(losses, errors)
+    q = torch.autograd.grad(errors.sum(), list(moved.values()))
+    ends = []
+    for sign in (1, -1):
+        pairs = zip(phi.items(), alpha.values(), q, strict=True)
+        near = {k: (v + sign * 1e-5 * a * p).detach().requires_grad_() for (k, v), a, p in pairs}
+        ends.append(ch.slopes(near, task))
+    for i, (g, at) in enumerate(zip(slope, q, strict=True)):
+        product = (ends[0][i] - ends[1][i]) / 2e-5
+        torch.testing.assert_close(found[i], at - product, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[len(phi) + i], -g * at, rtol=1e-9, atol=1e-12)
 
 
 def test_first_order_leaves_the_hessian_out_and_tasks_do_not_mix(ch):
     phi, alpha = weights(ch)
     task = toy()
-    ch.episode(*cleared(phi, alpha), task, second_order=False)
+    losses = ch.episode(phi, alpha, task, second_order=False)
+    found = torch.autograd.grad(losses.sum(), [*phi.values(), *alpha.values()])
     slope = ch.slopes(phi, task)
-    moved = ch.adapt(phi, alpha, slope)
+    moved = {k: v.detach().requires_grad_() for k, v in ch.adapt(phi, alpha, slope).items()}
     y = ch.predict(moved, task["codes"], task["own"], task["teacher"])
     q = torch.autograd.grad((y - task["labels"]).square().mean(-1).sum(), list(moved.values()))
-    for v, a, g, at in zip(phi.values(), alpha.values(), slope, q, strict=True):
-        torch.testing.assert_close(v.grad, at)
-        torch.testing.assert_close(a.grad, -g * at)
+    for i, (g, at) in enumerate(zip(slope, q, strict=True)):
+        torch.testing.assert_close(found[i], at)
+        torch.testing.assert_close(found[len(phi) + i], -g * at)
     for i in range(3):
         mine = {k: v.detach().clone().requires_grad_() for k, v in one(phi, i).items()}
-        rate = {k: v.detach().clone() for k, v in one(alpha, i).items()}
-        ch.episode(*cleared(mine, rate), one(task, i), second_order=False)
-        for k in phi:
-            torch.testing.assert_close(mine[k].grad[0], phi[k].grad[i])
+        alone = ch.episode(mine, one(alpha, i), one(task, i), second_order=False)
+        torch.testing.assert_close(alone, losses[i : i + 1])
+        for at, k in enumerate(phi):
+            (due,) = torch.autograd.grad(alone.sum(), mine[k], retain_graph=True)
+            torch.testing.assert_close(due[0], found[at][i])
 
 
 def test_no_step_changes_nothing(ch):
@@ -207,7 +208,9 @@ def test_labels_are_standardised_within_the_task(ch):
 def test_the_gradient_by_step_sizes_is_that_of_finite_differences(ch):
     phi, alpha = weights(ch, tasks=1)
     task = one(toy(), 0)
-    ch.episode(*cleared(phi, alpha), task)
+    by_alpha = dict(
+        zip(alpha, torch.autograd.grad(ch.episode(phi, alpha, task).sum(), list(alpha.values())), strict=True)
+    )
 
     def loss(steps):
         moved = ch.adapt(phi, steps, ch.slopes(phi, task))
@@ -220,7 +223,7 @@ def test_the_gradient_by_step_sizes_is_that_of_finite_differences(ch):
             steps = {k: v.detach().clone() for k, v in alpha.items()}
             steps[name].view(-1)[1 % steps[name].numel()] += sign * 1e-5
             ends.append(loss(steps))
-        slope = alpha[name].grad.view(-1)[1 % alpha[name].numel()].item()
+        slope = by_alpha[name].reshape(-1)[1 % alpha[name].numel()].item()
         assert np.isclose((ends[0] - ends[1]) / 2e-5, slope, rtol=1e-4, atol=1e-9)
 
 
@@ -250,7 +253,10 @@ def bank(tasks, n, seed=0):
 def plainly(ch, seed, train, episodes, plan):
     """One seed by torch's Adam and autograd through both levels, a task at a time."""
     model = ch.init_model([seed], train, "STA", plan["step"])
-    phi, alpha = ({k: v[0].requires_grad_() for k, v in model[part].items()} for part in ("phi", "alpha"))
+    phi, alpha = (
+        {k: v[0].detach().clone().requires_grad_() for k, v in model[part].items()}
+        for part in ("phi", "alpha")
+    )
     learned = [*phi.values(), *(alpha.values() if plan["step"] else ())]
     optimiser, g = torch.optim.Adam(learned, plan["rate"]), rng(seed)
     picks = [
@@ -298,12 +304,12 @@ def test_the_look_that_ranks_validation_best_is_kept(ch):
 
 def test_equal_scores_rank_nothing_and_are_not_kept(ch):
     model = {"phi": ch.init_model([0], bank(2, 6), "STA", 0.01)["phi"], "alpha": {}}
-    valid, first = bank(2, 5, 1), {k: v.clone() for k, v in model["phi"].items()}
+    valid, first = bank(2, 5, 1), {k: v.detach().clone() for k, v in model["phi"].items()}
     model["alpha"] = {k: torch.zeros_like(v) for k, v in first.items()}
     best = ch.Best(model, valid)
     best.look(model)
     for value in model["phi"].values():
-        value.zero_()
+        value.detach().zero_()
     best.look(model)
     assert best.curve[1] == -1 and all(torch.equal(best.kept["phi"][k], v) for k, v in first.items())
 
@@ -315,7 +321,7 @@ def test_predictions_adapt_each_task_to_its_teacher(ch):
     for seed in range(2):
         for i in range(3):
             t = {k: v[i : i + 1] for k, v in some.items()}
-            phi = {k: v[seed : seed + 1].clone().requires_grad_() for k, v in model["phi"].items()}
+            phi = {k: v[seed : seed + 1].detach().requires_grad_() for k, v in model["phi"].items()}
             alpha = {k: v[seed : seed + 1] for k, v in model["alpha"].items()}
             moved = ch.adapt(phi, alpha, ch.slopes(phi, t))
             y = ch.predict(moved, t["codes"], t["own"], t["teacher"])
