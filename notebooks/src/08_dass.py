@@ -31,7 +31,7 @@
 # | | |
 # |---|---|
 # | You need | PyTorch, knowledge distillation, gradients of gradients |
-# | To read | 23 minutes |
+# | To read | 22 minutes |
 # | To run | `smoke`: under a minute, offline; `standard`: under an hour on two CPU cores, or minutes on a GPU |
 # | Data | a table of distilled students that this project computed, embedded |
 #
@@ -94,11 +94,11 @@ from nbpkg.zoo.students import (
 s = Session("08_dass", profile=PROFILE, seeds=SEEDS, device=DEVICE)
 plots.theme()
 CONFIG = {  # sizes, by profile
-    "episodes": s.choose(smoke=150, standard=1000),  # of meta-training
+    "episodes": s.choose(smoke=300, standard=1000),  # of meta-training
     "plan": {  # as in the authors' scripts
         "rate": 5e-4,  # of Adam
         "step": 0.005,  # of the inner step, where learning starts
-        "every": s.choose(smoke=50, standard=20),  # episodes between looks at validation
+        "every": s.choose(smoke=100, standard=20),  # episodes between looks at validation
         "queries": s.choose(smoke=10, standard=50),  # students of a task in an episode
     },
     "repeats": s.choose(smoke=2, standard=7),  # of the timing
