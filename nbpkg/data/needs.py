@@ -1,5 +1,6 @@
 """What a chapter needs before it can run, and the one command that fetches it."""
 
+import itertools
 import os
 import tomllib
 from pathlib import Path
@@ -18,7 +19,8 @@ def sets(chapters: list[str], profile: str) -> list[DataSet]:
     if profile == "smoke":
         return []
     table = tomllib.loads(CHAPTERS.read_text(encoding="utf-8"))
-    names = dict.fromkeys(name for chapter in chapters for name in table.get(chapter[:2], []))
+    needed = (table.get(chapter, table.get(chapter[:2], [])) for chapter in chapters)
+    names = dict.fromkeys(itertools.chain.from_iterable(needed))
     return [registry.get(name) for name in names]
 
 
