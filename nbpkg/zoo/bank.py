@@ -53,8 +53,8 @@ class Bank:
     students: task, role, source, ways, teacher (its seed), number (the first ones are in all tasks); labels
     distilled, again (another seed), scratch, tested (distilled, on test images) and zero_shot (remapped, not
     trained), with _accuracy in percent; weights, products (multiply-adds), naswot (remapped), naswot_random.
-    NaN: not trained. eighths: int64 (rows, 9). maps: last activations of the remapped students on `noise`,
-    float32 (rows, 32, 2, 2).
+    NaN: not trained; `again` are all students of unseen tasks, and the first ones of others. eighths: int64
+    (rows, 9). maps: last activations of the remapped students on `noise`, float32 (rows, 32, 2, 2).
     teachers: task, role, source, ways, teacher; labels support (on test images) and valid, with _accuracy;
     weights, products. above: their maps.
     """

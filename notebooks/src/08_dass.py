@@ -129,11 +129,12 @@ for student in draw(3, 3):
     print(f"{student}: {share[0]:.0%} of the parameters, {share[1]:.0%} of the multiply-adds")
 BANK = database.load(PROFILE, s.device)
 some = BANK.students.query("role == 'test' and teacher == 0").groupby("task")
-trivial = [spearman(rows.products, rows.distilled) for _, rows in some]
+trivial = [spearman(rows.products, rows.distilled + rows.again) for _, rows in some]
 print(
     f"multiply-adds rank students of {len(trivial)} unseen tasks at {np.mean(trivial):.2f} "
     f"on average, from {min(trivial):.2f} to {max(trivial):.2f}"
 )
+
 
 # %% [markdown]
 # ## By hand: what one label can change
@@ -151,7 +152,6 @@ print(
 # If the feature *size* has one, large students move further, and the order may turn round.
 # Take three students with features (constant, size) and a teacher that is 20 points better than predicted:
 
-
 # %% tags=["nbval-check-output"]
 def after_step(w, x, x_t, y_t, alpha):
     """Equation (eq-dass-toy): predictions before and after one step on the teacher."""
@@ -163,6 +163,7 @@ for sizes in ((0.5, 0.0), (0.0, 0.5)):
     x = np.array([[1, 0.5], [1, 0.7], [1, 0.9]])
     both = after_step(np.array([60.0, -10.0]), x, np.ones(2), 70.0, np.array(sizes))
     print(f"step sizes {sizes}: {both[0].round().tolist()} becomes {both[1].round().tolist()}")
+
 
 # %% [markdown]
 # Which of the two happens is decided by the step sizes, and DaSS learns them.
@@ -181,7 +182,6 @@ for sizes in ((0.5, 0.0), (0.0, 0.5)):
 #
 # with the same entries of the batch norms, the first blocks of each stage, and the classifier as it is.
 # A remapped student is a damaged teacher, and how damaged it is says something about the student.
-
 
 # %% tags=["method"]
 def remap(state, student):
@@ -202,7 +202,6 @@ def remap(state, student):
 # Keeping the first channels is the same as closing the others.
 # So many remapped students are *one* network, the teacher with masks: `Students` of the package runs them side by side.
 # The student of full size is the teacher, exactly, and a student's map is that of the small network with `remap`'s weights:
-
 
 # %%
 @torch.no_grad()
@@ -230,7 +229,6 @@ assert masks_are_remapping([TEACHER, *draw(3, 1)], state, database.noise().to(s.
 #
 # The factor $T^2$ keeps the soft gradients as large as the hard ones.
 # Distillation starts from the remapped weights.
-
 
 # %% tags=["method"]
 def kd_loss(z, y, t, T=6.0, kappa=0.5):
@@ -261,7 +259,6 @@ assert torch.isclose(kd_loss(z, y, -z, kappa=1.0), F.cross_entropy(z, y))  # lab
 #
 # Every weight carries a leading axis of *rows*: a row is one task under one training seed.
 # So the tasks of an episode and all seeds are computed together, as groups of one convolution.
-
 
 # %% tags=["method"]
 def convolve(x, weight):
@@ -327,7 +324,6 @@ def init_predictor(generator, C, d, parts="STA", hidden=64):
 # There are as many step sizes $\alpha$ as weights, and they are learned with them, as in Meta-SGD {cite:p}`li2017metasgd`.
 # The loss below is a sum over rows: the weights of a row touch no other row's loss, so one call returns every row's own gradient.
 
-
 # %% tags=["method"]
 def ask(phi, task):
     """Scores (rows, n) of a task's students."""
@@ -350,7 +346,7 @@ def adapt(phi, alpha, slope):
 # %% [markdown]
 # ### Labels
 #
-# The authors use accuracies in percent as they are.
+# The authors use accuracies as they are, in a unit that they do not state; the book takes fractions, which rank validation tasks better than percents.
 # Tasks differ much more in their level than students of a task do, so that a step which is right for one level is wrong for another.
 # Since a ranking does not depend on the level, the book's variant *standardises labels within the task*:
 #
@@ -359,7 +355,6 @@ def adapt(phi, alpha, slope):
 # $$ (eq-dass-labels)
 #
 # On an unseen task the mean and the deviation of its students are unknown, so the label of every teacher is the mean of the training tasks' teachers: no label of an unseen task is used.
-
 
 # %% tags=["method"]
 def standardise(labels, support):
@@ -389,7 +384,6 @@ def standardise(labels, support):
 # A *first-order* method drops $H_\tau$.
 # It is the Hessian of a loss on one example, so that its product with a vector is cheap; the pass over the queries costs more than all the rest.
 
-
 # %% tags=["method"]
 def episode(phi, alpha, task, second_order=True):
     """Equation (eq-dass-outer): query losses (rows,) at the adapted weights."""
@@ -399,7 +393,6 @@ def episode(phi, alpha, task, second_order=True):
 
 # %% [markdown]
 # The second half of equation [](#eq-dass-chain), checked on a small task:
-
 
 # %% tags=["method", "hide-input"]
 def tiny_task(rows, generator, C=4, d=5, n=3):
@@ -427,7 +420,6 @@ for due, g, q in zip(
 
 # %% [markdown]
 # Every twentieth episode the predictor ranks the students of the validation tasks; each seed keeps the weights that rank them best.
-
 
 # %% tags=["method"]
 def per_row(values, tasks):
@@ -536,7 +528,6 @@ class Best:
 # It was chosen on training and validation tasks, with each task and then each source left out in turn.
 # There it was ahead of either ridge alone, and of the audit's rule, because NASWOT ranks these students poorly.
 
-
 # %% tags=["method"]
 def zscore(scores):
     """Scores (..., n) less their mean over students, by their deviation."""
@@ -577,15 +568,15 @@ assert np.allclose(added(10 * some, some), added(some, some))  # scales do not m
 # All students of a task see the same images in the same order, and are judged on images that nobody trains on.
 #
 # How well can a ranking be known at all?
-# The first students of every task were distilled twice, with different seeds; *again* is the rank correlation of the two.
+# Twelve students of every task, and all of an unseen one, were distilled twice, with different seeds; *again* is the rank correlation of the two.
 # Accuracies jump by one image at a time; minus the *cross-entropy* on the same images does not, and its order repeats better.
 # So this is the book's label, and accuracy stands beside it.
+# On unseen tasks the *truth* that judges methods is the mean of the two distillations.
 #
 # *Scratch* is the correlation of distilled students with the same students trained from random weights on labels alone, for as many steps.
 # If it equalled *again*, distillation would not matter to the ranking.
 # (It was trained once only, so a part of the gap is the noise of that training.)
 # *FLOPs* is the trivial answer, on the same students.
-
 
 # %% tags=["hide-input"]
 def fisher(rho):
@@ -626,6 +617,11 @@ PAIRS = {  # labels of the same students, compared
 }
 
 
+def truth(bank, label):
+    """A label of students that were distilled twice: the mean of both, (tasks, n)."""
+    return (bank[label] + bank[label.replace("distilled", "again")]) / 2
+
+
 def by_task(bank, **columns):
     """A frame with a row a task."""
     return pd.DataFrame({"task": bank["task"], "source": bank["source"]} | columns)
@@ -633,7 +629,7 @@ def by_task(bank, **columns):
 
 def agreement_rows(bank):
     """Rank correlations between labels of the students that were trained in several ways."""
-    common = ~np.isnan(bank["again"][0])
+    common = ~np.isnan(bank["scratch"][0])
     z = {
         k: fisher(spearman(*(bank[name][:, common] for name in pair)))
         for k, pair in PAIRS.items()
@@ -686,9 +682,12 @@ s.say(level_table().to_markdown(index=False, floatfmt=digits))
 
 # %% tags=["hide-input"]
 by_kind = agreement.groupby("kind").fisher.apply(in_words)
+repeat = np.tanh(agreement.query("role == 'test' and kind == 'again'").fisher.mean())
 s.say(
     f"Over all tasks: *again* {by_kind['again']} by cross-entropy and "
-    f"{by_kind['again, accuracy']} by accuracy; *scratch* {by_kind['scratch']}."
+    f"{by_kind['again, accuracy']} by accuracy; *scratch* {by_kind['scratch']}. "
+    "A method that knew what distillation gives on average would reach about "
+    f"{math.sqrt(2 * repeat / (1 + repeat)):.2f} on the unseen tasks: the rest is chance."
 )
 
 # %% [markdown]
@@ -698,18 +697,18 @@ s.say(
 # ## Training
 #
 # All seeds of a variant train together.
-# *DaSS* is the method as published: labels are accuracies in percent.
+# *DaSS* is the method as published: labels are accuracies, as fractions; *DaSS, percent* has them in percent.
 # *Accuracies, standardised* has the same labels, standardised within the task; *DaSS, standardised* has minus the cross-entropy, standardised; the ablations start from it.
 
-
 # %% tags=["hide-input"]
-VARIANTS = {  # what it reads, its labels, whether they are standardised, whether it adapts
-    "DaSS": ("STA", "distilled_accuracy", False, True),
-    "accuracies, standardised": ("STA", "distilled_accuracy", True, True),
-    "DaSS, standardised": ("STA", "distilled", True, True),
-    "without adaptation": ("STA", "distilled", True, False),
-    "without T": ("SA", "distilled", True, True),
-    "A alone": ("A", "distilled", True, True),
+VARIANTS = {  # what it reads, its labels, their unit (None: standardised), whether it adapts
+    "DaSS": ("STA", "distilled_accuracy", 100.0, True),
+    "DaSS, percent": ("STA", "distilled_accuracy", 1.0, True),
+    "accuracies, standardised": ("STA", "distilled_accuracy", None, True),
+    "DaSS, standardised": ("STA", "distilled", None, True),
+    "without adaptation": ("STA", "distilled", None, False),
+    "without T": ("SA", "distilled", None, True),
+    "A alone": ("A", "distilled", None, True),
 }
 
 
@@ -724,13 +723,15 @@ def on(device, tree):
 
 def tasks_of(banks, role, variant, device):
     """What `episode` and `predictions` read, with the labels of a variant."""
-    _, label, standardised, _ = VARIANTS[variant]
+    _, label, unit, _ = VARIANTS[variant]
     support = label.replace("distilled", "support")
     names = {"labels": label, "support": support} | {
         k: k for k in ("code", "teacher", "codes", "own")
     }
     task = on(device, {k: banks[role][name] for k, name in names.items()})
-    if standardised:
+    if unit:
+        task |= {name: task[name] / unit for name in ("labels", "support")}
+    else:
         train = [on(device, banks["train"][name]) for name in (label, support)]
         level = standardise(*train)[1][0]
         task["labels"] = standardise(task["labels"], task["support"])[0]
@@ -777,7 +778,6 @@ s.say(
 #
 # The penalty of each ridge is the one that ranks the validation tasks best.
 
-
 # %% tags=["hide-input"]
 def ridge_scores(banks, role, *kinds, penalties=(1.0, 10.0, 100.0, 1000.0)):
     """Scores (tasks, n) of a role's students with the penalty that validation chooses."""
@@ -804,6 +804,9 @@ def rivals(banks, role="test"):
 
 
 # %% tags=["hide-input"]
+TRUTHS = {"cross-entropy": "distilled", "accuracy": "distilled_accuracy"}
+
+
 def steps_at(model, size):
     """A trained model with this step size everywhere."""
     return model | {"alpha": {k: torch.full_like(v, size) for k, v in model["alpha"].items()}}
@@ -838,12 +841,9 @@ def rank_rows(banks, models, seeds, device, role="test"):
     """Rank correlations with both truths of every method, on every task and seed."""
     bank, parts = banks[role], []
     for name, seed, guess in all_scores(banks, models, seeds, device, role):
-        for truth, label in (
-            ("cross-entropy", "distilled"),
-            ("accuracy", "distilled_accuracy"),
-        ):
-            z = fisher(spearman(guess, bank[label]))
-            part = by_task(bank, method=name, truth=truth, fisher=z)
+        for what, label in TRUTHS.items():
+            z = fisher(spearman(guess, truth(bank, label)))
+            part = by_task(bank, method=name, truth=what, fisher=z)
             parts.append(part if seed is None else part.assign(seed=seed))
     return pd.concat(parts)
 
@@ -857,7 +857,6 @@ ranks = s.frame("ranks", rank_rows, [common])
 # *Ours minus it* compares with the ridge on all inputs on the same tasks, in Fisher's $z$, with an interval that is not widened for many comparisons.
 # The last columns are means over photographs (CIFAR-100, Tiny-ImageNet), digits (MNIST, scikit-learn's, signed by hand) and textures, with the number of tasks.
 # The paper prints such correlations, on other data sets and much larger networks; its abstract has no number, and its tables were not at hand when this was written.
-
 
 # %% tags=["hide-input"]
 GROUPS = {
@@ -932,17 +931,16 @@ plots.finish(rank_figure())
 # *Predicted* is DaSS's guess of the accuracy, the mean of the seeds.
 # *Rank* is the place among the students of this task, 1 for the best, by each method and in truth.
 
-
 # %% tags=["hide-input"]
 def worked_example():
     """A table of three students of the first unseen task, predicted and true."""
     test = {name: v[0] for name, v in ROLES["test"].items()}
     trio = np.argsort(test["products"])[[0, len(test["products"]) // 2, -1]]
     by = {k: v.mean(0)[0] for k, v in dass_scores(ROLES, MODELS, s.device).items()}
-    by |= {"ours": rivals(ROLES)["ridge on all inputs"][0], "truth": test["distilled"]}
+    by |= {"ours": rivals(ROLES)["ridge on all inputs"][0], "truth": truth(test, "distilled")}
     table = pd.DataFrame({"student": [" ".join(map(str, test["eighths"][i])) for i in trio]})
-    table["predicted (%)"] = by["DaSS"][trio]
-    table["true (%)"] = test["distilled_accuracy"][trio]
+    table["predicted (%)"] = 100 * by["DaSS"][trio]
+    table["true (%)"] = truth(test, "distilled_accuracy")[trio]
     for name in ("DaSS", "DaSS, standardised", "ours", "truth"):
         places = pd.Series(by[name]).rank(ascending=False).to_numpy()
         table[f"rank, {name}"] = places[trio].astype(int)
@@ -957,13 +955,12 @@ s.say(worked_example().to_markdown(index=False, floatfmt=("", ".1f", ".1f", *[".
 # The first five rows have labels of cross-entropy, standardised.
 # *Without adaptation* is meta-trained with no inner step; *no step* takes the trained predictor and leaves the step out.
 # *Without T* does not read the teacher's map, *A alone* reads nothing but the nine widths.
-# In the authors' code the learned step sizes are not saved, so that its search adapts with 0.005 everywhere; the last row does so.
+# In the authors' code the learned step sizes are not saved, so that its search adapts with 0.005 everywhere; the row before the last does so.
 # Intervals are over seeds.
-
 
 # %% tags=["hide-input"]
 PARTS = ["DaSS, standardised", "without adaptation", "no step", "without T", "A alone"]
-PARTS += ["accuracies, standardised", "DaSS", "DaSS, steps at 0.005"]
+PARTS += ["accuracies, standardised", "DaSS", "DaSS, steps at 0.005", "DaSS, percent"]
 
 
 def seed_table(names):
@@ -985,7 +982,6 @@ s.say(seed_table(PARTS).to_markdown(floatfmt=".2f"))
 #
 # One unseen task of each source has a second teacher, which differs by its seed, and students of it.
 # If DaSS knows about teachers, then its scores should rank the students of a teacher better when it reads *this* teacher's maps than when it reads the other's.
-
 
 # %% tags=["hide-input"]
 def teacher_rows(banks, pair, models, seeds, device):
@@ -1022,7 +1018,6 @@ s.say(
     f"standardised by {teacher_words('DaSS, standardised')}."
 )
 
-
 # %% [markdown]
 # ### What is found, at equal training cost
 #
@@ -1030,7 +1025,6 @@ s.say(
 # The strongest simple choice is the largest student within the budget.
 # *Gain* says where what was found lies by cross-entropy: 0 is the mean student within the budget, 100 the best.
 # *Points* are the same in percent of accuracy above the mean student.
-
 
 # %% tags=["hide-input"]
 BUDGETS = {"third": 1 / 3, "two thirds": 2 / 3, "all": 1.0}  # of a task's students
@@ -1046,7 +1040,7 @@ def found_rows(banks, models, seeds, device):
             enumerate(test["task"]), BUDGETS.items()
         ):
             within = cheap[i][: max(2, round(share * len(cheap[i])))]
-            label, accuracy = (test[k][i, within] for k in ("distilled", "distilled_accuracy"))
+            label, accuracy = (truth(test, k)[i, within] for k in TRUTHS.values())
             pick = guess[i, within].argmax()
             gain = 100 * (label[pick] - label.mean()) / (label.max() - label.mean())
             points = accuracy[pick] - accuracy.mean()
@@ -1076,7 +1070,6 @@ s.say(found_table(few).to_markdown(floatfmt=(*[".0f"] * 5, ".1f")))
 #
 # A search by DaSS passes the noise through all remapped students, makes one step and predicts.
 # It is timed for the students of one task; beside it stand the CPU seconds of one distillation of the database, as one of a stack that shares much of the work.
-
 
 # %% tags=["hide-input"]
 def search_rows(eighths, model, task, repeats, distilled, device):
@@ -1163,7 +1156,6 @@ s.deviations_table()
 # Write the gradient of the soft part of equation [](#eq-dass-kd), with $\kappa = 0$, by the student's logits.
 # Why does $T^2$ keep it from vanishing at high temperatures?
 
-
 # %% tags=["exercise"]
 def soft_gradient(z, t, T):
     """Derivative of kd_loss with kappa = 0 by the logits z (n, classes)."""
@@ -1198,7 +1190,6 @@ print(check_soft_gradient(soft_gradient_solution))
 # ### Exercise 2 (★★☆): a step that cannot rank
 #
 # Write step sizes for which one step changes the level of all predictions and no ranking, by `rate` times the slope of the support loss.
-
 
 # %% tags=["exercise"]
 def level_only(phi, rate):
@@ -1239,7 +1230,6 @@ print(check_level_only(level_only_solution))
 # Two noisy measurements of one truth have reliabilities $r_1$ and $r_2$: each correlates by that much with its own repetition.
 # Write their correlation with each other; what does it say about *scratch* in the table of students?
 
-
 # %% tags=["exercise"]
 def between(r1, r2):
     """Correlation of two measurements of the same truth."""
@@ -1273,7 +1263,6 @@ print(check_between(between_solution))
 # ### Exercise 4 (★★★): a penalty without validation tasks
 #
 # Choose the penalty of `ridge` by leaving each training task out in turn: the one with the best mean Spearman correlation on the task left out.
-
 
 # %% tags=["exercise"]
 def choose_penalty(x, y, penalties):

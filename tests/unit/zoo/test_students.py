@@ -213,7 +213,7 @@ def test_a_table_of_students_comes_back(tmp_path):
 
 @needs(*(f"image-{name}" for name in ("tiny-imagenet", "cifar100", *recipes.HELD_OUT)))
 def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
-    tasks, (teachers, distilled, scratch, again, other) = jobs_of("standard")
+    tasks, (teachers, distilled, scratch, again, other, more) = jobs_of("standard")
 
     def count(jobs, task):
         return sum(job.task == task for job in jobs)
@@ -224,6 +224,8 @@ def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
     for task in tasks.tasks:
         assert count(distilled, task) >= (60 if task.role == "train" else 30)
         assert count(scratch, task) == count(again, task) >= count(distilled, task) / 5
+        twice = count(distilled if task.role == "test" else again, task)
+        assert count(again, task) + count(more, task) == twice
         task.data()
         steps = task.num_classes * task.n_train // 50
         mine = [job for job in (*distilled, *scratch) if job.task == task]
@@ -233,5 +235,5 @@ def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
     drawn = [job.spec.student for job in distilled]
     assert drawn.count(scratch[0].spec.student) == len(tasks.tasks)  # the first ones are every task's
     assert len(set(drawn)) > 0.95 * (len(drawn) - 12 * (len(tasks.tasks) - 1))  # others mostly new
-    jobs = [*teachers, *distilled, *again, *scratch, *other]
+    jobs = [*teachers, *distilled, *again, *scratch, *other, *more]
     assert len(set(jobs)) == len(jobs)
