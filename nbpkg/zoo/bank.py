@@ -40,7 +40,7 @@ SMOKE = ("cifar100-0", "cifar100-1", "cifar10-0", "cifar100-3", "mnist-0", "digi
 _TOLD = ("valid", "test", "valid_loss", "test_loss", "naswot", "naswot_random")
 _TASK = ("task", "role", "source", "ways", "teacher")
 _COSTS = ("weights", "products")
-_LABELS = ("distilled", "again", "scratch", "tested", "zero_shot")
+_LABELS = ("distilled", "again", "longer", "scratch", "tested", "zero_shot")
 _LEARNT = [name + what for name in _LABELS for what in ("", "_accuracy")]
 _STUDENT = ("number", *_LEARNT, *_COSTS, "naswot", "naswot_random")
 _TEACHER = ("support", "support_accuracy", "valid", "valid_accuracy", *_COSTS)
@@ -51,10 +51,11 @@ class Bank:
     """Students and teachers of a profile; `load` says more.
 
     students: task, role, source, ways, teacher (its seed), number (the first ones are in all tasks); labels
-    distilled, again (another seed), scratch, tested (distilled, on test images) and zero_shot (remapped, not
-    trained), with _accuracy in percent; weights, products (multiply-adds), naswot (remapped), naswot_random.
-    NaN: not trained; `again` are all students of unseen tasks, and the first ones of others. eighths: int64
-    (rows, 9). maps: last activations of the remapped students on `noise`, float32 (rows, 32, 2, 2).
+    distilled, again (another seed), longer (a third seed, twice the steps), scratch, tested (distilled, on
+    test images) and zero_shot (remapped, not trained), with _accuracy in percent; weights, products
+    (multiply-adds), naswot (remapped), naswot_random. NaN: not trained; `again` are all students of unseen
+    tasks, and the first ones of others. eighths: int64 (rows, 9). maps: last activations of the remapped
+    students on `noise`, float32 (rows, 32, 2, 2).
     teachers: task, role, source, ways, teacher; labels support (on test images) and valid, with _accuracy;
     weights, products. above: their maps.
     """
@@ -188,7 +189,7 @@ def _learnt(results: Trained) -> dict[tuple, dict[str, float]]:
     """Labels and accuracies of the students of a task and teacher."""
     found: dict[tuple, dict[str, float]] = defaultdict(dict)
     for i, job in enumerate(results.jobs):
-        way = ("distilled" if job.seed == SCRATCH else "again") if job.spec.epochs else "scratch"
+        way = {10: "distilled", 11: "again", 12: "longer"}[job.seed] if job.spec.epochs else "scratch"
         row = found[job.task.name, job.spec.teacher, job.spec.student]
         row |= {way: -results.valid_loss[i], f"{way}_accuracy": results.valid[i]}
         if way == "distilled":

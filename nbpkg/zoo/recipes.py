@@ -210,10 +210,11 @@ def _students(profile: str) -> Parts:
     """Teachers (seed 0); their students (seeds from 10 on), a task's first ones being in all tasks.
 
     Those are trained in further ways: from scratch, again, and on an unseen task of each source from a
-    teacher of seed 1. All students of unseen tasks are distilled twice: what judges should be known best.
+    teacher of seed 1 and for twice the steps. All students of unseen tasks are distilled twice: what judges
+    should be known best.
     """
     tasks, (steps, taught, counts, shared) = _student_tasks(profile), _STUDENT_SIZES[profile]
-    common, parts = draw(shared, 8), [[], [], [], [], [], []]
+    common, parts = draw(shared, 8), [[] for _ in range(7)]
     first = {task.source: task for task in reversed(tasks.test)}.values()
     for task in tasks.tasks:
         # From the task's name: what other tasks there are changes nothing.
@@ -228,10 +229,12 @@ def _students(profile: str) -> Parts:
             (common, 11, (teaching.epochs, 0, True, True)),
             (common if task in first else (), 10, (teaching.epochs, 1, True, True)),
             (own if task.role == "test" else (), 11, (teaching.epochs, 0, True, True)),
+            (common if task in first else (), 12, (teaching.epochs, 0, True, True)),
         ]
         parts[0].append(TrainingJob(StudentNet(), task, 0, teaching))
         for part, (students, seed, way) in zip(parts[1:], ways, strict=True):
-            part += [TrainingJob(StudentNet(*way, student), task, seed, recipe) for student in students]
+            long = replace(recipe, epochs=2 * recipe.epochs) if seed == 12 else recipe
+            part += [TrainingJob(StudentNet(*way, student), task, seed, long) for student in students]
     return tasks, parts
 
 

@@ -102,13 +102,13 @@ def test_labels_are_put_beside_their_students(monkeypatch):
     found = small(monkeypatch).students
     eighths = small(monkeypatch).eighths
     _, parts = recipes.ZOOS["students"].make("smoke")
-    _, distilled, scratch, again, other, more = (
+    _, distilled, scratch, again, other, more, longer = (
         loader._trained(recipes.ZOOS["students"], [part], "cpu") for part in parts
     )
     assert found.task.nunique() == len({job.task for job in distilled.jobs})
     for way, made, teacher in [
         ("distilled", distilled, 0), ("scratch", scratch, 0), ("again", again, 0), ("distilled", other, 1),
-        ("again", more, 0),
+        ("again", more, 0), ("longer", longer, 0),
     ]:  # fmt: skip
         for i, job in enumerate(made.jobs):
             same = (

@@ -213,7 +213,7 @@ def test_a_table_of_students_comes_back(tmp_path):
 
 @needs(*(f"image-{name}" for name in ("tiny-imagenet", "cifar100", *recipes.HELD_OUT)))
 def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
-    tasks, (teachers, distilled, scratch, again, other, more) = jobs_of("standard")
+    tasks, (teachers, distilled, scratch, again, other, more, longer) = jobs_of("standard")
 
     def count(jobs, task):
         return sum(job.task == task for job in jobs)
@@ -231,9 +231,11 @@ def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
         mine = [job for job in (*distilled, *scratch) if job.task == task]
         assert all(job.recipe.epochs * steps >= 400 for job in mine)
     assert {job.spec.teacher for job in other} == {1} and {job.task for job in other} < set(tasks.test)
+    assert {job.task for job in longer} == {job.task for job in other}
+    assert {job.recipe.epochs for job in longer} == {2 * job.recipe.epochs for job in other}
     assert sorted({job.task.source for job in other}) == sorted({task.source for task in tasks.test})
     drawn = [job.spec.student for job in distilled]
     assert drawn.count(scratch[0].spec.student) == len(tasks.tasks)  # the first ones are every task's
     assert len(set(drawn)) > 0.95 * (len(drawn) - 12 * (len(tasks.tasks) - 1))  # others mostly new
-    jobs = [*teachers, *distilled, *again, *scratch, *other, *more]
+    jobs = [*teachers, *distilled, *again, *scratch, *other, *more, *longer]
     assert len(set(jobs)) == len(jobs)
