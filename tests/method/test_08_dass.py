@@ -357,3 +357,14 @@ def test_scores_are_added_without_a_weight(ch):
     by_hand = [(u - u.mean()) / u.std() + (v - v.mean()) / v.std() for u, v in zip(a, b, strict=True)]
     np.testing.assert_allclose(ch.added(a, b), by_hand)
     np.testing.assert_allclose(ch.added(5 * a + 3, 0.1 * b - 2), ch.added(a, b), rtol=1e-6)
+
+
+def test_likeness_is_the_cosine_of_flat_maps(ch):
+    g = np.random.default_rng(0)
+    own, above = g.random((2, 5, 3, 2, 2)), g.random((2, 3, 2, 2))
+    found = ch.likeness(own, above)
+    due = F.cosine_similarity(torch.tensor(own).flatten(2), torch.tensor(above).flatten(1)[:, None], dim=-1)
+    np.testing.assert_allclose(found, due, rtol=1e-10)
+    np.testing.assert_allclose(ch.likeness(7 * own, 0.1 * above), found, rtol=1e-9)  # sizes do not matter
+    np.testing.assert_allclose(ch.likeness(above[:, None], above), 1, rtol=1e-9)
+    assert np.isfinite(ch.likeness(0 * own, above)).all()
