@@ -36,7 +36,10 @@ from nbpkg.zoo.train import STACK, Trained, TrainingJob
 IMAGES = 128  # that NASWOT looks at
 SCRATCH = 10  # the seed of networks at random weights
 #: Tasks of smoke, and students of each.
-SMOKE = ("cifar100-0", "cifar100-1", "cifar10-0", "cifar100-3", "mnist-0", "digits-0"), 20
+SMOKE = (
+    "cifar100-0", "cifar100-1", "cifar10-0", "cifar100-3",
+    "cifar100-4", "tiny-imagenet-1", "mnist-0", "digits-0",
+), 20  # fmt: skip
 _TOLD = ("valid", "test", "valid_loss", "test_loss", "naswot", "naswot_random")
 _TASK = ("task", "role", "source", "ways", "teacher")
 _COSTS = ("weights", "products")
@@ -204,7 +207,9 @@ def _rows(results: Trained, numbers: np.ndarray) -> pd.DataFrame:
         task = teacher.task
         for number, student in enumerate(students, -1):
             valid, test, valid_loss, test_loss, remapped, random = numbers[len(rows)]
-            row = {"task": task.name, "role": task.role, "source": task.source, "ways": task.num_classes}
+            # Unseen tasks of the first look, and new ones: see `nbpkg.zoo.recipes`.
+            role = "first" if task.role == "test" and "-new" not in task.name else task.role
+            row = {"task": task.name, "role": role, "source": task.source, "ways": task.num_classes}
             row |= {"teacher": teacher.seed, "number": number, "student": student}
             row |= learnt[task.name, teacher.seed, student] if number >= 0 else {}
             row |= {"zero_shot": -valid_loss, "zero_shot_accuracy": valid}

@@ -13,7 +13,7 @@
 
 import itertools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -186,6 +186,13 @@ _STUDENT_ROLES = {
     "sign-digits": ("test", "test"), "dtd10": ("test",), "digits": ("test",),
 }  # fmt: skip
 _CLASSES = {"cifar100": 100, "tiny-imagenet": 200}  # the others have ten
+# Further unseen tasks, which judge what was chosen by a look at the first ones: how many of a source, and of
+# how many of the classes that no training or validation task has.
+_NEW_TASKS = {
+    "cifar100": (1, 10), "tiny-imagenet": (5, 50), "mnist": (3, 10), "sign-digits": (2, 10),
+    "dtd10": (2, 10), "digits": (3, 10),
+}  # fmt: skip
+NEW_STUDENTS = 20  # of such a task, none of them in all tasks
 
 
 def _student_tasks(profile: str) -> Collection:
@@ -203,7 +210,22 @@ def _student_tasks(profile: str) -> Collection:
             sampled[role].append(
                 Task(f"{source}-{number}", source, tuple(classes), role, 0, *sizes, 16, part)
             )
-    return Collection(*map(tuple, sampled.values()))
+    return Collection(tuple(sampled["train"]), tuple(sampled["valid"]), (*sampled["test"], *_new_tasks()))
+
+
+def _new_tasks() -> Iterator[Task]:
+    """Other classes together, or other images, or another cut of the same ones; `-new` in their names."""
+    for source, (count, ways) in _NEW_TASKS.items():
+        sizes, rng = _STUDENT_IMAGES[source][1:], np.random.default_rng(9)
+        used = _STUDENT_IMAGES[source][0] * sum(role != "test" for role in _STUDENT_ROLES[source])
+        free = (
+            np.random.default_rng(8).permutation(_CLASSES[source])[used:] if source in _CLASSES else range(10)
+        )
+        for number in range(count):
+            classes = tuple(rng.permutation(free)[:ways].tolist()) if source in _CLASSES else tuple(free)
+            # MNIST has images that no task has used; the others are cut anew.
+            seed, part = (0, 2 + number) if source == "mnist" else (1 + number, 0)
+            yield Task(f"{source}-new{number}", source, classes, "test", seed, *sizes, 16, part)
 
 
 def _students(profile: str) -> Parts:
@@ -211,10 +233,10 @@ def _students(profile: str) -> Parts:
 
     Those are trained in further ways: from scratch, again, and on an unseen task of each source from a
     teacher of seed 1 and for twice the steps. All students of unseen tasks are distilled twice: what judges
-    should be known best.
+    should be known best. New tasks have teachers and students in parts of their own.
     """
     tasks, (steps, taught, counts, shared) = _student_tasks(profile), _STUDENT_SIZES[profile]
-    common, parts = draw(shared, 8), [[] for _ in range(7)]
+    common, parts = draw(shared, 8), [[] for _ in range(10)]
     first = {task.source: task for task in reversed(tasks.test)}.values()
     for task in tasks.tasks:
         # From the task's name: what other tasks there are changes nothing.
@@ -231,8 +253,15 @@ def _students(profile: str) -> Parts:
             (own if task.role == "test" else (), 11, (teaching.epochs, 0, True, True)),
             (common if task in first else (), 12, (teaching.epochs, 0, True, True)),
         ]
+        if "-new" in task.name:
+            students = draw(NEW_STUDENTS, zlib.crc32(task.name.encode()), common)
+            specs = [StudentNet(teaching.epochs, 0, True, True, student) for student in students]
+            parts[7].append(TrainingJob(StudentNet(), task, 0, teaching))
+            for part, seed in zip(parts[8:], (10, 11), strict=True):
+                part += [TrainingJob(spec, task, seed, recipe) for spec in specs]
+            continue
         parts[0].append(TrainingJob(StudentNet(), task, 0, teaching))
-        for part, (students, seed, way) in zip(parts[1:], ways, strict=True):
+        for part, (students, seed, way) in zip(parts[1:7], ways, strict=True):
             long = replace(recipe, epochs=2 * recipe.epochs) if seed == 12 else recipe
             part += [TrainingJob(StudentNet(*way, student), task, seed, long) for student in students]
     return tasks, parts

@@ -1,5 +1,6 @@
 """Students of a teacher against networks that are cut by hand, and how the zoo of them is built."""
 
+import itertools
 import os
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from nbpkg.zoo import loader, recipes, students, tables
 from nbpkg.zoo import train as training
 from nbpkg.zoo.students import FULL, NARROW, SLOTS, STEM, TEACHER, WIDTHS, Students, draw, losses, start
+from nbpkg.zoo.tasks import Collection
 from nbpkg.zoo.train import plan, train
 
 
@@ -213,7 +215,18 @@ def test_a_table_of_students_comes_back(tmp_path):
 
 @needs(*(f"image-{name}" for name in ("tiny-imagenet", "cifar100", *recipes.HELD_OUT)))
 def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
-    tasks, (teachers, distilled, scratch, again, other, more, longer) = jobs_of("standard")
+    tasks, (teachers, distilled, scratch, again, other, more, longer, *new) = jobs_of("standard")
+    late = [job.task for job in new[0]]
+    assert late == [task for task in tasks.tasks if "-new" in task.name] and len(late) >= 10
+    tasks = Collection(tasks.train, tasks.valid, tuple(task for task in tasks.test if task not in late))
+    assert [(job.task, job.spec.student) for job in new[1]] == [
+        (job.task, job.spec.student) for job in new[2]
+    ]
+    assert {job.spec.student for job in new[1]}.isdisjoint(job.spec.student for job in again)
+    known = {(task.source, label) for task in (*tasks.train, *tasks.valid) for label in task.classes}
+    for task in late:
+        assert sum(job.task == task for job in new[1]) == recipes.NEW_STUDENTS
+        assert known.isdisjoint((task.source, label) for label in task.classes)
 
     def count(jobs, task):
         return sum(job.task == task for job in jobs)
@@ -237,5 +250,5 @@ def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
     drawn = [job.spec.student for job in distilled]
     assert drawn.count(scratch[0].spec.student) == len(tasks.tasks)  # the first ones are every task's
     assert len(set(drawn)) > 0.95 * (len(drawn) - 12 * (len(tasks.tasks) - 1))  # others mostly new
-    jobs = [*teachers, *distilled, *again, *scratch, *other, *more, *longer]
+    jobs = [*teachers, *distilled, *again, *scratch, *other, *more, *longer, *itertools.chain(*new)]
     assert len(set(jobs)) == len(jobs)
