@@ -26,7 +26,7 @@ from torch import Tensor
 
 from nbpkg import paths
 from nbpkg.seeding import rng
-from nbpkg.zoo import loader
+from nbpkg.zoo import loader, recipes
 from nbpkg.zoo import students as zoo
 from nbpkg.zoo.fit import _scaled
 from nbpkg.zoo.students import FULL, SLOTS, STEM, TEACHER, WIDTHS, Students
@@ -208,7 +208,7 @@ def _rows(results: Trained, numbers: np.ndarray) -> pd.DataFrame:
         for number, student in enumerate(students, -1):
             valid, test, valid_loss, test_loss, remapped, random = numbers[len(rows)]
             # Unseen tasks of the first look, and new ones: see `nbpkg.zoo.recipes`.
-            role = "first" if task.role == "test" and "-new" not in task.name else task.role
+            role = "first" if task.role == "test" and not recipes.late(task) else task.role
             row = {"task": task.name, "role": role, "source": task.source, "ways": task.num_classes}
             row |= {"teacher": teacher.seed, "number": number, "student": student}
             row |= learnt[task.name, teacher.seed, student] if number >= 0 else {}

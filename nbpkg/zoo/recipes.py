@@ -186,11 +186,11 @@ _STUDENT_ROLES = {
     "sign-digits": ("test", "test"), "dtd10": ("test",), "digits": ("test",),
 }  # fmt: skip
 _CLASSES = {"cifar100": 100, "tiny-imagenet": 200}  # the others have ten
-# Further unseen tasks, which judge what was chosen by a look at the first ones: how many of a source, and of
-# how many of the classes that no training or validation task has.
+# Further unseen tasks, which judge what was chosen by a look at the first ones: of a source, how many of the
+# classes that no training or validation task has, how many tasks are new, and how many more a second look has.
 _NEW_TASKS = {
-    "cifar100": (1, 10), "tiny-imagenet": (5, 50), "mnist": (3, 10), "sign-digits": (2, 10),
-    "dtd10": (2, 10), "digits": (3, 10),
+    "cifar100": (10, 1, 1), "tiny-imagenet": (50, 5, 5), "mnist": (10, 3, 3), "sign-digits": (10, 2, 2),
+    "dtd10": (10, 2, 2), "digits": (10, 3, 3),
 }  # fmt: skip
 NEW_STUDENTS = 20  # of such a task, none of them in all tasks
 
@@ -213,19 +213,28 @@ def _student_tasks(profile: str) -> Collection:
     return Collection(tuple(sampled["train"]), tuple(sampled["valid"]), (*sampled["test"], *_new_tasks()))
 
 
+def late(task: Task) -> int:
+    """At which look after the first an unseen task judges: 1 if new, 2 if one more, 0 otherwise."""
+    return 1 * ("-new" in task.name) + 2 * ("-more" in task.name)
+
+
 def _new_tasks() -> Iterator[Task]:
-    """Other classes together, or other images, or another cut of the same ones; `-new` in their names."""
-    for source, (count, ways) in _NEW_TASKS.items():
-        sizes, rng = _STUDENT_IMAGES[source][1:], np.random.default_rng(9)
-        used = _STUDENT_IMAGES[source][0] * sum(role != "test" for role in _STUDENT_ROLES[source])
-        free = (
-            np.random.default_rng(8).permutation(_CLASSES[source])[used:] if source in _CLASSES else range(10)
-        )
-        for number in range(count):
-            classes = tuple(rng.permutation(free)[:ways].tolist()) if source in _CLASSES else tuple(free)
-            # MNIST has images that no task has used; the others are cut anew.
-            seed, part = (0, 2 + number) if source == "mnist" else (1 + number, 0)
-            yield Task(f"{source}-new{number}", source, classes, "test", seed, *sizes, 16, part)
+    """Other classes together, or other images, or another cut of the same ones."""
+    streams = {source: np.random.default_rng(9) for source in _CLASSES}
+    for look, word in enumerate(("new", "more"), 1):
+        for source, (ways, *counts) in _NEW_TASKS.items():
+            sizes, begin = _STUDENT_IMAGES[source][1:], counts[0] * (look - 1)
+            for number in range(begin, begin + counts[look - 1]):
+                classes = range(10)
+                if source in _CLASSES:
+                    used = _STUDENT_IMAGES[source][0] * sum(role != "test" for role in _STUDENT_ROLES[source])
+                    free = np.random.default_rng(8).permutation(_CLASSES[source])[used:]
+                    classes = streams[source].permutation(free)[:ways].tolist()
+                # Of MNIST three parts are left that no task has used; all others are cut anew.
+                fresh = source == "mnist" and number < 3
+                seed, part = (0, 2 + number) if fresh else (1 + number, 0)
+                name = f"{source}-{word}{number}"
+                yield Task(name, source, tuple(classes), "test", seed, *sizes, 16, part)
 
 
 def _students(profile: str) -> Parts:
@@ -233,10 +242,10 @@ def _students(profile: str) -> Parts:
 
     Those are trained in further ways: from scratch, again, and on an unseen task of each source from a
     teacher of seed 1 and for twice the steps. All students of unseen tasks are distilled twice: what judges
-    should be known best. New tasks have teachers and students in parts of their own.
+    should be known best. Those of later looks have teachers and students in parts of their own.
     """
     tasks, (steps, taught, counts, shared) = _student_tasks(profile), _STUDENT_SIZES[profile]
-    common, parts = draw(shared, 8), [[] for _ in range(10)]
+    common, parts = draw(shared, 8), [[] for _ in range(13)]
     first = {task.source: task for task in reversed(tasks.test)}.values()
     for task in tasks.tasks:
         # From the task's name: what other tasks there are changes nothing.
@@ -253,11 +262,12 @@ def _students(profile: str) -> Parts:
             (own if task.role == "test" else (), 11, (teaching.epochs, 0, True, True)),
             (common if task in first else (), 12, (teaching.epochs, 0, True, True)),
         ]
-        if "-new" in task.name:
+        if look := late(task):
             students = draw(NEW_STUDENTS, zlib.crc32(task.name.encode()), common)
             specs = [StudentNet(teaching.epochs, 0, True, True, student) for student in students]
-            parts[7].append(TrainingJob(StudentNet(), task, 0, teaching))
-            for part, seed in zip(parts[8:], (10, 11), strict=True):
+            mine = parts[4 + 3 * look : 7 + 3 * look]
+            mine[0].append(TrainingJob(StudentNet(), task, 0, teaching))
+            for part, seed in zip(mine[1:], (10, 11), strict=True):
                 part += [TrainingJob(spec, task, seed, recipe) for spec in specs]
             continue
         parts[0].append(TrainingJob(StudentNet(), task, 0, teaching))
