@@ -144,13 +144,15 @@ def _names(jobs: Sequence[TrainingJob]) -> str:
 
 
 def write(path: Path, results: Trained, told: tuple[np.ndarray, np.ndarray]) -> None:
-    """What `tell` found as a file: maps in half precision."""
+    """What `tell` found as a file: maps in 255 steps of their largest value."""
     import pyarrow
     from pyarrow import parquet
 
     numbers, maps = told
     columns = {name: numbers[:, i].astype(np.float32) for i, name in enumerate(_TOLD)}
-    columns["map"] = [row.astype("<f2").tobytes() for row in maps]
+    columns["largest"] = (most := maps.reshape(len(maps), -1).max(1)).astype(np.float32)
+    steps = np.rint(255 * maps / np.maximum(most, 1e-12)[:, None, None, None])
+    columns["map"] = [row.astype(np.uint8).tobytes() for row in steps]
     table = pyarrow.table(columns).replace_schema_metadata({"of": _names(results.jobs)})
     with paths.replacing(path) as temporary:
         parquet.write_table(table, temporary, compression="zstd", compression_level=19)
@@ -165,7 +167,8 @@ def _read(path: Path, results: Trained) -> tuple[np.ndarray, np.ndarray] | None:
     table = parquet.read_table(path)
     if table.schema.metadata[b"of"].decode() != _names(results.jobs):
         return None
-    maps = np.stack([np.frombuffer(row, "<f2") for row in table["map"].to_pylist()])
+    maps = np.stack([np.frombuffer(row, np.uint8) for row in table["map"].to_pylist()])
+    maps = maps / np.float32(255) * table["largest"].to_numpy()[:, None]
     numbers = np.stack([table[name].to_numpy() for name in _TOLD], 1).astype(np.float64)
     side = math.isqrt(maps.shape[1] // WIDTHS[-1])
     return numbers, maps.reshape(len(maps), -1, side, side).astype(np.float32)

@@ -187,7 +187,7 @@ _STUDENT_ROLES = {
 }  # fmt: skip
 _CLASSES = {"cifar100": 100, "tiny-imagenet": 200}  # the others have ten
 # Further unseen tasks, which judge what was chosen by a look at the first ones: of a source, how many of the
-# classes that no training or validation task has, how many tasks are new, and how many more a second look has.
+# classes that no training or validation task has, how many are new, and how many more a second look has.
 _NEW_TASKS = {
     "cifar100": (10, 1, 1), "tiny-imagenet": (50, 5, 5), "mnist": (10, 3, 3), "sign-digits": (10, 2, 2),
     "dtd10": (10, 2, 2), "digits": (10, 3, 3),

@@ -135,7 +135,10 @@ def test_a_file_comes_back_and_is_refused_for_other_students(tmp_path):
     bank.write(tmp_path / "told.parquet", results, told)
     numbers, maps = bank._read(tmp_path / "told.parquet", results)
     np.testing.assert_allclose(numbers, told[0], rtol=1e-6)
-    np.testing.assert_allclose(maps, told[1], rtol=1e-3, atol=1e-6)
+    largest = told[1].max((1, 2, 3), keepdims=True)
+    assert np.all(np.abs(maps - told[1]) <= largest / 509) and np.allclose(
+        maps.max((1, 2, 3)), largest.ravel()
+    )
     fewer = train.train(parts[1][:-1], "cpu")
     assert bank._read(tmp_path / "told.parquet", fewer) is None
     assert bank._read(tmp_path / "absent.parquet", results) is None
