@@ -152,7 +152,6 @@ print(
 # If the feature *size* has one, large students move further, and the order may turn round.
 # Take three students with features (constant, size) and a teacher that is 20 points better than predicted:
 
-
 # %% tags=["nbval-check-output"]
 def after_step(w, x, x_t, y_t, alpha):
     """Equation (eq-dass-toy): predictions before and after one step on the teacher."""
@@ -184,7 +183,6 @@ for sizes in ((0.5, 0.0), (0.0, 0.5)):
 # with the same entries of the batch norms, the first blocks of each stage, and the classifier as it is.
 # A remapped student is a damaged teacher, and how damaged it is says something about the student.
 
-
 # %% tags=["method"]
 def remap(state, student):
     """Equation (eq-dass-remap): a teacher's weights, without the blocks that are absent."""
@@ -204,7 +202,6 @@ def remap(state, student):
 # Keeping the first channels is the same as closing the others.
 # So many remapped students are *one* network, the teacher with masks: `Students` of the package runs them side by side.
 # The student of full size is the teacher, exactly, and a student's map is that of the small network with `remap`'s weights:
-
 
 # %%
 @torch.no_grad()
@@ -232,7 +229,6 @@ assert masks_are_remapping([TEACHER, *draw(3, 1)], state, database.noise().to(s.
 #
 # The factor $T^2$ keeps the soft gradients as large as the hard ones.
 # Distillation starts from the remapped weights.
-
 
 # %% tags=["method"]
 def kd_loss(z, y, t, T=6.0, kappa=0.5):
@@ -262,7 +258,6 @@ assert torch.isclose(kd_loss(z, y, -z, kappa=1.0), F.cross_entropy(z, y))  # lab
 # ![Diagram: noise passes through the remapped student and the teacher; two encoders and a linear layer on the nine widths feed 64 tanh units that give a score; in an episode the shared weights take one step on the teacher as support, and the error of the adapted weights on other students trains start and step sizes.](../book/_assets/dass-episode.svg)
 #
 # Every weight carries a leading axis of *rows*, one for each task and training seed; all are computed together.
-
 
 # %% tags=["method"]
 def convolve(x, weight):
@@ -326,7 +321,6 @@ def init_predictor(generator, C, d, parts="STA", hidden=64):
 #
 # There are as many step sizes $\alpha$ as weights, and they are learned with them, as in Meta-SGD {cite:p}`li2017metasgd`.
 
-
 # %% tags=["method"]
 def ask(phi, task):
     """Scores (rows, n) of a task's students."""
@@ -360,7 +354,6 @@ def adapt(phi, alpha, slope):
 # On an unseen task the mean and the deviation of its students are unknown, so the label of every teacher is the mean of the training tasks' teachers.
 # Then the step knows only the teacher's map.
 
-
 # %% tags=["method"]
 def standardise(labels, support):
     """Equation (eq-dass-labels): labels (tasks, n) and the teachers' (tasks,)."""
@@ -388,7 +381,6 @@ def standardise(labels, support):
 #
 # A *first-order* method drops $H_\tau$.
 
-
 # %% tags=["method"]
 def episode(phi, alpha, task, second_order=True):
     """Equation (eq-dass-outer): query losses (rows,) at the adapted weights."""
@@ -398,7 +390,6 @@ def episode(phi, alpha, task, second_order=True):
 
 # %% [markdown]
 # The second half of equation [](#eq-dass-chain), checked on a small task:
-
 
 # %% tags=["method", "hide-input"]
 def tiny_task(rows, generator, C=4, d=5, n=3):
@@ -426,7 +417,6 @@ for due, g, q in zip(
 
 # %% [markdown]
 # Every twentieth episode the predictor ranks the students of the validation tasks; each seed keeps the weights that rank them best.
-
 
 # %% tags=["method"]
 def per_row(values, tasks):
@@ -537,7 +527,6 @@ class Best:
 #
 # *Scratch* is the correlation of distilled students with the same students trained once on labels alone, for as many steps: they have another start and no teacher, and *again* tells how much of the gap is noise.
 # *FLOPs* is the trivial answer, on the same students.
-
 
 # %% tags=["hide-input"]
 def fisher(rho):
@@ -665,6 +654,7 @@ def agreement_words():
 
 s.say(agreement_words())
 
+
 # %% [markdown]
 # *Teacher*, *students* (the mean of a task) and *spread* (the deviation between students of a task) are accuracies in percent.
 # A mean of correlations, and its interval over tasks, is taken on Fisher's $z = \operatorname{artanh} \rho$, which spreads alike at all levels, and turned back.
@@ -697,7 +687,6 @@ s.say(agreement_words())
 # It goes back to students of this book's first edition, where it was the best of the rules tried.
 # On training tasks here it is poor, since NASWOT ranks photographs poorly; at the first look at unseen tasks it was ahead.
 # So it is a hedge, between what is learned from training tasks and a score that is not.
-
 
 # %% tags=["method"]
 def zscore(scores):
@@ -807,7 +796,6 @@ MODELS = dict(zip(VARIANTS, found, strict=True))
 # ## Ranking students of unseen tasks
 #
 # The penalty of each ridge is the one that ranks the validation tasks best.
-
 
 # %% tags=["hide-input"]
 def ridge_scores(banks, role, *kinds, penalties=(1.0, 10.0, 100.0, 1000.0)):
@@ -963,7 +951,6 @@ plots.finish(rank_figure())
 # *Rank* is the place among the students of this task, 1 for the best, by each method and in truth (by cross-entropy).
 # One label does not settle the level here; only the order counts below.
 
-
 # %% tags=["hide-input"]
 def worked_example():
     """A table of three students of the first new task, predicted and true."""
@@ -1015,7 +1002,6 @@ s.say(seed_table(PARTS).to_markdown())
 #
 # At the first look one task of each source has a second teacher, which differs by its seed, and students of it.
 # If DaSS knows about teachers, then its scores should rank the students of a teacher better when it reads *this* teacher's maps than when it reads the other's.
-
 
 # %% tags=["hide-input"]
 def teacher_rows(banks, pair, models, seeds, device):
@@ -1105,7 +1091,6 @@ s.say(found_table(few).to_markdown(floatfmt=("", ".0f", ".0f", ".1f")))
 # A search by DaSS passes the noise through all remapped students, makes one step and predicts.
 # Beside its time for the students of one task stand the CPU seconds of one distillation of the database, as one of a stack.
 
-
 # %% tags=["hide-input"]
 def search_rows(eighths, model, task, repeats, distilled, device):
     """Seconds of whole searches among some students, beside those of one distillation."""
@@ -1189,7 +1174,6 @@ s.deviations_table()
 # Write the gradient of the soft part of equation [](#eq-dass-kd), with $\kappa = 0$, by the student's logits.
 # Why does $T^2$ keep it from vanishing at high temperatures?
 
-
 # %% tags=["exercise"]
 def soft_gradient(z, t, T):
     """Derivative of kd_loss with kappa = 0 by the logits z (n, classes)."""
@@ -1224,7 +1208,6 @@ print(check_soft_gradient(soft_gradient_solution))
 # ### Exercise 2 (★★☆): a step that cannot rank
 #
 # Write step sizes for which one step changes the level of all predictions and no ranking, by `rate` times the slope of the support loss.
-
 
 # %% tags=["exercise"]
 def level_only(phi, rate):
@@ -1265,7 +1248,6 @@ print(check_level_only(level_only_solution))
 # Two noisy measurements of one truth have reliabilities $r_1$ and $r_2$: each correlates by that much with its own repetition.
 # Write their correlation with each other; what does it say about *scratch* in the table of students?
 
-
 # %% tags=["exercise"]
 def between(r1, r2):
     """Correlation of two measurements of the same truth."""
@@ -1299,7 +1281,6 @@ print(check_between(between_solution))
 # ### Exercise 4 (★★★): a penalty without validation tasks
 #
 # Choose the penalty of `ridge` by leaving each training task out in turn: the one with the best mean Spearman correlation on the task left out.
-
 
 # %% tags=["exercise"]
 def choose_penalty(x, y, penalties):
