@@ -216,17 +216,18 @@ def test_a_table_of_students_comes_back(tmp_path):
 @needs(*(f"image-{name}" for name in ("tiny-imagenet", "cifar100", *recipes.HELD_OUT)))
 def test_the_standard_database_has_the_sizes_that_chapter_8_asks_for():
     tasks, (teachers, distilled, scratch, again, other, more, longer, *new) = jobs_of("standard")
-    late = [job.task for job in new[0]]
-    assert late == [task for task in tasks.tasks if "-new" in task.name] and len(late) >= 10
-    tasks = Collection(tasks.train, tasks.valid, tuple(task for task in tasks.test if task not in late))
-    assert [(job.task, job.spec.student) for job in new[1]] == [
-        (job.task, job.spec.student) for job in new[2]
-    ]
-    assert {job.spec.student for job in new[1]}.isdisjoint(job.spec.student for job in again)
     known = {(task.source, label) for task in (*tasks.train, *tasks.valid) for label in task.classes}
-    for task in late:
-        assert sum(job.task == task for job in new[1]) == recipes.NEW_STUDENTS
-        assert known.isdisjoint((task.source, label) for label in task.classes)
+    for look, (above, once, twice) in enumerate((new[:3], new[3:]), 1):
+        late = [job.task for job in above]
+        assert late == [task for task in tasks.tasks if recipes.late(task) == look] and len(late) >= 10
+        assert [(job.task, job.spec.student) for job in once] == [
+            (job.task, job.spec.student) for job in twice
+        ]
+        assert {job.spec.student for job in once}.isdisjoint(job.spec.student for job in again)
+        for task in late:
+            assert sum(job.task == task for job in once) == recipes.NEW_STUDENTS
+            assert known.isdisjoint((task.source, label) for label in task.classes)
+    tasks = Collection(tasks.train, tasks.valid, tuple(task for task in tasks.test if not recipes.late(task)))
 
     def count(jobs, task):
         return sum(job.task == task for job in jobs)
