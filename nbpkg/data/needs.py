@@ -18,7 +18,8 @@ def sets(chapters: list[str], profile: str) -> list[DataSet]:
     if profile == "smoke":
         return []
     table = tomllib.loads(CHAPTERS.read_text(encoding="utf-8"))
-    names = dict.fromkeys(name for chapter in chapters for name in table.get(chapter[:2], []))
+    keys = [key for chapter in chapters for key in (chapter[:2], f"{chapter[:2]} {profile}")]
+    names = dict.fromkeys(name for key in keys for name in table.get(key, []))
     return [registry.get(name) for name in names]
 
 

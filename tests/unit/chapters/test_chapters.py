@@ -4,6 +4,7 @@ import inspect
 import pickle
 import sys
 import traceback
+from dataclasses import replace
 
 import jupytext
 import nbformat
@@ -88,8 +89,19 @@ def test_an_unknown_chapter_is_one_line_with_the_known_ones():
 
 
 def test_the_list_is_ordered_and_numbered_without_gaps():
-    assert [chapter.number for chapter in chapters.CHAPTERS] == [f"{i:02d}" for i in range(11)]
-    assert len({name for c in chapters.CHAPTERS for name in (c.name, c.name.split("_", 1)[1])}) == 22
+    first = [chapter for chapter in chapters.CHAPTERS if not chapter.evidence]
+    assert [chapter.number for chapter in first] == [f"{i:02d}" for i in range(11)]
+    every = chapters.CHAPTERS
+    assert len({n for c in every for n in (c.name, c.name.split("_", 1)[1])}) == 2 * len(every)
+
+
+def test_an_evidence_notebook_follows_its_chapter_and_is_of_its_paper():
+    found = [i for i, chapter in enumerate(chapters.CHAPTERS) if chapter.evidence]
+    assert found
+    for i in found:
+        of, own = chapters.CHAPTERS[i - 1 : i + 1]
+        assert own.name == f"{of.name}_evidence" and own.title != of.title
+        assert replace(own, name=of.name, title=of.title) == of == chapters.get(of.number)
 
 
 def test_prose_does_not_change_the_hash_and_code_does(book):
