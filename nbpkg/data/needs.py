@@ -1,5 +1,6 @@
 """What a chapter needs before it can run, and the one command that fetches it."""
 
+import itertools
 import os
 import tomllib
 from pathlib import Path
@@ -18,8 +19,9 @@ def sets(chapters: list[str], profile: str) -> list[DataSet]:
     if profile == "smoke":
         return []
     table = tomllib.loads(CHAPTERS.read_text(encoding="utf-8"))
-    keys = [key for chapter in chapters for key in (chapter[:2], f"{chapter[:2]} {profile}")]
-    names = dict.fromkeys(name for key in keys for name in table.get(key, []))
+    of_number = lambda number: table.get(number, []) + table.get(f"{number} {profile}", [])
+    needed = (table.get(chapter, of_number(chapter[:2])) for chapter in chapters)
+    names = dict.fromkeys(itertools.chain.from_iterable(needed))
     return [registry.get(name) for name in names]
 
 

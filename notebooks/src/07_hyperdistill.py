@@ -95,6 +95,7 @@ CONFIG = {  # sizes, by profile
     "width": s.choose(smoke=8, standard=32),  # of the network whose cost is measured
 }
 
+
 # %% [markdown]
 # ## The question, and a trivial answer
 #
@@ -115,7 +116,6 @@ CONFIG = {  # sizes, by profile
 # **Quality** is the squared error at other points, of waves that no training saw.
 # Three answers need no meta-learning: predict zero, predict the mean of the shots, or fit a ridge regression on random features.
 
-
 # %% tags=["nbval-check-output", "hide-input"]
 def trivial_errors(n, penalty=1e-3, seed=0):
     """Mean squared errors over n waves of three answers without meta-learning."""
@@ -135,6 +135,7 @@ def trivial_errors(n, penalty=1e-3, seed=0):
 
 TRIVIAL = trivial_errors(2000)
 print("".join(f"{name:26}{error:.2f}\n" for name, error in TRIVIAL.items()))
+
 
 # %% [markdown]
 # ## By hand: one weight, one hyperparameter
@@ -158,7 +159,6 @@ print("".join(f"{name:26}{error:.2f}\n" for name, error in TRIVIAL.items()))
 # HyperDistill puts one number $\gamma$ in place of $A$, and needs one product times $\frac{1-\gamma^T}{1-\gamma}$: exact when $\gamma = 1 - \eta k$.
 # With two weights of different curvature no single $\gamma$ is, and that is the whole difficulty.
 
-
 # %% tags=["nbval-check-output"]
 def by_hand(k, eta=0.1, T=20):
     """The exact derivative by autograd, and what three values of γ make of it."""
@@ -174,6 +174,7 @@ def by_hand(k, eta=0.1, T=20):
 
 
 print(by_hand(1), by_hand(4), sep="\n")
+
 
 # %% [markdown]
 # ## The method
@@ -198,7 +199,6 @@ print(by_hand(1), by_hand(4), sep="\n")
 # $$ (eq-hd-inner)
 #
 # The velocity $v_{t-1}$ counts as a constant when $\Phi$ is differentiated; the paper does not say what it does with it.
-
 
 # %% tags=["method"]
 def leaves(*values):
@@ -255,7 +255,6 @@ def roll(step, w, lam, batches):
 # *Reverse mode* is exact: start with $\alpha_T$, add $\alpha B_t$, replace $\alpha$ by $\alpha A_t$, go one step back.
 # It needs all weights of the trajectory, and two products a step.
 
-
 # %% tags=["method"]
 def slopes(valid, w, lam):
     """α and the first-order part: the validation loss differentiated by w and by lam."""
@@ -288,7 +287,6 @@ def reverse(step, alpha, at, lam, batches):
 # *Forward mode* {cite:p}`franceschi2017` stores no weights: it carries $Z_t = dw_t/d\lambda = A_t Z_{t-1} + B_t$ along, a column for every hyperparameter.
 # Here every hyperparameter is a learner of its own, and a product from the right is a derivative of products from the left.
 
-
 # %% tags=["method", "hide-input"]
 def forward(problem, w, lam):
     """dw_T/dλ of one problem, a row for each hyperparameter: (m, n)."""
@@ -308,7 +306,6 @@ def forward(problem, w, lam):
 # `Clusters` is the small problem on which methods are checked and compared: a tanh network on five noisy clusters.
 # $\lambda$ is its first layer, as in ANIL, or a log step size for every weight.
 # A fifth of the training labels are wrong, those of validation are right.
-
 
 # %% tags=["method", "hide-input"]
 def generators(learners, stream=0):
@@ -369,7 +366,6 @@ class Clusters:
 # %% [markdown]
 # Three independent ways to the same number: reverse mode, forward mode, and autograd through the unrolled loop.
 
-
 # %% tags=["method", "hide-input"]
 def unrolled(problem, w, lam):
     """The exact hypergradient by autograd through the whole loop."""
@@ -412,6 +408,7 @@ small = small_problem(s.device)
 truth = unrolled(small[0], small[0].w, small[0].lam)
 assert all(torch.allclose(found, truth, atol=1e-12) for found in three_ways(*small))
 
+
 # %% [markdown]
 # ### What rivals keep of the sum
 #
@@ -424,7 +421,6 @@ assert all(torch.allclose(found, truth, atol=1e-12) for found in three_ways(*sma
 # $$ (eq-hd-implicit)
 #
 # Neumann($k$) stops the sum after $k$ more products; conjugate gradients solve the linear system instead.
-
 
 # %% tags=["method"]
 def neumann(step, alpha, w, lam, batch, terms):
@@ -486,7 +482,6 @@ def straight(first, last, T):
 # The new entry is $w_{t-1}$, where $B_t$ is taken, and never $w_t$; with $\gamma = 0$ this is 1-step.
 # Images have no mean, so the distilled minibatch $D^*_t$ is a mixture: a share $p_t$ of $D^*_{t-1}$ stays, the other places are filled from $D_t$.
 
-
 # %% tags=["method"]
 def geometric(gamma, t):
     """1 + γ + ... + γ^(t-1)."""
@@ -526,7 +521,6 @@ def distil(star, w, batch, keep, order, mixing=True):
 #
 # The distilled weights of this walk *begin* earlier and earlier: the new entry is the oldest and gets the least weight, $p_s = (1 - \gamma^{s-1}) / (1 - \gamma^s)$.
 # Taking $p_t$ of [](#eq-hd-mean) here is the easiest mistake of the whole method, and no error message tells.
-
 
 # %% tags=["method"]
 def keep_backwards(gamma, s):
@@ -577,7 +571,6 @@ def fit_length(step, alpha, at, lam, batches, orders, plan):
 #
 # No $\theta$ is fitted and no minibatch distilled: $\rho = 0.95$, and $w^*$ with $\gamma = 0.99$.
 
-
 # %% tags=["method"]
 def exchange(q, old, new, t):
     """Equation (eq-hd-exchange): the part of q that is the old slope becomes the new one."""
@@ -601,7 +594,6 @@ def carried(m):
 # ## Meta-training
 #
 # After an inner step, every method looks at the same *moment* and says what it adds to $g^{\text{FO}}$.
-
 
 # %% tags=["method"]
 @dataclass(frozen=True)
@@ -677,7 +669,6 @@ METHODS = {
 # %% [markdown]
 # With $\gamma = 0$ HyperDistill must *be* 1-step, to the last bit; and in the toy, where $A$ is a number, one product with $\gamma = A$ must be the whole sum.
 
-
 # %% tags=["hide-input"]
 def check_gamma_zero(p, path, alpha, first):
     m = Moment(p.step, 6, alpha, path[-2], path[-1], p.lam, p.batches, Plan(gamma=0.0))
@@ -699,12 +690,12 @@ def check_toy(T=10):
 check_gamma_zero(*small)
 check_toy()
 
+
 # %% [markdown]
 # The paper's meta-training is a double loop.
 # An *episode* takes ten waves, starts them all at $\phi$, and makes $T = 30$ inner steps on ten shots each.
 # Online methods move $\lambda$ after every step; implicit ones after the last five, where their assumption is least wrong; *offline* ones once, at the end.
 # Then $\phi$ becomes the mean of the tasks' last weights: Reptile {cite:p}`nichol2018reptile` with step size 1.
-
 
 # %% tags=["method"]
 def moves(method, t, plan):
@@ -762,7 +753,6 @@ def meta_train(method, learners, plan, device="cpu"):
 # A wave has an amplitude from 0.1 to 5 and a phase from 0 to $\pi$; it is seen at ten points between -5 and 5, and judged at others.
 # The learner is a network 1-100-100-100-1 with the paper's split: $\lambda$ is its three lower layers, $w$ the last one, so 20,400 hyperparameters serve 101 weights.
 # All learners, tasks and points go through each layer in one batched product.
-
 
 # %% tags=["method", "hide-input"]
 LAYERS = ((1, 100), (1, 100), (100, 100), (1, 100), (100, 100), (1, 100))  # lam
@@ -935,11 +925,11 @@ each = [dict(method=name, points=n) for n in (100, 50, 20, 10) for name in MAIN]
 each += [dict(method=name, points=50) for name in RUNS if name not in MAIN]
 waves = s.frame("waves", make, each)
 
+
 # %% [markdown]
 # ## Scores
 #
 # ### Validation points decide
-
 
 # %% mystnb={"figure": {"caption": "Median error on new waves against the number of validation points a task in meta-training, with 95 % intervals over learners. The dotted line is the paper's value for HyperDistill.", "name": "fig-hd-points"}, "image": {"alt": "Five lines over 10, 20, 50 and 100 validation points. All fall from 10 to 50 points; HyperDistill is lowest from 20 points on, the carried adjoint next."}} tags=["hide-input"]
 def median_ends(values):
@@ -983,6 +973,7 @@ s.say(
     + ", ".join(f"{name} with {n}" for n, name in medians.idxmin().items())
 )
 
+
 # %% [markdown]
 # <!-- relies: few-points=reproduced, beats-fo=reproduced, beats-1-step=reproduced, beats-neumann=reproduced -->
 # With ten points HyperDistill does not come near the paper's value; with fifty it is there, and ahead of its rivals.
@@ -992,7 +983,6 @@ s.say(
 # ### Frequency, exactness, length
 #
 # At 50 points, the other rows: each is one change.
-
 
 # %% tags=["hide-input"]
 def with_interval(values):
@@ -1138,6 +1128,7 @@ s.say(
     f"carried adjoint {some.length['carried adjoint']:.2f}."
 )
 
+
 # %% [markdown]
 # <!-- relies: direction=reproduced, batch=contradicted, ours-momentum=reproduced, ours-new=reproduced -->
 # Three things stand out.
@@ -1155,7 +1146,6 @@ s.say(
 # The figure has one problem, a first layer as $\lambda$, and horizons up to 300.
 # *Checkpointed* reverse mode stores every $\sqrt T$-th state and computes the rest twice.
 # HyperDistill gives one hypergradient at the end here, as the exact methods do; *online* it gives one after every step.
-
 
 # %% tags=["method", "hide-input"]
 def distil_once(p, w, lam, plan, orders):
@@ -1322,7 +1312,6 @@ s.deviations_table()
 #
 # Write the shares of $w_0, \dots, w_{t-1}$ in the distilled weight $w^*_t$, without running the recursion.
 
-
 # %% tags=["exercise"]
 def shares(gamma, t):
     """Shares (t,) of the past weights in w*_t, oldest first."""
@@ -1360,7 +1349,6 @@ print(check_shares(shares_solution))
 # How many products does one inner loop of $T$ steps cost when $\lambda$ moves after every step?
 # A product by weights and one by hyperparameters count as two; the fit of the length, a backward walk and a product at each of its steps, serves `every` episodes.
 
-
 # %% tags=["exercise"]
 def bill(method, T, every):
     """Products an episode of "FO", "1-step", "HyperDistill", or "exact" at every step."""
@@ -1397,7 +1385,6 @@ print(check_bill(bill_solution))
 #
 # In the [toy](#by-hand-one-weight-one-hyperparameter), let several weights with curvatures $k$ share $\lambda$, and let validation be $\sum_j a_j w_j$.
 # Write the exact second part, and equation [](#eq-hd-gamma) with one $\gamma$.
-
 
 # %% tags=["exercise"]
 def two_curvatures(k, a, eta, T, gamma):
@@ -1442,7 +1429,6 @@ print(check_two_curvatures(two_curvatures_solution))
 # A colleague used $p_t$ of [](#eq-hd-mean) in the backward walk.
 # Write the shares that this wrong walk gives to $w_{T-1}, w_{T-2}, \dots, w_{T-s}$.
 
-
 # %% tags=["exercise"]
 def wrong_shares(gamma, s):
     """Shares (s,) of w_{T-1}, ..., w_{T-s} in the wrong walk."""
@@ -1480,7 +1466,6 @@ print(check_wrong_shares(wrong_shares_solution))
 #
 # HyperDistill puts the whole past into one point.
 # Split the past into an older half, of $\lfloor t/2 \rfloor$ weights, and a newer one; distil each into its mean weight and its last minibatch, and add the two products with the halves' shares of [](#eq-hd-gamma).
-
 
 # %% tags=["exercise"]
 def two_points(product, path, batches, gamma):

@@ -285,8 +285,10 @@ def test_chapters_need_what_their_published_records_used(path):
 def test_what_is_lacking_is_one_line_with_one_command(tmp_path, monkeypatch):
     monkeypatch.delenv("NBPKG_DATA", raising=False)
     monkeypatch.setenv("NBPKG_CACHE", str(tmp_path))
-    line = needs.lacking(["07_hyperdistill", "02_metad2a", "77_unknown"], "standard")
-    assert "`nbpkg data fetch --for 02,07 --profile standard`" in line and "MB" in line and "\n" not in line
+    line = needs.lacking(["05_tans", "02_metad2a", "77_unknown"], "standard")
+    assert "`nbpkg data fetch --for 02,05 --profile standard`" in line and "MB" in line and "\n" not in line
     monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
-    assert "`!nbpkg data fetch --for 07 --profile paper`" in needs.lacking(["07_hyperdistill"], "paper")
-    assert needs.lacking(["07_hyperdistill"], "smoke") == needs.lacking(["77"], "paper") == ""
+    assert "`!nbpkg data fetch --for 05 --profile paper`" in needs.lacking(["05_tans"], "paper")
+    for chapter, profile in (("05_tans", "smoke"), ("07_hyperdistill", "paper"), ("77", "paper")):
+        assert needs.lacking([chapter], profile) == ""
+    assert "image-tiny-imagenet" in {item.name for item in needs.sets(["07_hyperdistill_evidence"], "paper")}
