@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import subprocess
 import sys
 import traceback
 from dataclasses import replace
@@ -11,6 +12,7 @@ import nbformat
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joblib.externals import cloudpickle
 
 from nbpkg import chapters
 from nbpkg.chapters import hashes
@@ -150,6 +152,15 @@ def test_what_is_loaded_can_be_inspected_and_pickled(book):
     assert inspect.getsource(module.Adder).startswith("@dataclass\nclass Adder:")
     assert "x + self.step" in inspect.getsource(module.Adder.__call__)
     assert pickle.loads(pickle.dumps(module.Adder(4)))(1) == 5
+
+
+def test_a_method_that_is_sent_to_another_process_is_loaded_there(book):
+    module = chapters.load("help")
+    assert pickle.loads(pickle.dumps(module)) is module
+    sent = cloudpickle.dumps(lambda: module.Adder(2)(3))
+    code = f"import pickle; print(pickle.loads({sent!r})())"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "5\n"
 
 
 def test_an_edited_method_is_loaded_anew_and_prose_is_not(book):
