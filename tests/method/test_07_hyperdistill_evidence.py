@@ -131,6 +131,32 @@ def test_reverse_mode_is_the_unrolled_loop(ev, pool, kind):
     assert bool(first.any()) is (kind != "MetaWeightNet")
 
 
+def test_every_rule_sees_the_same_path_and_the_last_step(ev, pool):
+    """exact by the unrolled loop, 1-step by one product, HyperDistill as the chapter fits and distils."""
+    p, w, lam = problem(ev, pool)
+    plan = ev.hd.Plan(T=4, tasks=2, gamma=0.9)
+    orders = torch.rand(4, 6, generator=torch.Generator().manual_seed(0)).argsort(1)
+    rules = {"exact": ("exact", {}), "1-step": ("1-step", {}), "HD": ("HyperDistill", {})}
+    rules |= {"newest": ("HyperDistill", {"mixing": False}), "none": ("HyperDistill", {"gamma": 0.0})}
+    first, found = ev.hypergradients(p, w, lam, plan, orders, rules)
+    assert list(found) == list(rules)
+    assert torch.allclose(first + found["exact"], ev.hd.unrolled(p, w, lam), rtol=1e-6, atol=1e-11)
+    path = ev.hd.roll(p.step, w, lam, p.batches)
+    alpha = ev.hd.slopes(p.valid, path[-1], lam)[0]
+    assert torch.equal(found["1-step"], ev.hd.mixed(p.step, alpha, path[-2], lam, p.batches[-1]))
+    for name in ("HD", "newest", "none"):
+        own = replace(plan, **rules[name][1])
+        star = path[0], p.batches[0]
+        for t in range(1, 5):
+            keep = ev.hd.keep_forwards(own.gamma, t)
+            star = ev.hd.distil(star, path[t - 1], p.batches[t - 1], keep, orders[t - 1], own.mixing)
+        theta = ev.hd.refit(p, w, lam, orders, own)
+        due = ev.hd.mixed(p.step, alpha, star[0], lam, star[1])
+        due = theta[:, None] * ev.hd.geometric(own.gamma, 4) * due
+        assert torch.allclose(found[name], due)
+    assert not torch.allclose(found["HD"], found["newest"])
+
+
 @pytest.mark.parametrize("kind", KINDS[:3])
 def test_one_step_against_finite_differences(ev, pool, kind):
     """αA and αB of one step along a direction; kernels are smooth almost everywhere."""

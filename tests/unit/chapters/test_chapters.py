@@ -7,12 +7,12 @@ import sys
 import traceback
 from dataclasses import replace
 
+import cloudpickle
 import jupytext
 import nbformat
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joblib.externals import cloudpickle
 
 from nbpkg import chapters
 from nbpkg.chapters import hashes
