@@ -95,7 +95,7 @@ CONFIG = {  # sizes, by profile
         standard={},
         paper={"side": 32, "layers": ((3, 2),) * 3, "width": 32, "shots": 250, "judged": 50},
     ),
-    "exams": s.choose(  # rounds of `tasks` new tasks and images that judge, by part of training
+    "exams": s.choose(  # rounds of `tasks` new tasks, and images that judge, by part
         smoke={50: (1, 8), 100: (1, 8)},
         standard={25: (3, 100), 50: (3, 100), 75: (3, 100), 100: (25, 100)},
         paper={25: (3, 50), 50: (3, 50), 75: (3, 50), 100: (25, 50)},
@@ -594,12 +594,9 @@ def angle_rows(source, seeds, config, device):
 
 make = partial(angle_rows, seeds=s.seeds, config=CONFIG, device=s.device.type)
 angles = s.frame("angles", make, [dict(source=source) for source in SOURCES])
-table = (
-    angles[angles.source == SOURCES[0]]
-    .groupby("method", sort=False)[["total", "second"]]
-    .mean()
-)
-s.say(table.map("{:.3f}".format).to_markdown(disable_numparse=True))
+some = angles[angles.source == SOURCES[0]].groupby("method", sort=False)
+table = some[["total", "second"]].mean().map("{:.3f}".format)
+s.say(table.to_markdown(disable_numparse=True))
 
 # %% [markdown]
 # ## The claims
