@@ -92,7 +92,9 @@ def environment(scratch: Path, script: bool = False) -> dict[str, str]:
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = notebook.KERNELSPEC | {"argv": [*command, "--HistoryManager.enabled=False"]}
     (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    # glibc would give large tensors back to the system after each step, and page them in again.
     return {
+        **dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(10**11)),
         **os.environ,
         **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
         **dict.fromkeys(("PYTHONUNBUFFERED", "PYDEVD_DISABLE_FILE_VALIDATION"), "1"),
