@@ -34,7 +34,7 @@
 # | | |
 # |---|---|
 # | You need | [HyperDistill](07_hyperdistill.ipynb) |
-# | To read | 8 minutes |
+# | To read | 9 minutes |
 # | To run | `smoke`: under a minute, offline; `standard`: under an hour on one CPU core, or minutes on a GPU |
 # | Data | `smoke`: scikit-learn's digits; `standard`: [CIFAR-100](../book/data.md); `paper`: Tiny-ImageNet as well |
 #
@@ -120,16 +120,19 @@ for name in SOURCES:
 # A task is ten classes; some images of each are trained on, others judge.
 # Rates and $\gamma$ were chosen on meta-validation classes with other seeds than those below.
 
+
 # %% tags=["method", "hide-input"]
 def class_pools(source, side, device="cpu"):
     """Standardised images (classes, images of a class, side, side, 3) for each role."""
-    found = images.load(source).to(device)
-    small = images.to_rgb(images.resize(found.images, side)).permute(0, 2, 3, 1).float()
-    count = int(torch.bincount(found.labels).min())
-    of = torch.stack([small[found.labels == c][:count] for c in range(len(found.class_names))])
-    order = torch.randperm(len(of), generator=torch.Generator().manual_seed(0))
+    found = images.load(source)
+    small = images.to_rgb(images.resize(found.images.to(device), side)).permute(0, 2, 3, 1)
+    sizes = torch.bincount(found.labels)
+    first = (sizes.cumsum(0) - sizes)[:, None]  # of a class, where labels are sorted
+    places = found.labels.argsort(stable=True)[first + torch.arange(int(sizes.min()))]
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
+    of = small[places[order].to(device)].float()
     ends = round(0.5 * len(of)), round(0.7 * len(of))
-    parts = dict(zip(("train", "valid", "test"), of[order].tensor_split(ends), strict=True))
+    parts = dict(zip(("train", "valid", "test"), of.tensor_split(ends), strict=True))
     std, mean = torch.std_mean(parts["train"], (0, 1, 2, 3))
     return {role: (part - mean) / std for role, part in parts.items()}
 
@@ -161,6 +164,7 @@ plots.finish(fig)
 #
 # Learners and tasks are groups of one convolution, so that ten learners with four tasks each take one call a layer.
 # Every channel is standardised over the images of its task at hand.
+
 
 # %% tags=["method", "hide-input"]
 @dataclass(frozen=True)
@@ -304,6 +308,7 @@ class Pictures:
 # As in the chapter, but $\lambda$ moves by stochastic gradient descent with momentum at a rate that falls to 0, as in the paper.
 # A test starts from $\phi$ on new tasks, makes the same inner steps with $\lambda$ held still, and counts.
 
+
 # %% tags=["method"]
 def meta_train(rule, learners, plan, how, pool):
     """After every episode its number, phi and lam of all learners."""
@@ -339,6 +344,7 @@ def test_accuracy(phi, lam, learners, plan, how, pool, rounds):
 # MetaWeightNet is for training sets of which 40 % of the labels are drawn at random.
 # Weights of examples can help where plain training first learns the pattern and then the noise.
 # So the first thing to measure is plain training itself, at the paper's rate of 0.1, on clean images that judge.
+
 
 # %% tags=["hide-input"]
 def noise_rows(noise, seeds, config, source, device):
@@ -486,6 +492,7 @@ plots.finish(fig)
 # The last one is how many learners it takes to know that difference to within the smallest effect that matters, by the spread seen here.
 # The paper's numbers are of ANIL on Tiny-ImageNet, with larger images, networks and a thousand episodes.
 
+
 # %% tags=["method", "hide-input"]
 def learners_needed(gaps, size):
     """So many learners give a mean gap an interval of +- size, by the spread of these."""
@@ -551,6 +558,7 @@ plots.finish(fig)
 #
 # Validation sees the lower layers of ANIL directly, so the first part of the hypergradient is there for everybody.
 # Along the inner loops of new tasks, after a quarter of FO's meta-training, every method's total is compared with the exact one after the last step; the second column compares the second parts alone.
+
 
 # %% tags=["method", "hide-input"]
 def hypergradients(problem, w, lam, plan, orders, rules):
