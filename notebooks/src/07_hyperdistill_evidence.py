@@ -179,7 +179,7 @@ class Setting:
     shots: int = 50  # images of a class to train on
     judged: int = 25  # other images of it, for the validation loss
     batch: int = 50
-    rate: float = 0.1  # of w
+    rate: float = 0.03  # of w
     noise: float = 0.0  # share of training labels that are drawn anew
 
 
@@ -349,7 +349,7 @@ def test_accuracy(phi, lam, learners, plan, how, pool, rounds):
 # %% tags=["hide-input"]
 def noise_rows(noise, seeds, config, source, device):
     """Accuracy of plain training on meta-training classes after some numbers of steps."""
-    how = Setting(**config["setting"] | {"kind": "plain", "noise": noise})
+    how = Setting(**config["setting"] | {"kind": "plain", "rate": 0.1, "noise": noise})
     plan = hd.Plan(**config["plan"] | {"T": config["noisy"][-1]})
     draws = hd.generators([1000 * seed for seed in seeds], 2)
     problem = Pictures(how, class_pools(source, how.side, device)["train"], draws, plan)
@@ -429,7 +429,7 @@ RATES = {  # of lam; of the last two kinds not yet tuned: they wait for a card
     "MetaWeightNet": dict.fromkeys(("1-step", "Neumann", "HyperDistill", "carried"), 2.0),
 }
 MOVING = ["FO", "1-step", "Neumann", "HyperDistill", "carried adjoint"]
-KINDS = {"MetaWeightNet": {"noise": 0.4}, "plain": {"noise": 0.4}}
+KINDS = {"MetaWeightNet": {"rate": 0.1, "noise": 0.4}, "plain": {"rate": 0.1, "noise": 0.4}}
 
 
 # %% tags=["hide-input"]
@@ -439,7 +439,7 @@ def picture_rows(kind, source, method, seeds, config, device):
     learners = [1000 * seed + copy for seed in seeds for copy in range(config["learners"])]
     how = Setting(**config["setting"] | KINDS.get(kind, {}) | {"kind": kind})
     plan = hd.Plan(
-        gamma=0.99, terms=5, rate=RATES.get(kind, {}).get(rule, 0.0), **config["plan"]
+        gamma=0.999, terms=5, rate=RATES.get(kind, {}).get(rule, 0.0), **config["plan"]
     )
     plan = replace(plan, episodes=round(times * plan.episodes), **changes)
     pools, rows = class_pools(source, how.side, device), []
@@ -584,7 +584,7 @@ def cosines(a, b):
 def angle_rows(source, seeds, config, device):
     """Cosines with the exact hypergradient, a row for each learner and method."""
     learners, how = [1000 * seed for seed in seeds], Setting(**config["setting"])
-    plan = hd.Plan(gamma=0.99, terms=5, rate=RATES["ANIL"]["FO"], **config["plan"])
+    plan = hd.Plan(gamma=0.999, terms=5, rate=RATES["ANIL"]["FO"], **config["plan"])
     pools = class_pools(source, how.side, device)
     part = replace(plan, episodes=math.ceil(plan.episodes / 4))
     *_, (_, phi, lam) = meta_train("FO", learners, part, how, pools["train"])
