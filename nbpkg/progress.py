@@ -1,9 +1,11 @@
 """Progress in a few plain lines, which stay readable in a stored notebook and in a log."""
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 
 LINES = 10
+LINE = re.compile(r"^\S.*  elapsed \S+ (s|min|h)(  about \S+ (s|min|h) left)?$")  # what `progress` prints
 PAUSE = 2.0  # seconds between two lines at least, so that quick loops print only their end
 
 

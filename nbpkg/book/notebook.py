@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbpkg import chapters
+from nbpkg import chapters, progress
 from nbpkg.book import moved
 from nbpkg.chapters import Chapter
 from nbpkg.errors import NbpkgError
@@ -115,7 +115,8 @@ def text_of(notebook) -> str:
 
 
 def with_outputs(twin, executed, only_moved: bool = False):
-    """The twin's notebook with the outputs of an executed one; execution counts run from 1 without gaps.
+    """The twin's notebook with the outputs of an executed one, but for lines of progress; execution counts
+    run from 1 without gaps.
 
     Raises NbpkgError when the code cells of the two differ, or with `only_moved` their number: the outputs
     would stand under other code.
@@ -126,13 +127,19 @@ def with_outputs(twin, executed, only_moved: bool = False):
         raise NbpkgError("the code cells have changed since the run")
     counts = itertools.count(1)
     for mine, run in zip(ours, theirs, strict=True):
-        mine.outputs = run.outputs
+        mine.outputs = [output for output in run.outputs if not _is_progress(output)]
         mine.execution_count = None if run.execution_count is None else next(counts)
         for output in mine.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = mine.execution_count
             output.get("metadata", {}).pop("papermill", None)
     return twin
+
+
+def _is_progress(output) -> bool:
+    """Whether an output is nothing but lines of `nbpkg.progress`, which tell a reader nothing."""
+    lines = output.text.splitlines() if output.output_type == "stream" else []
+    return bool(lines) and all(progress.LINE.search(line) for line in lines)
 
 
 def sync(chapter: Chapter, prefer: str | None = None) -> tuple[str, bool]:

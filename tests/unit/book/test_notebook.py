@@ -6,7 +6,7 @@ import os
 import nbformat
 import pytest
 
-from nbpkg import chapters
+from nbpkg import chapters, progress
 from nbpkg.book import notebook
 from nbpkg.errors import NbpkgError
 from nbpkg.paths import write_text
@@ -147,6 +147,23 @@ def test_outputs_move_over_without_papermill_traces(book):
     assert all(
         cell.outputs[0].execution_count == cell.execution_count for cell in notebook.code_cells(merged)
     )
+
+
+def test_lines_of_progress_are_not_published(book, capsys):
+    clock = iter(range(0, 60_000, 1500)).__next__
+    list(progress.progress(range(12), "waves", clock=clock))
+    list(progress.progress(iter(range(12)), "steps", clock=clock))
+    texts = [
+        *capsys.readouterr().out.splitlines(keepends=True),
+        "waves  9 metres\n",
+        "a\nwaves  1/1  100 %  elapsed 3 s\n",
+    ]
+    assert len(texts) > 6
+    executed = notebook.from_twin(CHAPTER)
+    cell = notebook.code_cells(executed)[0]
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in texts]
+    merged = notebook.with_outputs(notebook.from_twin(CHAPTER), executed)
+    assert [output.text for output in notebook.code_cells(merged)[0].outputs] == texts[-2:]
 
 
 def test_outputs_never_stand_under_other_code(book):
