@@ -120,7 +120,6 @@ for name in SOURCES:
 # A task is ten classes; some images of each are trained on, others judge.
 # Rates and $\gamma$ were chosen on meta-validation classes with other seeds than those below.
 
-
 # %% tags=["method", "hide-input"]
 def class_pools(source, side, device="cpu"):
     """Standardised images (classes, images of a class, side, side, 3) for each role."""
@@ -164,7 +163,6 @@ plots.finish(fig)
 #
 # Learners and tasks are groups of one convolution, so that ten learners with four tasks each take one call a layer.
 # Every channel is standardised over the images of its task at hand.
-
 
 # %% tags=["method", "hide-input"]
 @dataclass(frozen=True)
@@ -308,7 +306,6 @@ class Pictures:
 # As in the chapter, but $\lambda$ moves by stochastic gradient descent with momentum at a rate that falls to 0, as in the paper.
 # A test starts from $\phi$ on new tasks, makes the same inner steps with $\lambda$ held still, and counts.
 
-
 # %% tags=["method"]
 def meta_train(rule, learners, plan, how, pool):
     """After every episode its number, phi and lam of all learners."""
@@ -344,7 +341,6 @@ def test_accuracy(phi, lam, learners, plan, how, pool, rounds):
 # MetaWeightNet is for training sets of which 40 % of the labels are drawn at random.
 # Weights of examples can help where plain training first learns the pattern and then the noise.
 # So the first thing to measure is plain training itself, at the paper's rate of 0.1, on clean images of the same classes.
-
 
 # %% tags=["hide-input"]
 def noise_rows(noise, seeds, config, source, device):
@@ -492,7 +488,6 @@ plots.finish(fig)
 # The last one is how many learners it takes to know that difference to within the smallest effect that matters, by the spread seen here.
 # The paper's numbers are of ANIL on Tiny-ImageNet, with larger images, networks and a thousand episodes.
 
-
 # %% tags=["method", "hide-input"]
 def learners_needed(gaps, size):
     """So many learners give a mean gap an interval of +- size, by the spread of these."""
@@ -558,7 +553,6 @@ plots.finish(fig)
 #
 # Validation sees the lower layers of ANIL directly, so the first part of the hypergradient is there for everybody.
 # Along the inner loops of new tasks, after a quarter of FO's meta-training, every method's total is compared with the exact one after the last step; the second column compares the second parts alone.
-
 
 # %% tags=["method", "hide-input"]
 def hypergradients(problem, w, lam, plan, orders, rules):
