@@ -135,9 +135,15 @@ def class_pools(source, side, device="cpu"):
     return {role: (part - mean) / std for role, part in parts.items()}
 
 
+# %% tags=["nbval-check-output", "hide-input"]
+side, ways = CONFIG["setting"].get("side", 16), CONFIG["setting"].get("ways", 10)
+pools = class_pools(SOURCES[0], side, s.device.type)
+for role, part in pools.items():
+    print(f"{role:6}{len(part)} classes of {part.shape[1]} images, {side} by {side} pixels")
+print(f"A guess is right in {100 / ways:g} %.")
+
 # %% mystnb={"figure": {"caption": "A meta-test task at the resolution at which the networks see it: a row for each of its first classes, three images to train on and three that judge.", "name": "fig-hdp-task"}, "image": {"alt": "A grid of small, coarse pictures, six of one class in each row; shapes and colours can be seen, details cannot."}} tags=["hide-input"]
-side = CONFIG["setting"].get("side", 16)
-shown = class_pools(SOURCES[0], side, s.device.type)["test"][:4, :6].cpu()
+shown = pools["test"][:4, :6].cpu()
 fig, axes = plots.figure(len(shown), 6, width=5.0, height=0.85 * len(shown))
 low, high = shown.min(), shown.max()
 for row, pictures in zip(axes, shown, strict=True):
