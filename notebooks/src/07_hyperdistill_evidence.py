@@ -33,7 +33,7 @@
 # | | |
 # |---|---|
 # | You need | [HyperDistill](07_hyperdistill.ipynb) |
-# | To read | 9 minutes |
+# | To read | 7 minutes |
 # | To run | `smoke`: under a minute, offline; `standard`: under an hour on one CPU core, or minutes on a GPU |
 # | Data | `smoke`: scikit-learn's digits; `standard`: [CIFAR-100](../book/data.md); `paper`: Tiny-ImageNet as well |
 #
@@ -166,7 +166,7 @@ plots.finish(fig)
 # | WarpGrad {cite:p}`flennerhag2020warpgrad` | all four convolutions and the head | a convolution after each of the lower three, which bends their gradients |
 # | MetaWeightNet {cite:p}`shu2019metaweightnet` | all four convolutions and the head | a network that turns an example's loss into its weight, .1 to 1 |
 #
-# Learners and tasks are groups of one convolution, so that ten learners with four tasks each take one call a layer.
+# Learners and tasks are groups of one convolution, so that all learners with four tasks each take one call a layer.
 # Every channel is standardised over the images of its task at hand.
 
 # %% tags=["method", "hide-input"]
@@ -279,7 +279,10 @@ class Pictures:
         self.how, self.pool = how, pool.flatten(0, 1)
         self.batches, (places, self.y_val) = draw_tasks(how, pool, plan, draws)
         self.x_val = self.take(places)
-        self.step = hd.sgd(self.train, how.rate, 0.9)
+
+    @property
+    def step(self):  # made anew, since a problem that held it would hold itself
+        return hd.sgd(self.train, self.how.rate, 0.9)
 
     def take(self, places):
         """The images at places (learners, tasks, n): (n, learners * tasks * 3, side, side)."""
