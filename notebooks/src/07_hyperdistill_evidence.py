@@ -316,13 +316,32 @@ class Pictures:
 # As in the chapter, but $\lambda$ moves by stochastic gradient descent with momentum at a rate that falls to 0, as in the paper.
 # A test starts from $\phi$ on new tasks, makes the same inner steps with $\lambda$ held still, and counts.
 
+# %% tags=["method", "hide-input"]
+class LastSteps:
+    """An optimiser that moves lam after the last steps of every episode only."""
+
+    def __init__(self, optimiser, plan):
+        self.optimiser, self.param_groups = optimiser, optimiser.param_groups
+        self.plan, self.t = plan, 0
+
+    def step(self):
+        self.t = self.t % self.plan.T + 1
+        if self.t > self.plan.T - self.plan.last:
+            self.optimiser.step()
+
+
+def optimiser_of(lam, rule, plan):
+    sgd = torch.optim.SGD([lam.requires_grad_()], plan.rate, momentum=0.9)
+    return LastSteps(sgd, plan) if rule.endswith(", last") else sgd
+
+
 # %% tags=["method"]
 def meta_train(rule, learners, plan, how, pool):
-    """After every episode its number, phi and lam of all learners."""
-    draws, theta = hd.generators(learners), 1.0
+    """Yields 0, then after every episode its number, phi and lam of all learners."""
+    draws, order, theta = hd.generators(learners), torch.Generator().manual_seed(0), 1.0
     phi, lam = start(how, draws, pool.device)
-    optimiser = torch.optim.SGD([lam.requires_grad_()], plan.rate, momentum=0.9)
-    order = torch.Generator().manual_seed(0)
+    optimiser, rule = optimiser_of(lam, rule, plan), rule.removesuffix(", last")
+    yield 0, phi, lam.detach()
     for e in range(plan.episodes):
         optimiser.param_groups[0]["lr"] = plan.rate * (1 - e / plan.episodes)
         problem, w = Pictures(how, pool, draws, plan), phi[:, None].expand(-1, plan.tasks, -1)
@@ -379,28 +398,21 @@ noisy = s.frame("noise", make, [dict(noise=0.0), dict(noise=0.4)])
 
 # %% mystnb={"figure": {"caption": "Accuracy of plain training on other, clean images of the task against its steps, with clean training labels and with 40 % of them drawn at random; mean and 95 % interval over seeds.", "name": "fig-hdp-noise"}, "image": {"alt": "Two lines over the steps, on a logarithmic axis. With clean labels accuracy rises and stays; with noisy labels it is lower, and falls after its peak."}} tags=["hide-input"]
 fig, ax = plots.figure(width=5.6, height=3.2)
-some = noisy.assign(labels=noisy.noise.map({0.0: "clean", 0.4: "40 % noise"}))
+some = noisy.assign(labels=np.where(noisy.noise > 0, "40 % noise", "clean"))
 sns.lineplot(
-    some,
-    x="steps",
-    y="accuracy",
-    hue="labels",
-    style="labels",
-    markers=True,
-    ax=ax,
+    some, x="steps", y="accuracy", hue="labels", style="labels", markers=True, ax=ax,
     errorbar=report.t_ends,
-)
+)  # fmt: skip
 ax.set(xlabel="steps of plain training", ylabel="accuracy (%)", xscale="log")
 plots.finish(fig)
 
 # %% tags=["hide-input"]
-for noise, row in noisy.groupby(["noise", "steps"]).accuracy.mean().unstack().iterrows():
-    s.say(
-        f"With {noise:.0%} noise accuracy is highest after {row.idxmax()} steps, "
-        f"{row.max():.1f} %; after {row.index[-1]} it is {row.iloc[-1]:.1f} %."
-    )
-where = "not beyond" if CONFIG["plan"]["T"] <= row.idxmax() else "beyond"
-s.say(f"The inner loop below has {CONFIG['plan']['T']} steps, {where} that last peak.")
+mean = noisy.groupby(["noise", "steps"]).accuracy.mean().unstack().iloc[-1]
+s.say(
+    f"With noise accuracy is highest after {mean.idxmax()} steps, {mean.max():.1f} %; "
+    f"after {mean.index[-1]} it is {mean.iloc[-1]:.1f} %. "
+    f"The inner loop of the methods below has {CONFIG['plan']['T']} steps."
+)
 
 # %% [markdown]
 # Weights of examples have something to do only beyond the peak of the noisy line.
@@ -420,22 +432,31 @@ s.say(f"The inner loop below has {CONFIG['plan']['T']} steps, {where} that last 
 
 # %% tags=["hide-input"]
 RUNS = {  # a name: the rule, what differs from the plan, and times the episodes
+    "from scratch": ("frozen", {}, 0),
     "frozen": ("frozen", {}, 1),
     "frozen, longer": ("frozen", {}, 4),
     "FO": ("FO", {}, 1),
+    "FO, last steps": ("FO, last", {"rate": 1.0}, 1),
     "1-step": ("1-step", {}, 1),
     "1-step, last steps": ("Neumann", {"terms": 0, "rate": 1.0}, 1),
     "Neumann": ("Neumann", {}, 1),
     "HyperDistill": ("HyperDistill", {}, 1),
+    "HyperDistill, last steps": ("HyperDistill, last", {"rate": 1.0}, 1),
     "carried adjoint": ("carried", {}, 1),
 }
-RATES = {  # of lam; of the last two kinds not yet tuned: they wait for a card
+RATES = {  # of lam; of the last two kinds not yet tuned: they wait for a GPU
     "ANIL": {"FO": 1.0, "1-step": 3.0, "Neumann": 0.3, "HyperDistill": 1.0, "carried": 3.0},
+    "ANIL at 0.03": {"Neumann": 1.0, "HyperDistill": 0.3},
     "WarpGrad": dict.fromkeys(("FO", "1-step", "Neumann", "HyperDistill", "carried"), 0.015),
     "MetaWeightNet": dict.fromkeys(("1-step", "Neumann", "HyperDistill", "carried"), 2.0),
 }
 MOVING = ["FO", "1-step", "Neumann", "HyperDistill", "carried adjoint"]
-KINDS = {"MetaWeightNet": {"noise": 0.4}, "plain": {"noise": 0.4}}
+KINDS = {  # what differs from the setting
+    "ANIL at 0.03": {"kind": "ANIL", "rate": 0.03},
+    "all layers": {"kind": "plain"},
+    "MetaWeightNet": {"noise": 0.4},
+    "plain": {"noise": 0.4},
+}
 
 
 # %% tags=["hide-input"]
@@ -443,7 +464,7 @@ def picture_rows(kind, source, method, seeds, config, device):
     """Accuracies of all learners of one method on meta-test classes, four times a training."""
     rule, changes, times = RUNS[method]
     learners = [1000 * seed + copy for seed in seeds for copy in range(config["learners"])]
-    how = Setting(**config["setting"] | KINDS.get(kind, {}) | {"kind": kind})
+    how = Setting(**config["setting"] | {"kind": kind} | KINDS.get(kind, {}))
     plan = hd.Plan(
         gamma=0.999, terms=5, rate=RATES.get(kind, {}).get(rule, 0.0), **config["plan"]
     )
@@ -460,7 +481,12 @@ def picture_rows(kind, source, method, seeds, config, device):
 
 
 # %% tags=["hide-input"]
-each = [dict(kind="ANIL", source=source, method=name) for source in SOURCES for name in RUNS]
+names = [name for name in RUNS if name != "from scratch"]
+each = [dict(kind="ANIL", source=source, method=name) for source in SOURCES for name in names]
+for name in ("from scratch", "frozen"):
+    each += [dict(kind="all layers", source=source, method=name) for source in SOURCES]
+for name in RATES["ANIL at 0.03"]:
+    each.append(dict(kind="ANIL at 0.03", source=SOURCES[0], method=name))
 if s.profile == "paper":
     for name in ["frozen", *MOVING]:
         each += [dict(kind="WarpGrad", source=source, method=name) for source in SOURCES]
@@ -517,31 +543,53 @@ def with_interval(values, sign=""):
     return f"{np.mean(values):{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
-table = some[some.part == 100].pivot(index="learner", columns="method", values="accuracy")
+BESIDE = {  # all layers are learned in every task, from phi
+    "from scratch": "all layers, from scratch",
+    "frozen": "all layers, Reptile",
+}
+
+
+def finals(kind):
+    """Accuracies at the end: a row a learner, a column a method."""
+    last = pictures[(pictures.source == SOURCES[0]) & (pictures.part == 100)]
+    last = last[last.kind == kind]
+    return last.pivot(index="learner", columns="method", values="accuracy")
+
+
+table = finals("ANIL").join(finals("all layers").rename(columns=BESIDE))
 rows = []
-for name in RUNS:
+for name in [*BESIDE.values(), *names]:
     gaps = table["HyperDistill"] - table[name]
     own = name == "HyperDistill"
     rows.append(
         {
             "method": name,
             "accuracy (%)": with_interval(table[name]),
-            "paper (%)": PAPER.get(name, "–"),
             "HyperDistill minus it": "–" if own else with_interval(gaps, "+"),
+            "paper (%)": PAPER.get(name, "–"),
             f"learners for ± {SMALLEST:g}": "–" if own else learners_needed(gaps, SMALLEST),
         }
     )
 s.say(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
-late = table["1-step, last steps"]
+
+# %% tags=["hide-input"]
+slow = finals("ANIL at 0.03")
+gain = {
+    name: with_interval(table[f"{name}, last steps"] - table[name], "+")
+    for name in ("FO", "1-step", "HyperDistill")
+}
 s.say(
-    "Points that 1-step gains when λ moves after the last five steps only: "
-    f"{with_interval(late - table['1-step'], '+')}; "
-    f"that Neumann's other terms add: {with_interval(table['Neumann'] - late, '+')}."
+    "Points gained by moving λ after the last five steps only: "
+    f"{', '.join(f'{name} {points}' for name, points in gain.items())}. "
+    f"At an inner rate of 0.03 HyperDistill has {with_interval(slow['HyperDistill'])} "
+    f"and Neumann {with_interval(slow['Neumann'])}; "
+    f"HyperDistill minus Neumann {with_interval(slow.HyperDistill - slow.Neumann, '+')}."
 )
 
 # %% mystnb={"figure": {"caption": "Accuracy of HyperDistill minus that of another method, a dot for each learner, mean and 95 % interval. Right of zero: HyperDistill is better.", "name": "fig-hdp-gaps"}, "image": {"alt": "A row for each method. Against frozen and frozen, longer all dots lie far right of zero; against the others they scatter around it."}} tags=["hide-input"]
 gaps = (-table.sub(table["HyperDistill"], axis=0)).drop(columns="HyperDistill")
-long = gaps[[name for name in RUNS if name in gaps]].melt(value_name="gap")
+order = [name for name in [*BESIDE.values(), *names] if name in gaps]
+long = gaps[order].melt(var_name="method", value_name="gap")
 fig, ax = plots.figure(width=6.4, height=3.4)
 sns.stripplot(long, x="gap", y="method", color=plots.MUTED, size=3, ax=ax)
 sns.pointplot(
@@ -580,6 +628,20 @@ def hypergradients(problem, w, lam, plan, orders, rules):
     return firsts[-1], found
 
 
+# %% tags=["method", "hide-input"]
+def whole(problem, w, lam, momentum=0.9):
+    """The second part with nothing held constant: the adjoint has a row for the velocity."""
+    path, eta, total = hd.roll(problem.step, w, lam, problem.batches), problem.how.rate, 0.0
+    of_w, of_v = hd.slopes(problem.valid, path[-1], lam)[0], 0.0
+    for at, batch in zip(reversed(path[:-1]), reversed(problem.batches), strict=True):
+        at, now = hd.leaves(at, lam)
+        (slope,) = torch.autograd.grad(problem.train(at, now, batch), at, create_graph=True)
+        of_v = of_v - eta * of_w
+        by_w, by_lam = torch.autograd.grad(slope, (at, now), of_v)
+        total, of_w, of_v = total + by_lam, of_w + by_w, momentum * of_v
+    return total
+
+
 # %% tags=["hide-input"]
 def cosines(a, b):
     return torch.cosine_similarity(a, b, dim=-1, eps=1e-30).cpu()
@@ -597,14 +659,18 @@ def angle_rows(source, seeds, config, device):
     orders = torch.rand(plan.T, how.batch, generator=draws).argsort(-1).to(lam.device)
     rules = {name: RUNS[name][:2] for name in MOVING}
     rules |= {"HyperDistill, newest batch": ("HyperDistill", {"mixing": False})}
-    rules["exact"] = "exact", {}
+    rules["velocity constant"] = "exact", {}
     start_w = phi[:, None].expand(-1, plan.tasks, -1)
     first, found = hypergradients(problem, start_w, lam, plan, orders, rules)
-    exact, rows = found.pop("exact"), []
+    truth, rows = whole(problem, start_w, lam), []
     for name, term in found.items():
         values = {
-            "total": cosines(first + term, first + exact),
-            "second": cosines(term, exact),
+            "total": cosines(first + term, first + truth),
+            "total, velocity constant": cosines(
+                first + term, first + found["velocity constant"]
+            ),
+            "second part": cosines(term, truth),
+            "length": (term.norm(dim=-1) / truth.norm(dim=-1)).cpu(),
         }
         rows.append(pd.DataFrame(values | {"method": name, "learner": learners}))
     return pd.concat(rows).assign(seed=lambda d: d.learner // 1000)
@@ -613,7 +679,8 @@ def angle_rows(source, seeds, config, device):
 make = partial(angle_rows, seeds=s.seeds, config=CONFIG, device=s.device.type)
 angles = s.frame("angles", make, [dict(source=source) for source in SOURCES])
 some = angles[angles.source == SOURCES[0]].groupby("method", sort=False)
-table = some[["total", "second"]].mean().map("{:.3f}".format)
+table = some[["total", "total, velocity constant", "second part", "length"]].mean()
+table = table.map("{:.2f}".format)
 s.say(table.to_markdown(disable_numparse=True))
 
 # %% [markdown]

@@ -259,7 +259,8 @@ def trained(ev, pool, rule, **changes):
 def test_frozen_moves_the_start_alone(ev, pool):
     found = trained(ev, pool, "frozen")
     phi, lam = ev.start(setting(ev), ev.hd.generators([3, 4]), "cpu")
-    assert [e for e, *_ in found] == [1, 2, 3]
+    assert [e for e, *_ in found] == [0, 1, 2, 3]
+    assert torch.equal(found[0][1], phi) and torch.equal(found[0][2], lam)
     assert torch.equal(found[-1][2], lam) and not torch.allclose(found[-1][1], phi)
 
 
@@ -267,7 +268,7 @@ def test_frozen_moves_the_start_alone(ev, pool):
 def test_lam_moves_by_the_rule_and_ever_less(ev, pool, rule):
     """The first episode of FO by hand; the others move lam elsewhere."""
     plan = ev.hd.Plan(episodes=1, T=2, tasks=2, rate=0.1, last=2)
-    ((_, phi, lam),) = ev.meta_train(rule, [3, 4], plan, setting(ev), pool.float())
+    _, (_, phi, lam) = ev.meta_train(rule, [3, 4], plan, setting(ev), pool.float())
     draws = ev.hd.generators([3, 4])
     w, due = ev.start(setting(ev), draws, "cpu")
     p, moved = ev.Pictures(setting(ev), pool.float(), draws, plan), 0.0
@@ -282,6 +283,40 @@ def test_lam_moves_by_the_rule_and_ever_less(ev, pool, rule):
     assert same is (rule == "FO") and not torch.equal(lam, due + 1)
     if rule == "FO":
         assert torch.allclose(phi, w.mean(1), atol=1e-6)
+
+
+@pytest.mark.parametrize(("last", "T"), [(2, 5), (5, 5)])
+def test_lam_moves_after_the_last_steps_only(ev, pool, last, T):
+    """All steps as the last ones are the rule itself; fewer are its tail."""
+    plan = ev.hd.Plan(episodes=1, T=T, tasks=2, rate=0.1, last=last)
+    given = [3, 4], plan, setting(ev), pool.float()
+    moved, whole = (list(ev.meta_train(rule, *given))[-1] for rule in ("FO, last", "FO"))
+    assert torch.equal(moved[2], whole[2]) is (last == T)
+    draws = ev.hd.generators([3, 4])
+    w, due = ev.start(setting(ev), draws, "cpu")
+    p, speed, velocity = ev.Pictures(setting(ev), pool.float(), draws, plan), 0.0, 0.0
+    w = w[:, None].expand(-1, 2, -1)
+    for t, batch in enumerate(p.batches, 1):
+        w, velocity = (v.detach() for v in p.step(*ev.hd.leaves(w), velocity, due, batch))
+        if t > T - last:
+            speed = 0.9 * speed + ev.hd.slopes(p.valid, w, due)[1]
+            due = due - 0.1 * speed
+    torch.testing.assert_close(moved[2], due, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_the_whole_second_part_is_autograd_through_weights_and_velocity(ev, pool, kind):
+    p, w, lam = problem(ev, pool, kind)
+    (start,) = ev.hd.leaves(lam)
+    at, velocity = w.clone().requires_grad_(), 0.0
+    for batch in p.batches:
+        (slope,) = torch.autograd.grad(p.train(at, start, batch), at, create_graph=True)
+        velocity = 0.9 * velocity + slope
+        at = at - p.how.rate * velocity
+    due = torch.autograd.grad(p.valid(at, start), start)[0]
+    path = ev.hd.roll(p.step, w, lam, p.batches)
+    first = ev.hd.slopes(p.valid, path[-1], lam)[1]
+    torch.testing.assert_close(first + ev.whole(p, w, lam), due, rtol=1e-6, atol=1e-11)
 
 
 def test_the_rate_falls_to_zero(ev, pool, monkeypatch):
