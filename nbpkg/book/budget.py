@@ -86,7 +86,7 @@ def _decimals(chapter: Chapter) -> int:
 def report(chapter: Chapter) -> tuple[str, list[str]]:
     """One line of what a chapter asks, and what is too much, which of the second edition is a problem."""
     found = measure(chapter)
-    limits = LIMITS | (_EVIDENCE if chapter.name.endswith("_evidence") else {})
+    limits = LIMITS | (_EVIDENCE if chapter.evidence else {})
     limits["CPU minutes"] *= 2 if chapter.number in _LANGUAGE else 1
     line = ", ".join(f"{name} {value}{'!' * (value > limits[name])}" for name, value in found.items())
     over = [f"budget: {n} {value}, more than {limits[n]}" for n, value in found.items() if value > limits[n]]
