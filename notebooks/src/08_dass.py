@@ -23,9 +23,9 @@
 # ![Diagram: of nine blocks of a teacher the student keeps seven, and of each the first channels; this remapped student starts the distillation, and is looked at beforehand on one noise image.](../book/_assets/dass-method.svg)
 #
 # <!-- held -->
-# - *Better than nothing?* Not judged yet.
-# - *Better than a strong simple rival?* Not judged yet.
-# - *Does what is new in it matter?* Not judged yet.
+# - *Better than nothing?* **reproduced**: DaSS above FLOPs, known sources; scratch ranks otherwise; a search costs less than one distillation. **undecided**: DaSS above FLOPs, other sources.
+# - *Better than a strong simple rival?* **reproduced**: finds better than the largest; DaSS above NASWOT, known sources; ours above ridge, other sources. **undecided**: DaSS above ridge. **contradicted**: ours no worse, known sources.
+# - *Does what is new in it matter?* **reproduced**: standardised labels help. **undecided**: the step helps. **no effect**: the maps help.
 # <!-- /held -->
 #
 # | | |
