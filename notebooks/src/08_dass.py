@@ -24,7 +24,7 @@
 #
 # <!-- relies: flops-known=reproduced, naswot=reproduced, flops-other=undecided, ridge=undecided, maps=no effect, ours-other=reproduced, ours-known=contradicted -->
 # On data sets like those that it learned from it ranks students far better than counting does; that it is better than a linear regression on the nine widths is not shown.
-# On others it does not, and the maps of the teacher's weights add nothing.
+# On others neither is shown, and the maps of the teacher's weights add nothing.
 #
 # <!-- held -->
 # - *Better than nothing?* **reproduced**: DaSS above FLOPs, known sources; scratch ranks otherwise; a search costs less than one distillation. **undecided**: DaSS above FLOPs, other sources.
