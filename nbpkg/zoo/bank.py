@@ -51,7 +51,7 @@ _TEACHER = ("support", "support_accuracy", "valid", "valid_accuracy", *_COSTS)
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Students and teachers of a profile; `load` says more.
+    """Students and teachers of a profile; `load` says more. Role `first`: unseen tasks of the first look.
 
     students: task, role, source, ways, teacher (its seed), number (the first ones are in all tasks); labels
     distilled, again (another seed), longer (a third seed, twice the steps), scratch, tested (distilled, on

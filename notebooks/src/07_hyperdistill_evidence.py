@@ -697,7 +697,7 @@ s.say(table.to_markdown(disable_numparse=True))
 # ## The claims
 #
 # They were written down before the run; the rules are those of [the chapter](07_hyperdistill.ipynb).
-# The smallest effect that matters is a fifth of what HyperDistill gains over FO in the paper's Table 2.
+# The smallest effect that matters is a fifth of HyperDistill's least gain in the paper's Table 2, that over 1-step.
 
 # %% tags=["hide-input"]
 verdicts = s.claims()

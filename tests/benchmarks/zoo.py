@@ -1,6 +1,6 @@
 """How much faster the zoo trains than a plain loop over its jobs.
 
-python tests/benchmarks/zoo.py [--networks 64] [--workers 2] [--device cpu]
+    python tests/benchmarks/zoo.py [--networks 64] [--workers 2] [--device cpu]
 """
 
 from __future__ import annotations
