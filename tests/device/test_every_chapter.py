@@ -40,6 +40,7 @@ NO_SMALL_PAPER = {
     "01_supernets": "a rank correlation of the few equal networks of smoke is no number",
     "02_metad2a": "the small sizes name no set of images",
     "04_diffusionnag": "the small collection has no task of real images",
+    "08_dass": "the small zoo has one source, and none that training knows",
 }
 
 
