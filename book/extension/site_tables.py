@@ -39,7 +39,7 @@ def chapter_table() -> str:
 
 def status() -> str:
     """One sentence on how much of the book there is."""
-    papers = [chapter for chapter in chapters.CHAPTERS if chapter.paper]
+    papers = [chapter for chapter in chapters.CHAPTERS if chapter.paper and not chapter.evidence]
     ready = [chapter for chapter in papers if _on_site(chapter)]
     names = ", ".join(f"[{c.title}](../notebooks/{c.name}.ipynb)" for c in ready)
     if len(ready) == len(papers):
@@ -167,7 +167,7 @@ def exercises(chapter: chapters.Chapter) -> list[Exercise]:
 def teaching_table() -> str:
     """What each chapter asks of a course, as a definition list: minutes of reading, exercises with stars."""
     items = []
-    for chapter in filter(_on_site, chapters.CHAPTERS):
+    for chapter in (one for one in chapters.CHAPTERS if _on_site(one) and not one.evidence):
         read = teaching.minutes(chapter)
         link = f"[{chapter.title}](../notebooks/{chapter.name}.ipynb)"
         asked = "; ".join(f"{'★' * e.stars} {e.title.rstrip('?')}" for e in exercises(chapter))

@@ -39,7 +39,7 @@ def measure(chapter: Chapter) -> dict[str, int]:
     found = {
         "words": len(re.findall(r"[^\W\d_][\w'’-]*", text)),
         "lines shown": sum(shown),
-        "lines": sum(lines.values()) + sum(map(_length, _alone(chapter))),
+        "lines": sum(lines.values()) + sum(map(_length, alone(chapter))),
         "longest cell": max(lines.values()),
         "longest shown": max(shown, default=0),
         "columns": max(map(len, whole.splitlines())),
@@ -62,7 +62,7 @@ def _functions(code: str, what: str) -> list[int]:
     return [len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]) for node in found]
 
 
-def _alone(chapter: Chapter) -> set[str]:
+def alone(chapter: Chapter) -> set[str]:
     """Files of nbpkg that no other chapter imports: they are this one's code."""
     others = (imported(other.name) for other in chapters.existing() if other.number != chapter.number)
     return set(imported(chapter.name)).difference(*others) if len(chapters.existing()) > 1 else set()
@@ -86,7 +86,7 @@ def _decimals(chapter: Chapter) -> int:
 def report(chapter: Chapter) -> tuple[str, list[str]]:
     """One line of what a chapter asks, and what is too much, which of the second edition is a problem."""
     found = measure(chapter)
-    limits = LIMITS | (_EVIDENCE if chapter.name.endswith("_evidence") else {})
+    limits = LIMITS | (_EVIDENCE if chapter.evidence else {})
     limits["CPU minutes"] *= 2 if chapter.number in _LANGUAGE else 1
     line = ", ".join(f"{name} {value}{'!' * (value > limits[name])}" for name, value in found.items())
     over = [f"budget: {n} {value}, more than {limits[n]}" for n, value in found.items() if value > limits[n]]

@@ -85,10 +85,20 @@ def _yaml():
     return yaml
 
 
+def toc_parts(root: Path) -> dict[str, list[str]]:
+    """The files that `_toc.yml` names by the captions of its parts, chapters before their sections."""
+    toc = _yaml().safe_load((root / "_toc.yml").read_text("utf-8"))
+    return {
+        part["caption"]: [
+            entry["file"] for chapter in part["chapters"] for entry in [chapter, *chapter.get("sections", [])]
+        ]
+        for part in toc.get("parts", [])
+    }
+
+
 def toc_chapters(root: Path) -> list[str]:
     """The names of the chapters in `_toc.yml`, as in `03_help`, in its order."""
-    toc = _yaml().safe_load((root / "_toc.yml").read_text("utf-8"))
-    files = [entry["file"] for part in toc.get("parts", []) for entry in part.get("chapters", [])]
+    files = [file for part in toc_parts(root).values() for file in part]
     return [name.split("/", 1)[1] for name in files if name.startswith("notebooks/")]
 
 

@@ -28,6 +28,11 @@ class Chapter:
         return self.name.split("_", 1)[0]
 
     @property
+    def evidence(self) -> bool:
+        """Whether it is the second notebook of the chapter before it in the list."""
+        return self.name.endswith("_evidence")
+
+    @property
     def twin(self) -> Path:
         """The py:percent text that people edit."""
         return root() / "notebooks" / "src" / f"{self.name}.py"
@@ -48,7 +53,11 @@ class Chapter:
 
 
 _ENTRIES = tomllib.loads((package() / "chapters" / "chapters.toml").read_text(encoding="utf-8"))
-CHAPTERS = [Chapter(name, **entry) for name, entry in _ENTRIES.items()]
+# An evidence notebook is of its chapter's part, paper and edition.
+CHAPTERS = [
+    Chapter(name, **_ENTRIES.get(name.removesuffix("_evidence"), {}) | entry)
+    for name, entry in _ENTRIES.items()
+]
 
 
 def get(name: str) -> Chapter:

@@ -13,6 +13,13 @@ LOADED = {"imports", "method"}
 _loaded: dict[Path, types.ModuleType] = {}
 
 
+class _Method(types.ModuleType):
+    """The method of a chapter; a process that is sent it loads it there."""
+
+    def __reduce__(self) -> tuple:
+        return load, (self.__chapter__,)
+
+
 def load(name: str) -> types.ModuleType:
     """The imports and the method of chapter `name` as a module: the very code that its reader sees.
 
@@ -25,7 +32,8 @@ def load(name: str) -> types.ModuleType:
     module = _loaded.get(chapter.twin)
     if module is not None and module.__source_sha256__ == digest:
         return module
-    module = types.ModuleType(f"nbpkg_chapter_{chapter.name}", f"The method of chapter {chapter.name}.")
+    module = _Method(f"nbpkg_chapter_{chapter.name}", f"The method of chapter {chapter.name}.")
+    module.__chapter__ = chapter.name
     module.__source_sha256__ = digest
     module.__file__ = register(chapter.name, wanted, digest)
     previous = sys.modules.get(module.__name__)

@@ -44,6 +44,10 @@ def zoo_build(
         device = machine.device(device).type
     workers = len(machine.usable_cpus()) if workers is None else workers
     trained, path = loader.build(name, profile, device, workers, cluster, out)
+    if name == "students" and path is not None:
+        from nbpkg.zoo import bank
+
+        bank.write(bank.beside(path), trained, bank.tell(trained, device))
     say(
         f"{len(trained.jobs)} networks, {trained.cpu_seconds.sum():.0f} CPU seconds of training, "
         f"mean test accuracy {trained.test.mean():.1f} %"

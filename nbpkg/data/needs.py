@@ -19,7 +19,8 @@ def sets(chapters: list[str], profile: str) -> list[DataSet]:
     if profile == "smoke":
         return []
     table = tomllib.loads(CHAPTERS.read_text(encoding="utf-8"))
-    needed = (table.get(chapter, table.get(chapter[:2], [])) for chapter in chapters)
+    of_number = {c[:2]: table.get(c[:2], []) + table.get(f"{c[:2]} {profile}", []) for c in chapters}
+    needed = (table.get(chapter, of_number[chapter[:2]]) for chapter in chapters)
     names = dict.fromkeys(itertools.chain.from_iterable(needed))
     return [registry.get(name) for name in names]
 

@@ -104,6 +104,6 @@ def _write_digits(path: Path, trained: Trained, metadata: dict) -> None:
     results = {name: getattr(trained, name) for name in digits.QUANTITIES[:-1]}
     results["train_loss"] = trained.curve.mean(1)
     values = {name: result[order].reshape(cells.shape) for name, result in results.items()}
-    task = {key: value for key, value in asdict(DIGITS_TASK).items() if key != "name"}
+    task = {key: value for key, value in DIGITS_TASK.fields().items() if key != "name"}
     metadata = {**metadata, **tables.made_by(trained), "task": task, "recipe": asdict(DIGITS_RECIPE)}
     digits.write(path, cells[0], seeds, values, metadata)

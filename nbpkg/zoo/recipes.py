@@ -6,12 +6,14 @@
 | `cells` | a task and a cell | 02, 04 |
 | `networks` | a task and a network with its weights | 05 |
 | `tiny` | a task, a learning rate and a seed, with weights | 06 |
+| `students` | a task, a student and how it was taught | 08 |
 
 `nbpkg.zoo.loader` trains them or reads their tables.
 """
 
 import itertools
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +23,7 @@ from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import digits, space
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet, TinySpec
+from nbpkg.zoo.students import StudentNet, draw
 from nbpkg.zoo.tasks import Collection, Task, sample_tasks, split_classes
 from nbpkg.zoo.train import TrainingJob
 
@@ -164,6 +167,116 @@ def _tiny_recipe(task: Task, lr: float, recipe: dict) -> Recipe:
     return Recipe(lr=lr, flip=task.source != "digits", **recipe)  # a mirrored digit is another thing
 
 
+# Classes of a task, and of each: images to learn from, to judge students on, to take the teacher's label on.
+_STUDENT_IMAGES = {
+    "cifar100": (20, 100, 150, 50), "cifar10": (10, 200, 500, 100), "tiny-imagenet": (50, 50, 50, 20),
+    "mnist": (10, 50, 400, 100), "sign-digits": (10, 30, 50, 20), "dtd10": (10, 40, 56, 24),
+    "digits": (10, 40, 80, 50),
+}  # fmt: skip
+# Steps of a student and of a teacher; students of a task by role; how many of them every task has.
+_STUDENT_SIZES = {
+    "smoke": (8, 16, {"train": 3, "valid": 3, "test": 3}, 1),
+    "standard": (400, 800, {"train": 60, "valid": 30, "test": 30}, 12),
+    "paper": (800, 1_600, {"train": 200, "valid": 200, "test": 200}, 40),
+}
+# Roles of a source's tasks. They have classes of their own, or, of ten classes, images of their own.
+_STUDENT_ROLES = {
+    "cifar100": ("train", "train", "train", "valid", "test"), "cifar10": ("train", "train", "train"),
+    "tiny-imagenet": ("valid", "test", "test", "test"), "mnist": ("test", "test"),
+    "sign-digits": ("test", "test"), "dtd10": ("test",), "digits": ("test",),
+}  # fmt: skip
+_CLASSES = {"cifar100": 100, "tiny-imagenet": 200}  # the others have ten
+# Further unseen tasks, which judge what was chosen by a look at the first ones: of a source, how many of the
+# classes that no training or validation task has, how many are new, and how many more a second look has.
+_NEW_TASKS = {
+    "cifar100": (10, 1, 1), "tiny-imagenet": (50, 5, 5), "mnist": (10, 3, 3), "sign-digits": (10, 2, 2),
+    "dtd10": (10, 2, 2), "digits": (10, 3, 3),
+}  # fmt: skip
+NEW_STUDENTS = 20  # of such a task, none of them in all tasks
+
+
+def _student_tasks(profile: str) -> Collection:
+    """Of two sources, CIFAR-100 and CIFAR-10, for meta-training; most unseen tasks are of others."""
+    if profile == "smoke":
+        return collection("smoke", (2, 1, 2))
+    sampled: dict[str, list[Task]] = {"train": [], "valid": [], "test": []}
+    for source, roles in _STUDENT_ROLES.items():
+        ways, *sizes = _STUDENT_IMAGES[source]
+        order = np.random.default_rng(8).permutation(_CLASSES.get(source, ways))
+        for number, role in enumerate(roles):
+            own = source in _CLASSES
+            classes = order[ways * number :][:ways].tolist() if own else range(ways)
+            part = 0 if own else number
+            sampled[role].append(
+                Task(f"{source}-{number}", source, tuple(classes), role, 0, *sizes, 16, part)
+            )
+    return Collection(tuple(sampled["train"]), tuple(sampled["valid"]), (*sampled["test"], *_new_tasks()))
+
+
+def late(task: Task) -> int:
+    """At which look after the first an unseen task judges: 1 if new, 2 if one more, 0 otherwise."""
+    return 1 * ("-new" in task.name) + 2 * ("-more" in task.name)
+
+
+def _new_tasks() -> Iterator[Task]:
+    """Other classes together, or other images, or another cut of the same ones."""
+    streams = {source: np.random.default_rng(9) for source in _CLASSES}
+    for look, word in enumerate(("new", "more"), 1):
+        for source, (ways, *counts) in _NEW_TASKS.items():
+            sizes, begin = _STUDENT_IMAGES[source][1:], counts[0] * (look - 1)
+            for number in range(begin, begin + counts[look - 1]):
+                classes = range(10)
+                if source in _CLASSES:
+                    used = _STUDENT_IMAGES[source][0] * sum(role != "test" for role in _STUDENT_ROLES[source])
+                    free = np.random.default_rng(8).permutation(_CLASSES[source])[used:]
+                    classes = streams[source].permutation(free)[:ways].tolist()
+                # Of MNIST three parts are left that no task has used; all others are cut anew.
+                fresh = source == "mnist" and number < 3
+                seed, part = (0, 2 + number) if fresh else (1 + number, 0)
+                name = f"{source}-{word}{number}"
+                yield Task(name, source, tuple(classes), "test", seed, *sizes, 16, part)
+
+
+def _students(profile: str) -> Parts:
+    """Teachers (seed 0); their students (seeds from 10 on), a task's first ones being in all tasks.
+
+    Those are trained in further ways: from scratch, again, and on an unseen task of each source from a
+    teacher of seed 1 and for twice the steps. All students of unseen tasks are distilled twice: what judges
+    should be known best. Those of later looks have teachers and students in parts of their own.
+    """
+    tasks, (steps, taught, counts, shared) = _student_tasks(profile), _STUDENT_SIZES[profile]
+    common, parts = draw(shared, 8), [[] for _ in range(13)]
+    first = {task.source: task for task in reversed(tasks.test)}.values()
+    for task in tasks.tasks:
+        # From the task's name: what other tasks there are changes nothing.
+        own = draw(counts[task.role] - shared, zlib.crc32(task.name.encode()), common)
+        of_epoch = max(1, task.num_classes * task.n_train // 50)
+        flip = task.source in ("cifar10", "cifar100", "tiny-imagenet", "dtd10")
+        recipe = Recipe(-(-steps // of_epoch), 50, 0.05, weight_decay=3e-5, pad=2, flip=flip)
+        teaching = replace(recipe, epochs=-(-taught // of_epoch))
+        ways = [
+            ([*common, *own], 10, (teaching.epochs, 0, True, True)),
+            (common, 10, (0, 0, False, False)),
+            (common, 11, (teaching.epochs, 0, True, True)),
+            (common if task in first else (), 10, (teaching.epochs, 1, True, True)),
+            (own if task.role == "test" else (), 11, (teaching.epochs, 0, True, True)),
+            (common if task in first else (), 12, (teaching.epochs, 0, True, True)),
+        ]
+        if look := late(task):
+            students = draw(NEW_STUDENTS, zlib.crc32(task.name.encode()), common)
+            specs = [StudentNet(teaching.epochs, 0, True, True, student) for student in students]
+            mine = parts[4 + 3 * look : 7 + 3 * look]
+            mine[0].append(TrainingJob(StudentNet(), task, 0, teaching))
+            for part, seed in zip(mine[1:], (10, 11), strict=True):
+                part += [TrainingJob(spec, task, seed, recipe) for spec in specs]
+            continue
+        parts[0].append(TrainingJob(StudentNet(), task, 0, teaching))
+        for part, (students, seed, way) in zip(parts[1:7], ways, strict=True):
+            long = replace(recipe, epochs=2 * recipe.epochs) if seed == 12 else recipe
+            part += [TrainingJob(StudentNet(*way, student), task, seed, long) for student in students]
+    return tasks, parts
+
+
 ZOOS = {
     zoo.name: zoo
     for zoo in (
@@ -171,6 +284,7 @@ ZOOS = {
         Zoo("cells", "accuracies of random cells on many tasks", _cells),
         Zoo("networks", "trained networks of random cells for many tasks", _networks, weights=True),
         Zoo("tiny", "many trainings of one tiny network for many tasks", _tiny, weights=True),
+        Zoo("students", "students distilled from the teachers of many tasks", _students),
     )
 }
 

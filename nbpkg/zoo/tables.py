@@ -15,12 +15,13 @@ from nbpkg import machine, paths
 from nbpkg.errors import NbpkgError
 from nbpkg.zoo.fit import Recipe
 from nbpkg.zoo.specs import CellNet, Spec, TinySpec
+from nbpkg.zoo.students import StudentNet
 from nbpkg.zoo.tasks import Collection
 from nbpkg.zoo.train import Trained, TrainingJob
 
 FORMAT = 1
 _NUMBERS = ("valid", "test", "valid_loss", "test_loss", "cpu_seconds")
-_SPECS = {kind.__name__: kind for kind in (CellNet, TinySpec)}
+_SPECS = {kind.__name__: kind for kind in (CellNet, TinySpec, StudentNet)}
 _LIMIT = 1_000_000
 
 

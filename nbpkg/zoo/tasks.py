@@ -49,8 +49,9 @@ class TaskData:
 class Task:
     """A classification problem over `classes`, which are labels in `source`.
 
-    n_train, n_valid, n_test: images of each class. resolution: pixels a side. seed: which images. role: the
-    part of meta-learning that the task serves, "train", "valid" or "test".
+    n_train, n_valid, n_test: images of each class. resolution: pixels a side. seed: which images. part: tasks
+    that differ in it alone share no image. role: the part of meta-learning that the task serves, "train",
+    "valid" or "test".
 
     Raises NbpkgError for an unknown source or role, classes named twice, and sizes that make no task.
     """
@@ -64,6 +65,7 @@ class Task:
     n_valid: int = 25
     n_test: int = 50
     resolution: int = 32
+    part: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(int(c) for c in self.classes))
@@ -74,7 +76,7 @@ class Task:
             raise NbpkgError(f"{where}: role {self.role!r} is none of {', '.join(ROLES)}")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes) or min(self.classes) < 0:
             raise NbpkgError(f"{where}: needs two or more different classes, got {self.classes}")
-        if min(self.n_train, self.n_test, self.resolution) < 1 or min(self.n_valid, self.seed) < 0:
+        if min(self.n_train, self.n_test, self.resolution) < 1 or min(self.n_valid, self.seed, self.part) < 0:
             raise NbpkgError(f"{where}: images a class and resolution must be positive")
 
     @property
@@ -82,9 +84,13 @@ class Task:
         """How many classes there are."""
         return len(self.classes)
 
+    def fields(self) -> dict:
+        """What it is made by; `part`, which is younger than the keys of stored results, where it is not 0."""
+        return {name: value for name, value in asdict(self).items() if name != "part" or value}
+
     def key(self) -> str:
         """A hash of what decides the images, the source's own digest included, but not of name and role."""
-        content = {k: v for k, v in asdict(self).items() if k not in ("name", "role")}
+        content = {k: v for k, v in self.fields().items() if k not in ("name", "role")}
         content["digest"] = images.load(self.source).digest
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -107,13 +113,14 @@ def _cut(task: Task) -> TaskData:
             raise NbpkgError(f"task {task.name!r}: {task.source} has no class {label}")
         positions = np.flatnonzero((labels == label) & inside)
         ends = np.cumsum([getattr(task, f"n_{role}") for role in roles])
-        if len(positions) < ends[-1]:
+        if len(positions) < (asked := ends[-1] * (task.part + 1)):
             raise NbpkgError(
                 f"task {task.name!r}: class {label} of {task.source} has {len(positions)} images in its "
-                f"{split} split, {ends[-1]} are asked for"
+                f"{split} split, {asked} are asked for"
             )
         # The class's own stream: which images it gives does not depend on the other classes of the task.
         order = np.random.default_rng([task.seed, label, split == "test"]).permutation(positions)
+        order = order[ends[-1] * task.part :]
         for role, part in zip(roles, np.split(order, ends), strict=False):
             picked[role].append(part)
     cut = {}
@@ -211,7 +218,7 @@ class Collection:
 
     def to_json(self) -> str:
         """The collection as text; `from_json` reads it back."""
-        return json.dumps([asdict(task) for task in self.tasks], indent=1)
+        return json.dumps([task.fields() for task in self.tasks], indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

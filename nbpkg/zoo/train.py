@@ -157,7 +157,7 @@ def plan(
     kind = torch.device(device).type
     card = kind if elsewhere else machine.device_key(device)
     digest = functools.cache(Task.key)
-    code = functools.cache(lambda family: content_hash([_fit, family]))
+    code = functools.cache(lambda family: content_hash([getattr(family, "fit", _fit), family]))
     stacks = []
     for _, members in itertools.groupby(sorted(set(jobs), key=_order), key=_group):
         members = list(members)
@@ -204,7 +204,8 @@ def _work(stack: _Stack, device: str, home: Path | None) -> Computed:
     if kept is None:
         _prepare()
         where = machine.device(device)
-        kept = measured(_fit, stack.jobs, stack.weights, where, device=where)
+        work = getattr(stack.jobs[0].spec, "fit", _fit)  # a family may have a training of its own
+        kept = measured(work, stack.jobs, stack.weights, where, device=where)
         stack.entry(home).write(kept)
     return kept if home is None else _without_weights(kept)
 

@@ -28,6 +28,8 @@
 #
 # ![Diagram: the weights w0 to w4 on a time line; forwards, a running mean w* forgets old weights and one product is taken there; backwards, reverse mode walks through every stored weight.](../book/_assets/hyperdistill-method.svg)
 #
+# [Pictures](07_hyperdistill_evidence.ipynb) have their own notebook.
+#
 # <!-- held -->
 # - *Better than nothing?* **reproduced**: HyperDistill reaches the paper's error; less memory than unrolling.
 # - *Better than a strong simple rival?* **reproduced**: below FO; below 1-step; below Neumann. **no effect**: below 1-step at unit length; below Neumann at a better rate.

@@ -1,4 +1,5 @@
-"""How long the set and graph networks take, and how much longer graph by graph; and several seeds at once.
+"""How long the set and graph networks take, and how much longer graph by graph; several seeds at once; and
+an episode of chapter 08 at the sizes of its authors.
 
     python tests/benchmarks/nets.py [--device cpu] [--repeats 5]
 """
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nbpkg import machine
+from nbpkg import chapters, machine
 from nbpkg.nb201 import space
 from nbpkg.nets import cellgraphs
 from nbpkg.nets.dag import END
@@ -27,6 +28,8 @@ from nbpkg.seeding import rng, seeded
 BATCH, CLASSES, IMAGES = 32, 20, 20
 #: A search: so many candidates, judged with so many sets drawn from ten classes.
 CANDIDATES, SETS, TARGET_CLASSES = 500, 10, 10
+#: An episode of DaSS: tasks, students of each, channels and side of a map, numbers of a code.
+EPISODE = (8, 50, 256, 8, 181)
 #: So many graphs are timed one by one, to be scaled up.
 ALONE = 4
 
@@ -62,6 +65,7 @@ def compare(device: str = "auto", repeats: int = 5) -> Iterator[str]:
             slow = sum(each) * count / ALONE
             yield f"{what}: {fast:.3f} {unit}, one by one {slow:.2f} ({slow / fast:.0f} times)"
         yield from _seeds(where, unit, repeats)
+        yield from _episodes(where, unit, repeats)
     finally:
         torch.set_num_threads(threads)
 
@@ -96,6 +100,33 @@ def _step(together: Together, adam: torch.optim.Adam, x: torch.Tensor) -> None:
         adam.zero_grad()
         together(x).square().mean((1, 2)).sum().backward()
         adam.step()
+
+
+def _episodes(where: torch.device, unit: str, repeats: int) -> Iterator[str]:
+    """Lines on an episode of DaSS and its step of Adam, with and without second derivatives."""
+    dass = chapters.load("08_dass")
+    tasks, students, channels, side, length = EPISODE
+    normal = partial(torch.randn, generator=rng(0, "episode"))
+    made = dass.init_predictor(rng(1, "episode"), channels, length)
+    phi = {name: value[None].to(where).requires_grad_() for name, value in made.items()}
+    alpha = {name: torch.full_like(value, 0.005).requires_grad_() for name, value in phi.items()}
+    weights = [*phi.values(), *alpha.values()]
+    adam = torch.optim.Adam(weights, 5e-4, fused=True)
+    sizes = {"code": (length,), "teacher": (channels, side, side), "support": (), "codes": (students, length)}
+    sizes |= {"own": (students, channels, side, side), "labels": (students,)}
+    drawn = [{name: normal(1, *size).to(where) for name, size in sizes.items()} for _ in range(tasks)]
+
+    def step(second_order: bool) -> None:
+        adam.zero_grad()
+        for task in drawn:
+            (dass.episode(phi, alpha, task, second_order).sum() / tasks).backward()
+        adam.step()
+
+    for second_order in (True, False):
+        step(second_order)  # to warm up
+        took = min(timed(partial(step, second_order), where)[1] for _ in range(repeats))
+        order = "second" if second_order else "first"
+        yield f"an episode of {tasks} tasks of {students} students, {order} order: {took:.3f} {unit}"
 
 
 def _calls(where: torch.device) -> Iterator[tuple[str, Callable[[slice], object], int]]:

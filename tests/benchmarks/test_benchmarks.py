@@ -16,10 +16,12 @@ def test_the_zoos_benchmark_trains_the_same_networks_both_ways():
 def test_the_benchmark_of_set_and_graph_networks_times_every_part(monkeypatch):
     for name, value in {"BATCH": 4, "CLASSES": 2, "IMAGES": 3, "CANDIDATES": 5, "SETS": 2}.items():
         monkeypatch.setattr(nets, name, value)
+    monkeypatch.setattr(nets, "EPISODE", (2, 3, 4, 4, 5))
     lines = list(nets.compare("cpu", repeats=1))
-    assert len(lines) == 8
+    assert len(lines) == 10
     assert all("one by one" in line and "CPU s" in line for line in lines[1:4])
-    assert all("seeds at once" in line and "of the peak" in line for line in lines[5:])
+    assert all("seeds at once" in line and "of the peak" in line for line in lines[5:8])
+    assert all("an episode of 2 tasks of 3 students" in line for line in lines[8:])
 
 
 def test_the_benchmark_of_language_models_trains_every_width(monkeypatch):

@@ -101,7 +101,10 @@ def _frozen(function, signature, name, value, *given, **named):
     return function(*bound.args, **bound.kwargs)
 
 
-@pytest.mark.parametrize("chapter", chapters.existing(), ids=lambda chapter: chapter.name)
+WRITTEN = [chapter for chapter in chapters.existing() if not chapter.evidence]
+
+
+@pytest.mark.parametrize("chapter", WRITTEN, ids=lambda chapter: chapter.name)
 def test_checks_accept_the_solution_and_nothing_else(chapter, request):
     if chapter.edition < 2:
         request.applymarker(pytest.mark.xfail(strict=True, reason="first edition"))

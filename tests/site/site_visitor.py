@@ -15,9 +15,7 @@ EXTRA = {"index.html", "genindex.html", "search.html"}
 
 def page_names() -> list[str]:
     """The pages that `_toc.yml` promises, as paths below the site's folder."""
-    yaml = site._yaml()
-    toc = yaml.safe_load((paths.root() / "_toc.yml").read_text("utf-8"))
-    names = [toc["root"], *(entry["file"] for part in toc["parts"] for entry in part["chapters"])]
+    names = ["book/start", *(file for part in site.toc_parts(paths.root()).values() for file in part)]
     return [f"{name}.html" for name in names]
 
 

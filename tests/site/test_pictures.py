@@ -19,7 +19,7 @@ def test_committed_picture_is_current(name):
 def test_the_picture_shows_every_paper_chapter_once():
     words = [node.text for node in ET.fromstring(DRAWN["picture"]()).iter("{http://www.w3.org/2000/svg}text")]
     for chapter in chapters.CHAPTERS:
-        if chapter.paper:
+        if chapter.paper and not chapter.evidence:
             assert words.count(chapter.number) == 1 and words.count(chapter.title) == 1
 
 

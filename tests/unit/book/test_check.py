@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from books import finished_run
 
 from nbpkg import chapters, paths
-from nbpkg.book import moved, notebook, notebook_lint, package_size, publish
+from nbpkg.book import budget, moved, notebook, notebook_lint, package_size, publish
 from nbpkg.book.check import check, text_files
 from nbpkg.report import first_edition as drawn
 from nbpkg.report import first_stats, looks, plots, stats
@@ -236,6 +237,17 @@ def test_the_package_is_counted_and_long_parts_are_named(tmp_path, monkeypatch):
     ]  # fmt: skip
     monkeypatch.setattr(package_size, "LIMIT", 382)
     assert package_size.check(tmp_path)[1] == ["nbpkg has 383 lines, more than 382"]
+
+
+def test_files_of_one_chapter_are_counted_with_it_and_once():
+    own = {one.name: budget.alone(one) - {*package_size.FIRST_EDITION} for one in chapters.existing()}
+    names = [name for files in own.values() for name in files]
+    lines = {name: len((paths.package() / name).read_text("utf-8").splitlines()) for name in names}
+    whole = sum(len(path.read_text("utf-8").splitlines()) for path in paths.package().rglob("*.py"))
+    counts = package_size.check()[0]
+    found = [int(number) for number in re.findall(r"(\d+) (?:lines|more|of)", counts)]
+    assert len(lines) == len(names) and found[-1] == sum(lines.values())
+    assert sum(found) == whole
 
 
 def test_files_of_the_first_edition_are_counted_apart_and_go_with_it(tmp_path, monkeypatch):

@@ -2,9 +2,12 @@
 
 import inspect
 import pickle
+import subprocess
 import sys
 import traceback
+from dataclasses import replace
 
+import cloudpickle
 import jupytext
 import nbformat
 import pytest
@@ -88,8 +91,19 @@ def test_an_unknown_chapter_is_one_line_with_the_known_ones():
 
 
 def test_the_list_is_ordered_and_numbered_without_gaps():
-    assert [chapter.number for chapter in chapters.CHAPTERS] == [f"{i:02d}" for i in range(11)]
-    assert len({name for c in chapters.CHAPTERS for name in (c.name, c.name.split("_", 1)[1])}) == 22
+    first = [chapter for chapter in chapters.CHAPTERS if not chapter.evidence]
+    assert [chapter.number for chapter in first] == [f"{i:02d}" for i in range(11)]
+    every = chapters.CHAPTERS
+    assert len({n for c in every for n in (c.name, c.name.split("_", 1)[1])}) == 2 * len(every)
+
+
+def test_an_evidence_notebook_follows_its_chapter_and_is_of_its_paper():
+    found = [i for i, chapter in enumerate(chapters.CHAPTERS) if chapter.evidence]
+    assert found
+    for i in found:
+        of, own = chapters.CHAPTERS[i - 1 : i + 1]
+        assert own.name == f"{of.name}_evidence" and own.title != of.title
+        assert replace(own, name=of.name, title=of.title) == of == chapters.get(of.number)
 
 
 def test_prose_does_not_change_the_hash_and_code_does(book):
@@ -138,6 +152,15 @@ def test_what_is_loaded_can_be_inspected_and_pickled(book):
     assert inspect.getsource(module.Adder).startswith("@dataclass\nclass Adder:")
     assert "x + self.step" in inspect.getsource(module.Adder.__call__)
     assert pickle.loads(pickle.dumps(module.Adder(4)))(1) == 5
+
+
+def test_a_method_that_is_sent_to_another_process_is_loaded_there(book):
+    module = chapters.load("help")
+    assert pickle.loads(pickle.dumps(module)) is module
+    sent = cloudpickle.dumps(lambda: module.Adder(2)(3))
+    code = f"import pickle; print(pickle.loads({sent!r})())"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "5\n"
 
 
 def test_an_edited_method_is_loaded_anew_and_prose_is_not(book):

@@ -291,3 +291,4 @@ def test_what_is_lacking_is_one_line_with_one_command(tmp_path, monkeypatch):
     assert "`!nbpkg data fetch --for 05 --profile paper`" in needs.lacking(["05_tans"], "paper")
     for chapter, profile in (("05_tans", "smoke"), ("07_hyperdistill", "paper"), ("77", "paper")):
         assert needs.lacking([chapter], profile) == ""
+    assert "image-tiny-imagenet" in {item.name for item in needs.sets(["07_hyperdistill_evidence"], "paper")}

@@ -54,6 +54,17 @@ def test_no_task_learns_from_anothers_test_images():
     assert not learned & tested
 
 
+def test_parts_share_no_image_and_the_first_is_the_task_without_parts():
+    first, second = (task(part=part, n_train=20).data() for part in (0, 1))
+    for role in ROLES:
+        one, other = (rows_of(getattr(data, f"x_{role}")) for data in (first, second))
+        assert len(other) == len(getattr(second, f"x_{role}")) and not one & other
+    assert torch.equal(first.x_valid, task(n_train=20).data().x_valid)
+    assert "part" not in task().fields() and Task(**task(part=2).fields()) == task(part=2)
+    with pytest.raises(NbpkgError, match=r"images in its training split, 150 are asked for"):
+        task(part=2).data()
+
+
 def test_seeds_choose_images_and_order_chooses_labels_only():
     first, again, other = (task(seed=s).data().x_train for s in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -63,7 +74,15 @@ def test_seeds_choose_images_and_order_chooses_labels_only():
 
 def test_the_key_is_of_the_content_and_the_same_in_another_process():
     assert task().key() == task(name="other", role="test").key()
-    changes = {"seed": 1, "classes": (7, 2), "n_train": 41, "n_valid": 11, "n_test": 21, "resolution": 16}
+    changes = {
+        "seed": 1,
+        "classes": (7, 2),
+        "n_train": 41,
+        "n_valid": 11,
+        "n_test": 21,
+        "resolution": 16,
+        "part": 1,
+    }
     keys = {task(**{name: value}).key() for name, value in changes.items()} | {task().key()}
     assert len(keys) == len(changes) + 1
     code = f"from nbpkg.zoo.tasks import Task; print({task()!r}.key())"
