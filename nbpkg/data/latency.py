@@ -13,7 +13,10 @@ commit 45f70eb).
 
 from __future__ import annotations
 
+import itertools
+import tomllib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -23,24 +26,7 @@ from nbpkg.errors import NbpkgError
 from nbpkg.nb201 import costs
 from nbpkg.nb201 import space as cells
 
-_TRAIN = (
-    "1080ti_1", "1080ti_32", "1080ti_{large}", "silver_4114", "silver_4210r", "samsung_a50", "pixel3",
-    "essential_ph_1", "samsung_s7",
-)  # fmt: skip
-_VALID = ("titanx_1", "titanx_32", "titanx_{large}", "gold_6240")
-_PUBLIC = {
-    "nb201": (
-        "help-nasbench201", "help/nasbench201", "256", 15_625, 900,
-        ("titan_rtx_256", "gold_6226", "fpga", "pixel2", "raspi4", "eyeriss"),
-    ),
-    "fbnet": ("help-fbnet", "help/fbnet", "64", 5_000, 4_000, ("fpga", "raspi4", "eyeriss")),
-    "ofa": ("help-ofa", "help/ofa", "64", 5_000, 4_000, ("titan_rtx_64",)),
-}  # fmt: skip
-_OFA_TRAIN = tuple(f"{gpu}_{batch}" for gpu in ("2080ti", "titan_xp", "v100") for batch in (1, 32, 64))
-_OTHERS = (
-    "2080ti_1", "2080ti_32", "2080ti_{large}", "titanxp_1", "titanxp_32", "titanxp_{large}",
-    "titan_rtx_1", "titan_rtx_32",
-)  # fmt: skip
+_SPACES = tomllib.loads(Path(__file__).with_name("latency.toml").read_text(encoding="utf-8"))
 N_QUERY = 1_000
 
 
@@ -166,16 +152,7 @@ def unit_scale(latency: np.ndarray) -> np.ndarray:
     return (latency - low) / np.where(high > low, high - low, 1.0)
 
 
-# Settings of one machine, measured by this project, act as devices. Whole kinds are held out for the test:
-# another convolution library (`native`), 8-bit integers, a runtime at a batch that no training device uses.
-_EMBEDDED = {
-    "train": (
-        "torch_b1", "torch_b8", "torch_last_b1", "torch_last_b8", "torch_bf16_b1", "onnx_b1", "torch_b8_t2"
-    ),
-    "valid": ("torch_f64_b1", "onnx_b32_t2"),
-    "test": ("onnx_b32", "native_b2", "onnx_int8_b1", "onnx_int8_b8"),
-}  # fmt: skip
-_EMBEDDED_SUPPORT, _EMBEDDED_REFERENCE_SEED, _EMBEDDED_C, _EMBEDDED_N = 400, 3, 16, 1
+_EMBEDDED_REFERENCE_SEED, _EMBEDDED_C, _EMBEDDED_N = 3, 16, 1
 
 
 def load(name: str) -> LatencySpace:
@@ -185,14 +162,11 @@ def load(name: str) -> LatencySpace:
     """
     if name == "embedded":
         return _embedded()
-    if name not in _PUBLIC:
-        raise NbpkgError(f"unknown latency space {name!r}; known: nb201, fbnet, ofa, embedded")
-    data_set, folder, large, n, n_support, test = _PUBLIC[name]
-    train, valid, others = (
-        tuple(device.format(large=large) for device in devices) for devices in (_TRAIN, _VALID, _OTHERS)
-    )
-    if name == "ofa":
-        train, valid, others = _OFA_TRAIN, ("titan_rtx_1", "titan_rtx_32"), ()
+    if name not in _SPACES:
+        raise NbpkgError(f"unknown latency space {name!r}; known: {', '.join(_SPACES)}")
+    known = _SPACES[name]
+    folder, n = known["folder"], known["n"]
+    train, valid, test, others = (tuple(known[role]) for role in ("train", "valid", "test", "others"))
     latency = {
         device: read.read_numbers(data.path(f"{folder}/latency/{device}.pt"), (n,), *read.LATENCY)
         for device in (*train, *valid, *test, *others)
@@ -212,8 +186,8 @@ def load(name: str) -> LatencySpace:
         kind, n_ops, counted = "chain", fbnet.SKIP + 1, fbnet.costs(ops)
     params, flops = (np.asarray(cost, np.float64) for cost in counted)
     return LatencySpace(
-        name, kind, ops, n_ops, latency, reference, train, valid, test, n_support, N_QUERY,
-        flops, params, data_set, others, resolution,
+        name, kind, ops, n_ops, latency, reference, train, valid, test, known["n_support"], N_QUERY,
+        flops, params, known["data_set"], others, resolution,
     )  # fmt: skip
 
 
@@ -247,15 +221,17 @@ def new_devices(space: LatencySpace) -> LatencySpace:
 def _embedded() -> LatencySpace:
     strings, medians, _ = latency_table.read_embedded()
     ops = cells.encode(strings).astype(np.int64)
-    lacking = [d for devices in _EMBEDDED.values() for d in devices if d not in medians]
-    if lacking or len(ops) <= _EMBEDDED_SUPPORT:
+    known = _SPACES["embedded"]
+    n, roles = known["n_support"], [tuple(known[role]) for role in ("train", "valid", "test")]
+    devices = list(itertools.chain(*roles))
+    lacking = [device for device in devices if device not in medians]
+    if lacking or len(ops) <= n:
         raise NbpkgError(
             f"the embedded latency table lacks {lacking or 'cells'}; `nbpkg data measure-latency` makes it"
         )
     params, flops = costs.costs(ops, C=_EMBEDDED_C, N=_EMBEDDED_N)
-    reference = np.random.default_rng(_EMBEDDED_REFERENCE_SEED).choice(_EMBEDDED_SUPPORT, 10, replace=False)
+    reference = np.random.default_rng(_EMBEDDED_REFERENCE_SEED).choice(n, 10, replace=False)
     return LatencySpace(
-        "embedded", "cell", ops, len(cells.OPS), {d: medians[d] for part in _EMBEDDED.values() for d in part},
-        reference, *_EMBEDDED.values(), _EMBEDDED_SUPPORT, len(ops) - _EMBEDDED_SUPPORT,
-        np.asarray(flops, np.float64), np.asarray(params, np.float64),
+        "embedded", "cell", ops, len(cells.OPS), {device: medians[device] for device in devices},
+        reference, *roles, n, len(ops) - n, np.asarray(flops, np.float64), np.asarray(params, np.float64),
     )  # fmt: skip
