@@ -12,9 +12,11 @@
 """
 
 import itertools
+import tomllib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -167,32 +169,14 @@ def _tiny_recipe(task: Task, lr: float, recipe: dict) -> Recipe:
     return Recipe(lr=lr, flip=task.source != "digits", **recipe)  # a mirrored digit is another thing
 
 
-# Classes of a task, and of each: images to learn from, to judge students on, to take the teacher's label on.
-_STUDENT_IMAGES = {
-    "cifar100": (20, 100, 150, 50), "cifar10": (10, 200, 500, 100), "tiny-imagenet": (50, 50, 50, 20),
-    "mnist": (10, 50, 400, 100), "sign-digits": (10, 30, 50, 20), "dtd10": (10, 40, 56, 24),
-    "digits": (10, 40, 80, 50),
-}  # fmt: skip
+_STUDENT_TASKS = tomllib.loads(Path(__file__).with_name("students.toml").read_text(encoding="utf-8"))
 # Steps of a student and of a teacher; students of a task by role; how many of them every task has.
 _STUDENT_SIZES = {
     "smoke": (8, 16, {"train": 3, "valid": 3, "test": 3}, 1),
     "standard": (400, 800, {"train": 60, "valid": 30, "test": 30}, 12),
     "paper": (800, 1_600, {"train": 200, "valid": 200, "test": 200}, 40),
 }
-# Roles of a source's tasks. They have classes of their own, or, of ten classes, images of their own.
-_STUDENT_ROLES = {
-    "cifar100": ("train", "train", "train", "valid", "test"), "cifar10": ("train", "train", "train"),
-    "tiny-imagenet": ("valid", "test", "test", "test"), "mnist": ("test", "test"),
-    "sign-digits": ("test", "test"), "dtd10": ("test",), "digits": ("test",),
-}  # fmt: skip
-_CLASSES = {"cifar100": 100, "tiny-imagenet": 200}  # the others have ten
-# Further unseen tasks, which judge what was chosen by a look at the first ones: of a source, how many of the
-# classes that no training or validation task has, how many are new, and how many more a second look has.
-_NEW_TASKS = {
-    "cifar100": (10, 1, 1), "tiny-imagenet": (50, 5, 5), "mnist": (10, 3, 3), "sign-digits": (10, 2, 2),
-    "dtd10": (10, 2, 2), "digits": (10, 3, 3),
-}  # fmt: skip
-NEW_STUDENTS = 20  # of such a task, none of them in all tasks
+NEW_STUDENTS = 20  # of a new task, none of them in all tasks
 
 
 def _student_tasks(profile: str) -> Collection:
@@ -200,16 +184,13 @@ def _student_tasks(profile: str) -> Collection:
     if profile == "smoke":
         return collection("smoke", (2, 1, 2))
     sampled: dict[str, list[Task]] = {"train": [], "valid": [], "test": []}
-    for source, roles in _STUDENT_ROLES.items():
-        ways, *sizes = _STUDENT_IMAGES[source]
-        order = np.random.default_rng(8).permutation(_CLASSES.get(source, ways))
-        for number, role in enumerate(roles):
-            own = source in _CLASSES
+    for source, known in _STUDENT_TASKS.items():
+        ways, own = known["ways"], "classes" in known
+        order = np.random.default_rng(8).permutation(known.get("classes", ways))
+        for number, role in enumerate(known["roles"]):
             classes = order[ways * number :][:ways].tolist() if own else range(ways)
-            part = 0 if own else number
-            sampled[role].append(
-                Task(f"{source}-{number}", source, tuple(classes), role, 0, *sizes, 16, part)
-            )
+            cut = (*known["images"], 16, 0 if own else number)
+            sampled[role].append(Task(f"{source}-{number}", source, tuple(classes), role, 0, *cut))
     return Collection(tuple(sampled["train"]), tuple(sampled["valid"]), (*sampled["test"], *_new_tasks()))
 
 
@@ -220,21 +201,21 @@ def late(task: Task) -> int:
 
 def _new_tasks() -> Iterator[Task]:
     """Other classes together, or other images, or another cut of the same ones."""
-    streams = {source: np.random.default_rng(9) for source in _CLASSES}
-    for look, word in enumerate(("new", "more"), 1):
-        for source, (ways, *counts) in _NEW_TASKS.items():
-            sizes, begin = _STUDENT_IMAGES[source][1:], counts[0] * (look - 1)
-            for number in range(begin, begin + counts[look - 1]):
+    streams = {source: np.random.default_rng(9) for source in _STUDENT_TASKS}
+    for look, word in enumerate(("new", "more")):
+        for source, known in _STUDENT_TASKS.items():
+            counts = known.get("new", {}).get("counts", (0, 0))
+            for number in range(counts[0] * look, sum(counts[: look + 1])):
                 classes = range(10)
-                if source in _CLASSES:
-                    used = _STUDENT_IMAGES[source][0] * sum(role != "test" for role in _STUDENT_ROLES[source])
-                    free = np.random.default_rng(8).permutation(_CLASSES[source])[used:]
-                    classes = streams[source].permutation(free)[:ways].tolist()
+                if "classes" in known:
+                    used = known["ways"] * sum(role != "test" for role in known["roles"])
+                    free = np.random.default_rng(8).permutation(known["classes"])[used:]
+                    classes = streams[source].permutation(free)[: known["new"]["ways"]].tolist()
                 # Of MNIST three parts are left that no task has used; all others are cut anew.
                 fresh = source == "mnist" and number < 3
                 seed, part = (0, 2 + number) if fresh else (1 + number, 0)
-                name = f"{source}-{word}{number}"
-                yield Task(name, source, tuple(classes), "test", seed, *sizes, 16, part)
+                cut = (*known["images"], 16, part)
+                yield Task(f"{source}-{word}{number}", source, tuple(classes), "test", seed, *cut)
 
 
 def _students(profile: str) -> Parts:
