@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nbpkg import data, machine
+from nbpkg import machine, paths
 from nbpkg.apps import weights_file
 from nbpkg.apps.images import MOST_IMAGES, check, extract
 from nbpkg.data.images import resize
@@ -149,7 +149,7 @@ def read_weights(path: str | Path | None = None) -> dict[str, Any]:
             states.append({n: x.view(shape) for n, x, shape in zip(names, parts, shapes, strict=True)})
         return made | {"states": states}
 
-    return weights_file.read(data.embedded(FILE) if path is None else Path(path), FORMAT, "retrieval", built)
+    return weights_file.read(paths.embedded(FILE) if path is None else Path(path), FORMAT, "retrieval", built)
 
 
 def lines(found: Sequence[Retrieved]) -> list[list[str]]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbpkg import data, machine
+from nbpkg import machine, paths
 from nbpkg.apps import weights_file
 from nbpkg.apps.images import MOST_IMAGES, check, extract
 from nbpkg.errors import NbpkgError
@@ -125,7 +125,7 @@ def read_weights(path: str | Path | None = None) -> dict[str, Any]:
             made[part] = {name.split("/", 1)[1]: x for name, x in tensors.items() if name.startswith(part)}
         return made
 
-    return weights_file.read(data.embedded(FILE) if path is None else Path(path), FORMAT, "search", built)
+    return weights_file.read(paths.embedded(FILE) if path is None else Path(path), FORMAT, "search", built)
 
 
 def lines(found: Sequence[Found], top: int) -> list[list[str]]:

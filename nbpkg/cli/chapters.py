@@ -1,6 +1,7 @@
 """Commands on chapters: list, run, sync, check, publish, scoreboard, site, stamp, handout."""
 
 import os
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -60,7 +61,8 @@ def run(
     rows = []
     for done in outcomes:
         memory = f"{done.record['peak_memory_mb']:.0f}" if done.record else ""
-        claims = ", ".join(f"{count} {verdict}" for verdict, count in done.verdicts.items())
+        verdicts = Counter(claim["verdict"] for claim in done.record.get("claims", []))
+        claims = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
         rows.append([done.chapter, done.profile, done.status, f"{done.seconds:.0f}", memory, claims])
     table(["chapter", "profile", "status", "seconds", "peak memory (MB)", "claims"], rows)
     if any(outcome.status == "failed" for outcome in outcomes):

@@ -18,13 +18,15 @@ data_app = typer.Typer(
 
 @data_app.command("list")
 def data_list() -> None:
-    """The registered sets: licence, size, and what of them is on this machine."""
+    """The registered sets: licence, size, and how many files lie where, by name and size (`verify` reads)."""
     from nbpkg import data
+    from nbpkg.data import store
 
     rows = []
-    for row in data.cli_rows():
-        here = f"{row['present']}/{row['files']}" + (f" in {row['found']}" if row["found"] else "")
-        rows.append([row["name"], row["title"], row["licence"], f"{row['size'] / 1e6:.1f}", here])
+    for item in data.sets():
+        tiers = list(filter(None, map(store.present, item.files)))
+        here = f"{len(tiers)}/{len(item.files)}" + (f" in {' + '.join(sorted(set(tiers)))}" if tiers else "")
+        rows.append([item.name, item.title, item.licence, f"{item.size / 1e6:.1f}", here])
     table(["set", "title", "licence", "MB", "files here"], rows)
 
 

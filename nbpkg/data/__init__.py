@@ -4,23 +4,17 @@
     data.path("help/nasbench201/latency/fpga.pt")       a verified local file
     data.fetch("help-nasbench201")                      download a set into the cache
     data.verify("help-nasbench201")                     state of each file
-    data.embedded("latency.csv")                        a table shipped inside the package
 
 Readers of foreign files are in `nbpkg.data.read`. Importing this face loads neither numpy nor torch.
 """
 
 from pathlib import Path
 
-from nbpkg import paths
 from nbpkg.data import download, registry
 from nbpkg.data.registry import DataFile, DataSet
-from nbpkg.data.store import FileStatus, available, cli_rows, path, verify
-from nbpkg.errors import NbpkgError
+from nbpkg.data.store import FileStatus, available, path, verify
 
-__all__ = [
-    "DataFile", "DataSet", "FileStatus", "available", "cli_rows", "digest", "embedded", "fetch", "path",
-    "sets", "verify",
-]  # fmt: skip
+__all__ = ["DataFile", "DataSet", "FileStatus", "available", "digest", "fetch", "path", "sets", "verify"]
 
 
 def sets() -> list[DataSet]:
@@ -42,14 +36,3 @@ def fetch(name: str, keep: bool = False) -> list[Path]:
     naming it; nothing is left at its place then.
     """
     return download.fetch_set(registry.get(name), keep=keep)
-
-
-def embedded(name: str) -> Path:
-    """The path of a table shipped in `nbpkg/data/embedded`, as in embedded("latency.csv").
-
-    Raises NbpkgError when the package holds no such file.
-    """
-    found = paths.embedded(name)
-    if Path(name).name != name or not found.is_file():
-        raise NbpkgError(f"embedded table {name!r}: not in this installation of nbpkg; reinstall it")
-    return found

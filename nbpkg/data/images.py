@@ -1,7 +1,7 @@
 """Whole image sets as tensors of bytes: small enough to be held at once, on the device that trains on them.
 
     digits = load("digits")              scikit-learn's, inside its package: needs no file and no network
-    cifar = load("cifar10").to("cuda")   a registered set; NbpkgError says how to get it when it is absent
+    cifar = load("cifar10")              a registered set; NbpkgError says how to get it when it is absent
 
 "cifar10" is the part of CIFAR-10 that the book works with, "cifar10-full" is all of it. `ImageSet.registered`
 is the set's name in the data registry. There is no loader that streams: parts fit in 100 MB, the largest
@@ -14,7 +14,7 @@ import functools
 import hashlib
 import io
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,11 +54,6 @@ class ImageSet:
     digest: str
     registered: str | None
 
-    def to(self, device) -> ImageSet:
-        """The same set with its tensors on `device`."""
-        tensors = {name: getattr(self, name).to(device) for name in ("images", "labels", "train")}
-        return replace(self, **tensors)
-
 
 @functools.lru_cache(maxsize=len(SOURCES))
 def load(name: str) -> ImageSet:
@@ -67,7 +62,8 @@ def load(name: str) -> ImageSet:
     Raises NbpkgError for an unknown name, for a file that is absent (the message says how to get it) and for
     one that is damaged. Its digest says whether it is: the readers below do not ask again.
     """
-    _known(name)
+    if name not in SOURCES:
+        raise NbpkgError(f"no image set is called {name!r}; known: {', '.join(SOURCES)}")
     if name == "digits":
         return _digits()
     dataset = registry.get(f"image-{name}")
@@ -96,17 +92,6 @@ def _image_set(name: str, arrays: tuple, digest: str, registered: str | None) ->
     images, labels, class_names, train = arrays
     images, labels, train = map(torch.from_numpy, (images, labels, train))
     return ImageSet(name, images, labels, class_names, train, digest, registered)
-
-
-def available(name: str) -> bool:
-    """Whether the set is on this machine; NbpkgError for an unknown name and for a damaged file."""
-    _known(name)
-    return name == "digits" or store.available(f"image-{name}")
-
-
-def _known(name: str) -> None:
-    if name not in SOURCES:
-        raise NbpkgError(f"no image set is called {name!r}; known: {', '.join(SOURCES)}")
 
 
 def _digits() -> ImageSet:

@@ -154,20 +154,3 @@ def available(name: str) -> bool:
     """
     dataset = registry.get(name)
     return all([verified(dataset, file) if locate(file) else None for file in dataset.files])
-
-
-def cli_rows() -> list[dict]:
-    """One dictionary a set for `nbpkg data list`: name, title, licence, files, size, present, found.
-
-    `present` counts files on this machine (by name and size: `verify` reads them), `found` tells where:
-    "NBPKG_DATA", "cache", "NBPKG_DATA + cache", or "" when none is there. Sizes are in bytes.
-    """
-    rows = []
-    for dataset in registry.load().values():
-        tiers = [tier for file in dataset.files if (tier := present(file))]
-        rows.append({
-            "name": dataset.name, "title": dataset.title, "licence": dataset.licence,
-            "files": len(dataset.files), "size": dataset.size, "present": len(tiers),
-            "found": " + ".join(sorted(set(tiers))),
-        })  # fmt: skip
-    return rows

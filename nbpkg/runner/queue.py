@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,11 +36,6 @@ class Outcome:
     seconds: float = 0.0
     record: dict = field(default_factory=dict)
     error: str = ""
-
-    @property
-    def verdicts(self) -> dict[str, int]:
-        """How many claims of the record got each verdict."""
-        return Counter(claim["verdict"] for claim in self.record.get("claims", []))
 
 
 def run(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import nbpkg
-from nbpkg import chapters, data, paths
+from nbpkg import chapters, paths
 from nbpkg.errors import NbpkgError
 from nbpkg.memo.fingerprint import content_hash, fingerprint
 from nbpkg.memo.values import leaf
@@ -85,8 +85,8 @@ def test_every_default_place_of_a_shipped_table_holds_it():
     for path in (
         digits.default(),
         latency_table.EMBEDDED,
-        data.embedded(search.FILE),
-        data.embedded(retrieve.FILE),
+        paths.embedded(search.FILE),
+        paths.embedded(retrieve.FILE),
     ):
         assert path.is_file() and path.parent == HOME / "data" / "embedded"
     assert loader.committed("cells", "standard").parent == HOME / "data" / "embedded"

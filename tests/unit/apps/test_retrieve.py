@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nbpkg import data
+from nbpkg import paths
 from nbpkg.apps.retrieve import FILE, lines, prepare, read_weights, retrieve
 from nbpkg.cli import main
 from nbpkg.zoo import features
@@ -27,7 +27,7 @@ needs_features = pytest.mark.skipif(
 
 
 def test_the_file_is_small_and_every_network_is_whole(carried):
-    assert data.embedded(FILE).stat().st_size < 1_000_000
+    assert paths.embedded(FILE).stat().st_size < 1_000_000
     assert len(carried["networks"]) == len(carried["states"]) == len(carried["places"]) >= 40
     torch.testing.assert_close(
         carried["places"].norm(dim=1), torch.ones(len(carried["places"])), atol=2e-3, rtol=0

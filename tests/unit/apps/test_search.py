@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nbpkg import data
+from nbpkg import paths
 from nbpkg.apps.images import read_folder
 from nbpkg.apps.search import FILE, read_weights, search, write_weights
 from nbpkg.cli import main
@@ -157,7 +157,7 @@ def test_the_command_answers_from_the_shipped_weights(folder, capsys):
     shipped = read_weights()
     if not all(map(find_spec, features.get(shipped["extractor"]).packages)):
         pytest.skip("the package of the extractor is not installed")
-    assert data.embedded(FILE).stat().st_size < 1_000_000
+    assert paths.embedded(FILE).stat().st_size < 1_000_000
     assert main(["search", str(folder), "--top", "3", "--candidates", "40", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert out.count("|nor_conv") + out.count("|skip") + out.count("|avg") + out.count("|none") >= 3

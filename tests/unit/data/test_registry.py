@@ -151,9 +151,3 @@ def test_importing_data_loads_neither_numpy_nor_torch():
     code = "import sys, json, nbpkg.data; print(json.dumps([m in sys.modules for m in ('torch', 'numpy')]))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout) == [False, False]
-
-
-def test_embedded_refuses_what_is_not_there_and_paths_outside():
-    for name in ("nothing.csv", "../registry.toml", ""):
-        with pytest.raises(NbpkgError, match="embedded table"):
-            data.embedded(name)

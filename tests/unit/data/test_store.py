@@ -7,6 +7,7 @@ import pytest
 from public import needs
 
 from nbpkg import data
+from nbpkg.cli import main
 from nbpkg.data import registry, store
 from nbpkg.data.registry import DataFile, DataSet
 from nbpkg.errors import NbpkgError
@@ -102,15 +103,17 @@ def test_a_given_folder_that_does_not_exist_is_an_error(toy, monkeypatch):
         data.path("toy/a.bin")
 
 
-def test_rows_for_the_list_tell_size_licence_and_place(toy):
+def test_the_list_tells_licence_and_place(toy, capsys):
+    def listed():
+        assert main(["data", "list"]) == 0
+        return [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+
     given, cached = toy
-    (row, joined) = data.cli_rows()
-    assert (row["name"], row["licence"], row["size"], row["files"]) == ("toy", "MIT", len(GOOD), 1)
-    assert (row["present"], row["found"], joined["name"]) == (0, "", "joined")
+    assert listed() == [["toy", "Toy", "MIT", "0.0", "0/1"], ["joined", "Toy", "MIT", "0.0", "0/1"]]
     cached.write_bytes(GOOD)
-    assert [(r["present"], r["found"]) for r in data.cli_rows()] == [(1, "cache"), (0, "")]
+    assert [row[4:] for row in listed()] == [["1/1", "in", "cache"], ["0/1"]]
     given.write_bytes(GOOD)
-    assert data.cli_rows()[0]["found"] == "NBPKG_DATA"
+    assert listed()[0][4:] == ["1/1", "in", "NBPKG_DATA"]
 
 
 @needs("help-nasbench201", "help-fbnet", "help-ofa", "nats-bench-landscape")
