@@ -36,9 +36,7 @@ def root() -> Path:
     for folder in (here, *here.parents, package().parent):
         if _is_root(folder):
             return folder
-    raise NbpkgError(
-        "no repository of the book around the working directory: change into it or set NBPKG_ROOT"
-    )
+    raise NbpkgError("no repository of the book around this folder: change into it or set NBPKG_ROOT")
 
 
 def package() -> Path:

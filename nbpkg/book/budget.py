@@ -34,8 +34,7 @@ def measure(chapter: Chapter) -> dict[str, int]:
     whole = "\n".join(cell.source for cell in code)
     names = symtable.symtable(whole, chapter.name, "exec").get_symbols()
     method = "\n".join(cell.source for cell in code if "method" in cell.tags)
-    path = root() / "results" / "standard" / f"{chapter.name}.json"
-    record = read_json(path)
+    record = read_json(root() / "results" / "standard" / f"{chapter.name}.json")
     found = {
         "words": len(re.findall(r"[^\W\d_][\w'’-]*", text)),
         "lines shown": sum(shown),

@@ -22,12 +22,9 @@ def offline() -> bool:
 
 
 def fetch_set(
-    dataset: DataSet,
-    *,
-    say: Callable[[str], None] = print,
-    pause: float = transfer.FIRST_PAUSE,
+    dataset: DataSet, *, say: Callable[[str], None] = print, pause: float = transfer.FIRST_PAUSE,
     keep: bool = False,
-) -> list[Path]:
+) -> list[Path]:  # fmt: skip
     """Make every file of `dataset` available and return the verified paths, in the registry's order.
 
     What is already good is used as it is, a corrupt file in the cache is replaced; nothing is downloaded

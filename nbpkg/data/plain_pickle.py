@@ -97,9 +97,7 @@ def loads(path: str | Path, content: bytes) -> dict:
     """
     with reading(path, _DAMAGED):
         table = _Reader(path, io.BytesIO(content), _ARRAY, {}, "bytes").load()
-        return {
-            key.decode(): _array(value) if isinstance(value, Noted) else value for key, value in table.items()
-        }
+        return {key.decode(): _array(v) if isinstance(v, Noted) else v for key, v in table.items()}
 
 
 def _array(made: Noted) -> np.ndarray:

@@ -48,11 +48,9 @@ def digest(path: str | Path) -> str:
             for name in sorted(arrays):
                 hasher.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
                 hasher.update(np.ascontiguousarray(arrays[name]).data)
-    elif path.suffix == ".tokens":
-        hasher.update(articles_by_hash(path.read_bytes()))
     else:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        content = path.read_bytes()
+        hasher.update(articles_by_hash(content) if path.suffix == ".tokens" else content)
     return hasher.hexdigest()
 
 

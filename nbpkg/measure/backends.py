@@ -114,9 +114,7 @@ def _session(network: nn.Module, setting: Setting):
         import onnx  # noqa: F401, what torch writes the graph with
         import onnxruntime
     except ImportError as error:
-        raise NbpkgError(
-            f"the ONNX Runtime settings need more: pip install 'nbpkg[measure]' ({error})"
-        ) from None
+        raise NbpkgError(f"ONNX Runtime settings need more: pip install 'nbpkg[measure]' ({error})") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = setting.threads
     options.inter_op_num_threads = 1
@@ -136,9 +134,7 @@ def onnx_bytes(network: nn.Module, resolution: int, int8: bool = False) -> bytes
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.onnx")
         # The newer exporter needs further packages and takes seconds a network.
-        torch.onnx.export(
-            network, (images,), path, dynamo=False, input_names=["images"], dynamic_axes=batch
-        )
+        torch.onnx.export(network, (images,), path, dynamo=False, input_names=["images"], dynamic_axes=batch)
         if int8:
             _quantise(path, images)
         return path.read_bytes()

@@ -86,13 +86,9 @@ def visit(ops: np.ndarray, reference: Callable, settings: Sequence[Setting]) -> 
 
 
 def measure(
-    output_csv: str | Path,
-    cells: int | np.ndarray = 640,
-    rounds: int = 4,
-    settings: Sequence[Setting] | None = None,
-    resume: bool = True,
-    seed: int = 0,
-) -> Path:
+    output_csv: str | Path, cells: int | np.ndarray = 640, rounds: int = 4,
+    settings: Sequence[Setting] | None = None, resume: bool = True, seed: int = 0,
+) -> Path:  # fmt: skip
     """Time cells on every setting; write the table and its provenance.
 
     cells: how many distinct random ones, or which, as operations (cells, 6). settings: by default all that
@@ -136,9 +132,7 @@ def _check(output: Path, cells: int, rounds: int, settings: Sequence[Setting]) -
     if len({s.name for s in settings}) < len(settings):
         raise NbpkgError("the settings of a measurement need distinct names")
     if not output.parent.is_dir():
-        raise NbpkgError(
-            f"no folder {output.parent.name!r} for the latency table {output.name}; make it first"
-        )
+        raise NbpkgError(f"no folder {output.parent.name!r} for the table {output.name}; make it first")
 
 
 def provenance(settings: Sequence[Setting], seed: int, rounds: int, reference_ms: np.ndarray) -> dict:

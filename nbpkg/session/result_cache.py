@@ -111,9 +111,7 @@ class ResultCache:
         configs = [{k: v for k, v in call.items() if k != "seed"} for call in calls]
         seeds = [call.get("seed") for call in calls]
         entries = [self._entry(name, code, seed, config) for seed, config in zip(seeds, configs, strict=True)]
-        stored = [
-            self._stored(name, seed, entry, workers) for seed, entry in zip(seeds, entries, strict=True)
-        ]
+        stored = [self._stored(name, *each, workers) for each in zip(seeds, entries, strict=True)]
         results = [None if found is None else found.value for found in stored]
         missing = [number for number, found in enumerate(stored) if found is None]
         timed = partial(measured, device=self.device)

@@ -85,15 +85,10 @@ def _rgb(path: Path, blob: bytes, side: int | None = None) -> np.ndarray:
 
 def _members(path: Path, pattern: str) -> list[re.Match]:
     """The names of the archive's files that `pattern` fits, as matches."""
-    fits, found = re.compile(pattern).fullmatch, []
-
-    def note(name: str) -> bool:
-        if match := fits(name):
-            found.append(match)
-        return False
-
-    # The predicate wants nothing, so that the walk ends without an item.
-    return list(walk_tar(path, note, _TOTAL)) or found
+    found: list[re.Match | None] = []
+    # The predicate wants nothing: `append` gives None, so that no content is read.
+    list(walk_tar(path, lambda name: found.append(re.fullmatch(pattern, name)), _TOTAL))
+    return list(filter(None, found))
 
 
 def _folders(path: Path, train: int, test: int) -> list[tuple[str, bool, np.ndarray]]:
