@@ -30,7 +30,7 @@ def _cached_again(code: str, function: Callable, maxsize: int | None) -> Callabl
 
 
 def _reduce_cached(cached: Any) -> Any:
-    """A notebook's function under `lru_cache` travels to the workers, each of which keeps results of its own."""
+    """A notebook's function under `lru_cache` travels to the workers, each of which keeps its own results."""
     function = cached.__wrapped__
     if function.__module__ != "__main__":
         return cached.__qualname__  # found by its name, as pickle does it
