@@ -7,37 +7,16 @@ Local processes are joblib's, which need no guarded main module and so serve scr
 worker that dies, killed by the system for its memory, say, costs what it was at: the call is made again.
 """
 
-import copyreg
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
 from typing import Any
 
 from nbpkg.errors import NbpkgError
-from nbpkg.memo.fingerprint import fingerprint
 
 #: How often workers may die in a row without any call being finished.
 DEATHS = 3
-
-
-_CACHED: dict[str, Callable] = {}
-
-
-def _cached_again(code: str, function: Callable, maxsize: int | None) -> Callable:
-    return _CACHED.setdefault(code, lru_cache(maxsize)(function))
-
-
-def _reduce_cached(cached: Any) -> Any:
-    """A notebook's function under `lru_cache` travels to the workers, each of which keeps its own results."""
-    function = cached.__wrapped__
-    if function.__module__ != "__main__":
-        return cached.__qualname__  # found by its name, as pickle does it
-    return _cached_again, (fingerprint(function), function, cached.cache_parameters()["maxsize"])
-
-
-copyreg.pickle(type(lru_cache(len)), _reduce_cached)
 
 
 def unordered(

@@ -11,7 +11,7 @@ from typing import Any
 
 from nbpkg import machine
 from nbpkg.errors import NbpkgError
-from nbpkg.memo import Computed, Entry, key_of, measured
+from nbpkg.memo import Computed, Entry, key_of, measured, travel  # noqa: F401 (it registers itself)
 from nbpkg.memo.fingerprint import content_hash, fingerprint
 from nbpkg.parallel import unordered
 from nbpkg.progress import progress

@@ -5,6 +5,7 @@ import sys
 
 SCRIPT = """
 import functools, sys
+import nbpkg.memo.travel
 from nbpkg.parallel import unordered
 
 FACTOR = 5
