@@ -157,37 +157,38 @@ class _ChapterRun:
             if record.get(key) != value:
                 error = f"the record says {key} {record.get(key)!r} where the run had {value!r}"
                 return self.fail(job, {**result, "cell": "", "error": error})
-        self._clear()
+        # The record comes first: a run that is stopped from here on counts as none, not as the one before.
+        os.replace(job.record, self.path("json"))
+        rows = [(made, self.path(made.name[7:])) for made in job.scratch.glob("record.*.parquet")]
+        for made, place in rows:
+            os.replace(made, place)
         if not self.script:
             os.replace(job.output, self.path("ipynb"))
-        for rows in job.scratch.glob("record.*.parquet"):
-            os.replace(rows, self.path(rows.name.removeprefix("record.")))
-        os.replace(job.record, self.path("json"))
         digest = chapters.file_sha256(self.path("json"))
         seconds = self._write_state("done", cell_seconds=result["cell_seconds"], record_sha256=digest)
+        stale = [self.path(end) for end in ("failed.ipynb", "failed.log", *["ipynb"] * self.script)]
+        stale += {*self.path("json").parent.glob(f"{name}.*.parquet")} - {place for _, place in rows}
+        for path in stale:
+            path.unlink(missing_ok=True)
         self.echo(f"{name}: done in {duration(seconds)}")
         return Outcome(name, self.profile, "done", seconds, record)
 
     def fail(self, job: Execution, result: dict) -> Outcome:
-        """Keep the notebook of a failed job, or what it printed, in place of the run before."""
-        self._clear()
+        """Keep the notebook of a failed job, or what it printed, beside the last run that was whole."""
+        for end in ("failed.ipynb", "failed.log"):
+            self.path(end).unlink(missing_ok=True)
+        kept = self.path("failed.ipynb" if job.output.is_file() else "failed.log")
         if job.output.is_file():
-            kept = self.path("failed.ipynb")
             os.replace(job.output, kept)
         else:
-            kept = self.path("failed.log")
             write_text(kept, job.log())
         error, cell = result["error"], result["cell"]
-        seconds = self._write_state("failed", error=error, cell=cell)
+        seconds = round(time.monotonic() - self.started, 2)
+        if self.earlier.get("status") != "done":
+            self._write_state("failed", error=error, cell=cell)
         where = f" in cell {cell!r}" if cell else ""
         self.echo(f"{job.label}: failed{where}: {error} (see {relative(kept)})")
         return Outcome(self.chapter.name, self.profile, "failed", seconds, error=error)
-
-    def _clear(self) -> None:
-        for end in ("ipynb", "json", "state.json", "failed.ipynb", "failed.log"):
-            self.path(end).unlink(missing_ok=True)
-        for rows in self.path("json").parent.glob(f"{self.chapter.name}.*.parquet"):
-            rows.unlink()
 
     def _write_state(self, status: str, **words: object) -> float:
         """Write the state file; returns the seconds since the chapter's first job began."""

@@ -158,9 +158,34 @@ def test_a_chapters_seconds_count_from_its_own_first_job(book):
     assert again.seconds == second.seconds and duration(second.seconds) in lines[0]
 
 
+def test_a_failed_run_leaves_the_last_whole_one_alone(book):
+    assert run("help")[0][0].status == "done"
+    folder = book.root / "runs" / "smoke"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with open(get("help").twin, "a") as twin:
+        twin.write("\n# %%\n1 / 0\n")
+    for script, kept in ((False, "03_help.failed.ipynb"), (True, "03_help.failed.log")):
+        assert run("help", script=script)[0][0].status == "failed"
+        after = {path.name: path.read_bytes() for path in folder.iterdir()}
+        assert after.keys() == {*before, kept} and all(after[name] == before[name] for name in before)
+    book.write()
+    assert run("help")[0][0].status == "up to date"
+    assert run("help", force=True)[0][0].status == "done" and book.runs() == DONE
+
+
+def test_a_run_that_is_stopped_while_it_takes_its_place_counts_as_none(book, monkeypatch):
+    run("help")
+    write = queue._ChapterRun._write_state
+    monkeypatch.setattr(queue._ChapterRun, "_write_state", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("help", seeds=[1])
+    monkeypatch.setattr(queue._ChapterRun, "_write_state", write)
+    assert run("help")[0][0].status == "done"
+
+
 def test_a_failed_chapter_keeps_its_traceback_and_stops_no_other(book):
     book.write("05_tans")
-    assert [o.status for o in run("help", "tans", script=True)[0]] == ["done", "done"]
+    assert [o.status for o in run("tans", script=True)[0]] == ["done"]
     book.write(middle="\n# %%\n# Divides.\nnumerator = 1\nnumerator / 0\n")
     outcomes, lines = run("help", "tans", force=True, jobs=1)
     assert [outcome.status for outcome in outcomes] == ["failed", "done"]
