@@ -1,5 +1,6 @@
 """Images of a user's own, from a folder or as arrays: read, checked, and turned into features."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from nbpkg.errors import NbpkgError
 from nbpkg.zoo import features
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+#: What a file may hold, whatever its name says: Pillow hands other formats to programs such as Ghostscript.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 #: Images of a class that are read, and looked at, at most.
 MOST_IMAGES = 40
 _SIDE = 64  # pixels a side that `read_folder` keeps, more than any extractor's training saw
@@ -47,10 +50,16 @@ def _read(path: Path) -> Tensor:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            small = picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise NbpkgError(f"{path}: cannot be read as an image ({error})") from None
+        if not path.is_file():
+            raise ValueError("it is no regular file")
+        with warnings.catch_warnings(action="ignore"):
+            # Pillow's limit for what might be a bomb: met by what the file says, before anything is decoded.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                small = picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    except Exception as error:  # a decoder can fail in any way at all
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise NbpkgError(f"{path}: cannot be read as an image ({why})") from None
     return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1)
 
 

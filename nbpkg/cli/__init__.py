@@ -8,6 +8,7 @@ import typer
 
 from nbpkg.cli import apps, chapters
 from nbpkg.cli.data import data_app
+from nbpkg.cli.out import plain
 from nbpkg.cli.zoo import zoo_app
 from nbpkg.errors import NbpkgError
 
@@ -58,5 +59,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error.format_message())
             return 2
         message = error.format_message()
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + plain(" ".join(message.split())), file=sys.stderr)
     return 2

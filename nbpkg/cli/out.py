@@ -10,9 +10,14 @@ Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
+def plain(text: str) -> str:
+    """A line of text with the characters that would steer a terminal, as a file's name may, written out."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def say(line: str) -> None:
     """Print a line at once, also into a pipe."""
-    print(line, flush=True)
+    print(plain(line), flush=True)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,11 +1,16 @@
 """Cells for a user's own images: from folders and arrays, by small weights, with clear errors."""
 
+import io
+import os
+import struct
+import subprocess
+import zlib
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from nbpkg import paths
 from nbpkg.apps.images import read_folder
@@ -150,6 +155,35 @@ def test_bad_folders_are_named(folder, tmp_path):
     (folder / "dog" / "a.jpg").write_bytes(b"\xff\xd8 cut off")
     with pytest.raises(NbpkgError, match=r"a\.jpg: cannot be read as an image"):
         read_folder(folder)
+
+
+def bomb():
+    """A PNG of two kilobytes that says it has 14,000 x 14,000 pixels."""
+    made = io.BytesIO()
+    Image.new("1", (14, 14)).save(made, "PNG")
+    content = bytearray(made.getvalue())
+    content[16:24] = struct.pack(">II", 14_000, 14_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"DDS " + b"\x7c" * 200, bomb()]
+)
+def test_foreign_content_reaches_no_decoder(folder, monkeypatch, content):
+    name = "\x1b[31mred.png"
+    (folder / "ant" / name).write_bytes(content)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("another program was started"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("pixels were decoded"))
+    with pytest.raises(NbpkgError, match=r"red\.png: cannot be read as an image") as caught:
+        read_folder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_does_not_hang_and_a_name_cannot_steer_the_terminal(folder, capsys):
+    os.mkfifo(folder / "ant" / "\x1b[31m0.png")
+    assert main(["search", str(folder), "--device", "cpu"]) == 2
+    assert "\\x1b[31m0.png: cannot be read as an image (it is no regular file)" in capsys.readouterr().err
 
 
 def test_the_command_answers_from_the_shipped_weights(folder, capsys):
