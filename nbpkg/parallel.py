@@ -8,6 +8,7 @@ worker that dies, killed by the system for its memory, say, costs what it was at
 """
 
 import importlib.util
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -43,6 +44,15 @@ def unordered(
         yield from _in_processes(function, calls, min(workers, len(calls)))
 
 
+def check_cluster(cluster: str | None) -> None:
+    """Raises NbpkgError for what names no Dask cluster (None: none is wanted), and without Dask."""
+    if not re.fullmatch(r"local|slurm|[a-z]+://\S+|[^\s:/]+:\d+", cluster or "local"):
+        raise NbpkgError(f"--cluster {cluster!r} is none of local, slurm or an address like tcp://host:8786")
+    needed = ["distributed"] * (cluster is not None) + ["dask_jobqueue"] * (cluster == "slurm")
+    if not all(map(importlib.util.find_spec, needed)):
+        raise NbpkgError(f"a cluster needs {' and '.join(needed)}: pip install 'nbpkg[cluster]'")
+
+
 def _numbered(function: Callable, number: int, call: tuple) -> tuple[int, Any]:
     return number, function(*call)
 
@@ -74,9 +84,7 @@ def _in_processes(function: Callable, calls: Sequence[tuple], workers: int) -> I
 
 
 def _on_cluster(function, calls, workers: int, cluster: str) -> Iterator[tuple[int, Any]]:
-    needed = ["distributed"] + ["dask_jobqueue"] * (cluster == "slurm")
-    if not all(map(importlib.util.find_spec, needed)):
-        raise NbpkgError(f"a cluster needs {' and '.join(needed)}: pip install 'nbpkg[cluster]'")
+    check_cluster(cluster)
     from distributed import Client, LocalCluster, as_completed
     from distributed.scheduler import KilledWorker
 

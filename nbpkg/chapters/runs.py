@@ -52,6 +52,6 @@ def check_options(profile: str, seeds: Sequence[int], device: str) -> list[int]:
     if device not in DEVICES:
         raise NbpkgError(f"no device is called {device!r}; there are {', '.join(DEVICES)}")
     seeds = list(seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or any(type(seed) is not int or seed < 0 for seed in seeds):
-        raise NbpkgError(f"seeds must be different whole numbers from 0, for example 0,1,2; not {seeds}")
+    if not seeds or len(set(seeds)) < len(seeds) or not all(type(n) is int and 0 <= n < 2**32 for n in seeds):
+        raise NbpkgError(f"seeds are different whole numbers from 0 to {2**32 - 1}, as in 0,1; not {seeds}")
     return seeds

@@ -51,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; without this the interpreter complains once more while it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a folder that may not be written, too many open files
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print("error: " + plain(f"{where}{error.strerror or error}"), file=sys.stderr)
+        return 1
     except Exception as error:
         # Wrong use: typer's errors carry their text, in older and newer versions under different classes.
         if not hasattr(error, "format_message"):

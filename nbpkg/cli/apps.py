@@ -9,7 +9,7 @@ from nbpkg.cli.out import Device, Profile, say, table
 from nbpkg.errors import NbpkgError
 
 Folder = Annotated[Path, typer.Argument(help="Images, one subfolder a class.")]
-Seed = Annotated[int, typer.Option(help="Of the training.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of what is drawn at random.")]
 Top = Annotated[int, typer.Option(help="How many to show.")]
 MaxParams = Annotated[int | None, typer.Option(help="Parameters at most.")]
 Out = Annotated[Path | None, typer.Option(help="Where to; default: where the command reads.")]
@@ -19,7 +19,7 @@ def search_folder(
     folder: Folder,
     top: Top = 10,
     candidates: Annotated[int, typer.Option(help="How many cells to draw.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the images that are looked at, and of the draws.")] = 0,
+    seed: Seed = 0,
     max_params: MaxParams = None,
     max_flops: Annotated[int | None, typer.Option(help="FLOPs at most.")] = None,
     device: Device = "auto",

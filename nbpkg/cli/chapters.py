@@ -48,13 +48,14 @@ def run(
     cluster: Annotated[str | None, typer.Option(help="A Dask cluster: local, slurm or ADDRESS.")] = None,
 ) -> None:
     """Execute chapters (all that are written when none is named); results go under runs/."""
-    from nbpkg import runner
+    from nbpkg import parallel, runner
 
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
         raise NbpkgError(f"seeds must be whole numbers with commas, as in 0,1,2; not {seeds!r}") from None
     if cluster:
+        parallel.check_cluster(cluster)
         os.environ["NBPKG_CLUSTER"] = cluster  # for all that the chapters start
     options = (profile, numbers, device, jobs, script, force, cell_timeout, say, minutes)
     outcomes = runner.run(names or [], *options)

@@ -106,7 +106,7 @@ def data_measure_latency(
     out: Annotated[str | None, typer.Option(help="Table to write; by default the embedded one.")] = None,
     cells: Annotated[int, typer.Option(help="How many random cells to time.")] = 640,
     rounds: Annotated[int, typer.Option(help="How often every cell is visited.")] = 4,
-    seed: Annotated[int, typer.Option(help="Chooses the cells and the order of visits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the cells and the order of visits.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted measurement.")] = False,
     new: Annotated[bool, typer.Option("--new", help="The settings that chapter 03 judges by.")] = False,
 ) -> None:

@@ -1,13 +1,30 @@
 """What commands share: options that several have, and how they print."""
 
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nbpkg.errors import NbpkgError
+
 Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def place(path: Path | None) -> Path | None:
+    """A path to write to, its folder made, before any work is done for it. NbpkgError if it cannot be."""
+    if path is not None:
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(None, "it is a folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise NbpkgError(f"{path} cannot be written ({error.strerror})") from None
+    return path
 
 
 def plain(text: str) -> str:

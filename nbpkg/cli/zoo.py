@@ -1,10 +1,11 @@
 """The command line of the zoos: `nbpkg zoo list | build`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nbpkg.cli.out import Device, Profile, say, table
+from nbpkg.cli.out import Device, Profile, place, say, table
 from nbpkg.errors import NbpkgError
 
 zoo_app = typer.Typer(help="Zoos of small trained networks: list, and build.", no_args_is_help=True)
@@ -31,15 +32,17 @@ def zoo_list() -> None:
 def zoo_build(
     name: Annotated[str, typer.Argument(help="A zoo; see `nbpkg zoo list`.")],
     profile: Profile = "smoke",
-    workers: Annotated[int | None, typer.Option(help="Processes; default: usable cores, on a GPU 1.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: cores, on a GPU 1.")] = None,
     cluster: Annotated[str | None, typer.Option(help="Dask: local, slurm, or a scheduler's address.")] = None,
     device: Device = "auto",
-    out: Annotated[str | None, typer.Option(help="Write the table of results to this file too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table of results to this file too.")] = None,
 ) -> None:
     """Train what the cache lacks of a zoo; interrupted, it goes on where it stopped."""
-    from nbpkg import machine
+    from nbpkg import machine, parallel
     from nbpkg.zoo import loader
 
+    place(out)
+    parallel.check_cluster(cluster)
     if cluster is None or device != "cuda":  # a cluster's machines may have what this one lacks
         device = machine.device(device).type
     workers = len(machine.usable_cpus()) if workers is None else workers

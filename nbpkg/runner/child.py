@@ -76,7 +76,12 @@ def execute_notebook(job: dict, folder: Path) -> dict:
             source, folder / "executed.ipynb", job["parameters"], **times, **shown, **where
         )
     except PapermillExecutionError as error:
-        return _failure(error.source, f"{error.ename}: {notebook.headline(error.evalue, 200)}")
+        said = f"{error.ename}: {notebook.headline(error.evalue, 200)}"
+        if error.ename == "CellExecutionError":  # an unknown magic: the reason is printed
+            cells = notebook.read(folder / "executed.ipynb").cells
+            printed = [o.text for cell in cells for o in cell.get("outputs", ()) if o.get("name") == "stderr"]
+            said = notebook.headline("".join(printed[-1:]), 200)
+        return _failure(error.source, said)
     except CellTimeoutError:
         return _failure(progress.source, f"took longer than {job['cell_timeout']} s")
     except DeadKernelError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -55,6 +56,9 @@ def run(
     KeyboardInterrupt (also on SIGTERM) ends every process first and leaves no half-written file.
     """
     seeds = check_options(profile, seeds, device)
+    for name, limit in (("--cell-timeout", cell_timeout), ("--minutes", minutes)):
+        if limit is not None and not 0 < limit < math.inf:
+            raise NbpkgError(f"{name} must be a positive number, not {limit}")
     wanted = _wanted(names)
     if problem := needs.lacking([chapter.name for chapter in wanted], profile):
         raise NbpkgError(problem)

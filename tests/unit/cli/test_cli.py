@@ -1,11 +1,13 @@
 """The command line: one line for a mistake, exit statuses, nothing heavy at start."""
 
+import errno
 import subprocess
 import sys
 
 import pytest
 from books import finished_run
 
+from nbpkg import runner
 from nbpkg.book import notebook, package_size
 from nbpkg.chapters import CHAPTERS, get
 from nbpkg.cli import main, out
@@ -21,6 +23,16 @@ from nbpkg.cli import main, out
         (["run", "--seeds", "1,,2"], "seeds must be whole numbers"),
         (["run", "--jobs", "many"], "'--jobs'"),
         (["run", "--jobs", "-1"], "--jobs must be at least 1"),
+        (["run", "--jobs", "0"], "--jobs must be at least 1"),
+        (["run", "--seeds", "99999999999999999999999"], "whole numbers from 0 to 4294967295"),
+        *((["run", "--cell-timeout", text], "--cell-timeout must be") for text in ("0", "-5", "nan", "inf")),
+        (["run", "--minutes", "inf"], "--minutes must be"),
+        (["run", "--cluster", "bogus"], "none of local, slurm or an address"),
+        (["zoo", "build", "cells", "--cluster", "bogus"], "none of local, slurm or an address"),
+        (["zoo", "build", "cells", "--out", "/proc/x/y"], "/proc/x/y cannot be written"),
+        (["zoo", "build", "cells", "--workers", "0"], "'--workers'"),
+        (["search", "FOLDER", "--seed", "99999999999999999999999"], "'--seed'"),
+        (["data", "measure-latency", "--cells", "0"], "a measurement needs cells"),
         (["run", "--epochs", "3"], "No such option: --epochs"),
         (["run", "tans"], "not written yet"),
         (["publish"], "Missing argument"),
@@ -42,6 +54,25 @@ def test_a_mistake_is_one_line_and_exit_2(book, capsys, monkeypatch, arguments, 
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and words in err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), "runs/x: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "results/x"), "results/x: Permission denied"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_and_exit_1(book, capsys, monkeypatch, error, words):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(runner, "run", refuse)
+    assert main(["run", "help"]) == 1
+    assert capsys.readouterr().err == f"error: {words}\n"
+    assert main(["handout", "help", "--out", "/proc/x"]) == 1
+    assert capsys.readouterr().err.startswith("error: /proc/x: ")
 
 
 def test_what_chapters_need_is_said_first_and_one_failure_stops_no_other(book, capsys, monkeypatch):

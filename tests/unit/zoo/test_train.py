@@ -127,7 +127,7 @@ def test_an_error_of_a_call_is_raised_as_it_is(count):
 
 def test_a_cluster_that_does_not_answer_and_no_workers():
     with pytest.raises(NbpkgError, match="no Dask scheduler"):
-        list(parallel.unordered(refuse_two, [(1,)], cluster="nowhere"))
+        list(parallel.unordered(refuse_two, [(1,)], cluster="tcp://127.0.0.1:9"))
     with pytest.raises(NbpkgError, match="1 or more"):
         list(parallel.unordered(refuse_two, [(1,)], workers=0))
 
