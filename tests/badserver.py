@@ -1,7 +1,9 @@
 """A local web server that misbehaves as told, for the tests of downloads."""
 
+import contextlib
 import http.server
 import random
+import time
 
 CONTENT = random.Random(0).randbytes(300_000)
 HALF = len(CONTENT) // 2
@@ -31,13 +33,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.seen.append(self.headers.get("Range"))
         getattr(self, server.script.pop(0) if server.script else server.always)()
 
-    def answer(self, code, body, *, length=None, **headers):
+    def answer(self, code, body, *, length=None, every=0.0, **headers):
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
-        self.wfile.write(body)
+        for piece in body if every else ():
+            time.sleep(every)
+            self.wfile.write(bytes([piece]))
+        self.wfile.write(b"" if every else body)
         self.close_connection = True
 
     def start(self):
@@ -82,6 +87,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def other_version(self):
         self.rest(CONTENT[self.start() :] + b"new", total=len(CONTENT) + 3)
+
+    def drips(self):
+        with contextlib.suppress(ConnectionError):  # the client gives up
+            self.answer(200, CONTENT[:3], length=len(CONTENT), every=0.05)
 
     def missing(self):
         self.answer(404, b"404: Not Found")

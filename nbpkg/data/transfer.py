@@ -23,6 +23,8 @@ TIMEOUTS = (10.0, 30.0)
 LOCK_WAIT = 600.0
 #: Bytes read at a time; a break loses at most the last of these pieces.
 CHUNK = 1 << 14
+#: Bytes that must arrive within so many seconds: a server that drips counts as one that hangs.
+SLOWEST = 1 << 14, 30.0
 
 
 class _Failure(Exception):
@@ -83,11 +85,12 @@ class Download:
     def attempt(self, url: str) -> None:
         """Fetch what is lacking from `url` and put the file in its place; `_Failure` when it is not whole."""
         import requests
+        from urllib3.exceptions import HTTPError
 
         have = self.partial.stat().st_size if self.partial.exists() else 0
         if have > self.file.size or not self.file.sha256:
             have = self._discard()
-        broken = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+        broken = (requests.ConnectionError, requests.Timeout, HTTPError, ConnectionError)
         try:
             if have < self.file.size:
                 self._transfer(url, have)
@@ -113,13 +116,19 @@ class Download:
         with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUTS) as reply:
             have = self._start(reply, have)
             with open(self.partial, "ab") as stream:
-                for chunk in reply.iter_content(CHUNK):
+                # What has come, where urllib3 can tell; else whole pieces.
+                read, mark, since = getattr(reply.raw, "read1", reply.raw.read), have, time.monotonic()
+                while chunk := read(CHUNK, decode_content=True):
                     room = self.most - have
                     stream.write(chunk[:room])
                     have += len(chunk)
                     self.progress.add(min(len(chunk), room))
                     if len(chunk) > room:
                         break
+                    if time.monotonic() - since > SLOWEST[1]:
+                        if have - mark < SLOWEST[0]:
+                            raise _Failure(f"only {have - mark:,} bytes came in {SLOWEST[1]:.0f} s")
+                        mark, since = have, time.monotonic()
         if have > self.most:
             self._discard()
             raise _Failure(f"the server sent more than the {self.most:,} bytes due")
@@ -162,19 +171,20 @@ class Download:
                 return
             if len(self.file.urls) > 1:
                 self.progress.say(f"  {self.name}: {problem} ({url.split('/')[2]})")
+        again = "run the same command to try again, or " * problem.again
         raise NbpkgError(
-            f"{self.name}: {problem}; nothing was kept as the file, run the same command to try again, "
-            "or set NBPKG_MIRROR to the address of a copy"
+            f"{self.name}: {problem}; nothing was kept as the file: {again}set NBPKG_MIRROR to the address "
+            "of a copy, or NBPKG_DATA to a folder that holds the file"
         )
 
-    def _try(self, url: str, pause: float) -> str | None:
+    def _try(self, url: str, pause: float) -> _Failure | None:
         """A few attempts at one address; what was wrong with the last one, or None."""
         for number in range(1, ATTEMPTS + 1):
             try:
                 return self.attempt(url)
             except _Failure as error:
                 if not error.again or number == ATTEMPTS:
-                    return str(error)
+                    return error
                 wait = max(min(pause * 2 ** (number - 1), LONGEST_PAUSE), error.after)
                 again = f"attempt {number + 1} of {ATTEMPTS} in {wait:.0f} s"
                 self.progress.say(f"  {self.name}: {error}; {again}")

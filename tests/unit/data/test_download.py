@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from functools import partial
 
 import pytest
 from badserver import CONTENT, HALF, Server
@@ -157,6 +158,22 @@ def test_a_lasting_failure_leaves_nothing_and_one_line(toy, reply, word, request
     toy.server.always = reply
     toy.fails(word)
     assert requests in (None, len(toy.server.seen))
+
+
+def test_a_server_that_drips_is_given_up_and_progress_is_shown(toy, monkeypatch):
+    toy.server.always = "drips"
+    monkeypatch.setattr(transfer, "SLOWEST", (1000, 0.01))
+    monkeypatch.setattr(transfer, "Progress", partial(transfer.Progress, every=0.0))
+    toy.fails("bytes came in 0 s")
+    assert any("0 of 1 files, 0.0 of 0.3 MB" in line for line in toy.lines)
+
+
+def test_what_is_gone_for_good_is_not_to_be_tried_again(toy):
+    toy.server.always = "missing"
+    toy.fails("404", "NBPKG_MIRROR", "NBPKG_DATA")
+    with pytest.raises(NbpkgError) as caught:
+        toy.fetch()
+    assert "again" not in str(caught.value)
 
 
 def test_a_truncated_file_on_the_server_never_becomes_the_file_even_later(toy):
