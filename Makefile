@@ -45,11 +45,21 @@ check: venv
 
 # The stamp is written last and holds a checksum of what was installed: an interrupted installation starts afresh,
 # a changed lock is installed over the old one.
+# The lock names the process that holds it: a second make waits, and one that was killed holds up nobody.
 # Torch comes first and by itself: asked with hashes, pip prefers the index's CUDA build to a CPU build at hand.
 venv:
 	@set -eu; \
 	wanted=$$(cat requirements.lock requirements-cuda.lock pyproject.toml | cksum); \
-	if [ -x $(PY) ] && [ "$$(cat $(VENV)/.installed 2>/dev/null || true)" = "$$wanted" ]; then exit 0; fi; \
+	whole() { [ -x $(PY) ] && [ "$$(cat $(VENV)/.installed 2>/dev/null || true)" = "$$wanted" ]; }; \
+	if whole; then exit 0; fi; \
+	[ -w . ] || { echo "error: this folder may not be written, and $(VENV) is to be made in it" >&2; exit 2; }; \
+	until ln -s $$$$ $(VENV).lock 2>/dev/null; do \
+	  kill -0 "$$(readlink $(VENV).lock)" 2>/dev/null || { rm -f $(VENV).lock; continue; }; \
+	  [ -n "$${waits-}" ] || echo "waiting for another make that works on $(VENV)"; \
+	  waits=1; sleep 0.2; \
+	done; \
+	trap 'rm -f $(VENV).lock' EXIT; trap 'exit 130' INT TERM; \
+	if whole; then exit 0; fi; \
 	if [ ! -x $(PY) ] || [ ! -f $(VENV)/.installed ]; then \
 	  '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }; \

@@ -1,5 +1,6 @@
 """What a run ran on: device, threads, memory, versions."""
 
+import math
 import os
 import platform
 import re
@@ -63,10 +64,25 @@ def gpus() -> list[str]:
 
 
 def usable_cpus() -> list[int]:
-    """Numbers of the processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    """Numbers of the processor cores that this process may use, no more than its container's quota allows."""
+    whole = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return sorted(whole)[: max(1, int(min(len(whole), quota())))]
+
+
+def quota(groups: Path = Path("/proc/self/cgroup"), home: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores by which control groups of either version limit this process; infinite without a limit."""
+    least = math.inf
+    for line in groups.read_text().splitlines() if groups.is_file() else ():
+        _, kinds, place = line.split(":", 2)
+        if kinds and "cpu" not in kinds.split(","):
+            continue
+        names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if kinds else ("cpu.max",)
+        folder = home / ("cpu" if kinds else "") / place.strip("/")
+        for group in (folder, *folder.parents):
+            with suppress(OSError, ValueError):  # there is none, or it says "max"
+                allowed, period = map(int, " ".join((group / name).read_text() for name in names).split())
+                least = min(least, allowed / period) if allowed > 0 else least
+    return least
 
 
 def threads() -> int:

@@ -7,6 +7,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
+import time
 import tomllib
 
 import lock
@@ -238,6 +240,20 @@ def test_an_interrupted_installation_starts_afresh(clone):
     assert done.returncode != 0
     assert modules(clone()[1]) == ["venv", *["pip"] * 4]
     assert clone()[1] == []
+
+
+@needs_make
+def test_a_second_make_waits_for_the_first_and_not_for_a_dead_one(clone):
+    held = clone.folder / ".venv.lock"
+    held.symlink_to("99999999")
+    assert modules(clone()[1]) == ["venv", *["pip"] * 4] and not held.is_symlink()
+    (clone.folder / ".venv" / ".installed").unlink()
+    held.symlink_to(str(os.getpid()))
+    threading.Timer(0.5, held.unlink).start()
+    begun = time.monotonic()
+    done, steps = clone()
+    assert "waiting for another make" in done.stdout and time.monotonic() - begun > 0.5
+    assert modules(steps) == ["venv", *["pip"] * 4] and not held.is_symlink()
 
 
 @needs_make
