@@ -87,6 +87,12 @@ def relative(path: str | Path) -> str:
         return path.name
 
 
+def shown(path: str | Path) -> str:
+    """`path` as it can be pasted into a command here: relative to the working directory, if it lies in it."""
+    path = Path(path).resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to, which takes its place when the block ends well.

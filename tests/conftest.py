@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from books import Book, finished_run
 
 from nbpkg import chapters
@@ -42,6 +41,8 @@ def published(book):
 @pytest.fixture(scope="module")
 def one_thread():
     """Torch on one thread while a module's tests run."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

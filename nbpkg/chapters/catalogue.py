@@ -1,5 +1,6 @@
 """The list of chapters, from `chapters.toml`."""
 
+import difflib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +62,18 @@ CHAPTERS = [
 
 
 def get(name: str) -> Chapter:
-    """The chapter by its name, its number, or its name without it. Raises NbpkgError with the known names."""
-    wanted = str(name).removesuffix(".py").removesuffix(".ipynb")
-    for chapter in CHAPTERS:
-        if wanted in (chapter.name, chapter.number, chapter.name.split("_", 1)[1]):
-            return chapter
+    """The chapter by its name, its number (3, too), or its name without it, in letters of any size.
+
+    Raises NbpkgError with the known names, and with what may have been meant.
+    """
+    wanted = str(name).lower().removesuffix(".py").removesuffix(".ipynb").strip("/").rpartition("/")[2]
+    wanted = f"{int(wanted):02d}" if wanted.isascii() and wanted.isdecimal() else wanted
+    names = {called: one for one in reversed(CHAPTERS) for called in (one.name, one.number, one.name[3:])}
+    if wanted in names:
+        return names[wanted]
+    meant = "".join(f"did you mean {near}? " for near in difflib.get_close_matches(wanted, names, 1))
     known = ", ".join(chapter.name for chapter in CHAPTERS)
-    raise NbpkgError(f"no chapter is called {name!r}; the chapters are {known}")
+    raise NbpkgError(f"no chapter is called {name!r}; {meant}the chapters are {known}")
 
 
 def existing() -> list[Chapter]:

@@ -3,33 +3,47 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+import nbpkg
 from nbpkg.cli import apps, chapters
 from nbpkg.cli.data import data_app
-from nbpkg.cli.out import plain
+from nbpkg.cli.out import plain, say
 from nbpkg.cli.zoo import zoo_app
 from nbpkg.errors import NbpkgError
 
 app = typer.Typer(
-    help="Runs, checks and publishes the chapters of Transferable AutoML, Reproduced.",
     no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
-app.add_typer(data_app, name="data")
-app.add_typer(zoo_app, name="zoo")
-app.command("list")(chapters.list_chapters)
-for command in (chapters.run, chapters.publish, chapters.check, chapters.sync, chapters.site, chapters.stamp):
-    app.command()(command)
-app.command()(chapters.scoreboard)
-app.command("handout")(chapters.write_handouts)
-app.command("search")(apps.search_folder)
-app.command("weights")(apps.make_weights)
-app.command("retrieve")(apps.retrieve_folder)
-app.command("retrieve-weights")(apps.make_retrieval_weights)
+#: For whom each command is; help shows them so.
+PANELS = {
+    "For readers": {"search": apps.search_folder, "retrieve": apps.retrieve_folder},
+    "For those who run chapters": {"list": chapters.list_chapters, "run": chapters.run},
+    "For teachers": {"handout": chapters.write_handouts},
+    "For maintainers": {
+        "sync": chapters.sync, "check": chapters.check, "publish": chapters.publish,
+        "scoreboard": chapters.scoreboard, "site": chapters.site, "stamp": chapters.stamp,
+        "weights": apps.make_weights, "retrieve-weights": apps.make_retrieval_weights,
+    },
+}  # fmt: skip
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(command)
+app.add_typer(data_app, name="data", rich_help_panel="For those who run chapters")
+app.add_typer(zoo_app, name="zoo", rich_help_panel="For those who run chapters")
+
+
+@app.callback()
+def options(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    """Runs, checks and publishes the chapters of Transferable AutoML, Reproduced."""
+    if version:
+        say(f"nbpkg {nbpkg.__version__}")
+        raise typer.Exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,8 +9,17 @@ import typer
 from nbpkg.cli.out import Device, Profile, say, table
 from nbpkg.errors import NbpkgError
 
-NAMES = "Chapters, as in 03_help, 03 or help"
-Chapters = Annotated[list[str] | None, typer.Argument(help=f"{NAMES}; by default all.")]
+NAMES = "Chapters, as in 03_help, 3 or help"
+
+
+def _complete(begun: str) -> list[str]:
+    """Names of chapters for the shell's tab key."""
+    from nbpkg.chapters import CHAPTERS
+
+    return [chapter.name for chapter in CHAPTERS if chapter.name.startswith(begun)]
+
+
+Chapters = Annotated[list[str] | None, typer.Argument(help=f"{NAMES}; else all.", autocompletion=_complete)]
 Jobs = Annotated[int | None, typer.Option(help="Executions at once; default: usable cores / NBPKG_THREADS.")]
 Script = Annotated[bool, typer.Option("--script", help="Run the twins as scripts: a record only.")]
 FromNotebook = Annotated[bool, typer.Option("--from-notebook", help="Write the twin of an edited notebook.")]
@@ -18,7 +27,7 @@ FromTwin = Annotated[bool, typer.Option("--from-twin", help="Where a notebook wa
 
 
 def list_chapters() -> None:
-    """The chapters: which are written, and which are published."""
+    """List the chapters: which are written, and which are published."""
     from nbpkg.chapters import CHAPTERS
     from nbpkg.paths import root
 
@@ -71,7 +80,7 @@ def run(
 
 
 def publish(
-    names: Annotated[list[str], typer.Argument(help=f"{NAMES}.")],
+    names: Annotated[list[str], typer.Argument(help=f"{NAMES}.", autocompletion=_complete)],
     profile: Profile = "standard",
 ) -> None:
     """Adopt finished runs: outputs into notebooks/, records into results/, the scoreboard anew."""
@@ -128,7 +137,7 @@ def site(
     profile: Profile = "smoke",
     strict: Annotated[bool, typer.Option("--strict", help="Every warning is a failure.")] = False,
 ) -> None:
-    """Build the site."""
+    """Build the site of the pages and the published, or your own, outputs."""
     from nbpkg.book import site as building
 
     building.build(source, strict, profile)
@@ -146,7 +155,7 @@ def stamp(folder: Annotated[str, typer.Argument(help="Folder to write notebooks/
     from nbpkg.book import site
 
     for path in site.stamp(folder):
-        say(f"wrote {path.parent.name}/{path.name}")
+        say(f"wrote {path}")
 
 
 def write_handouts(
@@ -154,10 +163,10 @@ def write_handouts(
     out: Annotated[str, typer.Option(help="Folder to write to.")] = "handouts",
     outputs: Annotated[bool, typer.Option("--outputs", help="Keep the published outputs.")] = False,
 ) -> None:
-    """Notebooks for a course: without solutions and answers, and without outputs unless asked for."""
+    """Write notebooks for a course: without solutions and answers, and without outputs unless asked for."""
     from nbpkg import chapters
     from nbpkg.book import teaching
 
     for name in names or [chapter.name for chapter in chapters.existing()]:
         path = teaching.write_handout(name, out, outputs)
-        say(f"wrote {path.parent.name}/{path.name}")
+        say(f"wrote {path}")

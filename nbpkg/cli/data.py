@@ -11,14 +11,14 @@ from nbpkg.cli.out import say, table
 from nbpkg.errors import NbpkgError
 
 data_app = typer.Typer(
-    help="The public data: list, fetch, verify; the embedded latency table: measure-latency.",
+    help="List, fetch and verify the public data, and measure the embedded latency table anew.",
     no_args_is_help=True,
 )
 
 
 @data_app.command("list")
 def data_list() -> None:
-    """The registered sets: licence, size, and how many files lie where, by name and size (`verify` reads)."""
+    """List the sets: licence, size, and how many files lie where, by name and size (`verify` reads)."""
     from nbpkg import data
     from nbpkg.data import store
 

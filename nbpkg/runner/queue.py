@@ -20,7 +20,7 @@ from nbpkg.chapters import Chapter, check_parameters, runs_dir, state
 from nbpkg.chapters.runs import check_options
 from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
-from nbpkg.paths import relative, write_text
+from nbpkg.paths import shown, write_text
 from nbpkg.progress import duration
 from nbpkg.runner import execution
 from nbpkg.runner.execution import Execution
@@ -191,7 +191,7 @@ class _ChapterRun:
         if self.earlier.get("status") != "done":
             self._write_state("failed", error=error, cell=cell)
         where = f" in cell {cell!r}" if cell else ""
-        self.echo(f"{job.label}: failed{where}: {error} (see {relative(kept)})")
+        self.echo(f"{job.label}: failed{where}: {error} (see {shown(kept)})")
         return Outcome(self.chapter.name, self.profile, "failed", seconds, error=error)
 
     def _write_state(self, status: str, **words: object) -> float:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from nbpkg.paths import read_json, root
+from nbpkg.paths import read_json
 from nbpkg.progress import duration
 from nbpkg.runner.execution import Execution
 
@@ -15,13 +15,11 @@ class Reporter:
 
     def __init__(self, job: Execution, earlier: dict, echo: Callable[[str], None]):
         self.job, self.echo, self.last = job, echo, time.monotonic()
-        # A warm run is one seed of several, and a failed run ended early: such times would mislead.
+        # A warm run is one seed of several, a failed run ended early, and the published one is of another
+        # machine: such times would mislead.
         if job.warm or earlier.get("status") != "done":
             earlier = {}
-        self.cells, self.total = earlier.get("cell_seconds", []), earlier.get("seconds")
-        if not (job.warm or self.total):
-            published = root() / "results" / job.profile / f"{job.chapter.name}.json"
-            self.total = read_json(published).get("seconds", {}).get("total")
+        self.cells = earlier.get("cell_seconds", [])
         seeds = ",".join(map(str, job.seeds))
         echo(f"{job.label}: started at {job.profile}" + ("" if job.warm else f", seeds {seeds}"))
 
@@ -34,16 +32,15 @@ class Reporter:
         if not (status := read_json(self.job.scratch / "progress.json")):  # the child's last word
             return
         elapsed, done, total = now - self.job.started, status["done"], status["total"]
-        left = time_left(done, total, status["cell_seconds"], elapsed, self.cells, self.total)
+        left = time_left(done, total, status["cell_seconds"], elapsed, self.cells)
         line = f"{self.job.label}: {done}/{total} cells in {duration(elapsed)}"
-        line += f", about {duration(left)} left" if left is not None else ""
+        line += f", about {duration(left)} left" if left else ""
         self.echo(line + (f" | {status['line']}" if status["line"] else ""))
 
 
 def time_left(
-    done: int, total: int, seconds: Sequence[float], elapsed: float, earlier: Sequence[float] = (),
-    earlier_total: float | None = None,
-) -> float | None:  # fmt: skip
+    done: int, total: int, seconds: Sequence[float], elapsed: float, earlier: Sequence[float] = ()
+) -> float | None:
     """Seconds until an execution ends, or None while nothing is known.
 
     `seconds` are those of the `done` cells now, `earlier` those of all cells in a run before; where that run
@@ -57,8 +54,6 @@ def time_left(
         later = sum(earlier[done + 1 :])
         now = max(earlier[done] * pace - current, 0.0) if done < total else 0.0
         return now + later * pace
-    if earlier_total:
-        return max(earlier_total - elapsed, 0.0)
     if done and 4 * done >= total:  # cells differ too much to go by the first few
         return max(spent / done * (total - done) - current, 0.0)
     return None

@@ -1,16 +1,19 @@
 """The command line: one line for a mistake, exit statuses, nothing heavy at start."""
 
 import errno
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from books import finished_run
 
-from nbpkg import runner
+import nbpkg
+from nbpkg import paths, runner
 from nbpkg.book import notebook, package_size
 from nbpkg.chapters import CHAPTERS, get
-from nbpkg.cli import main, out
+from nbpkg.cli import PANELS, main, out
 
 
 @pytest.mark.parametrize(
@@ -139,6 +142,40 @@ def test_data_commands_speak_for_the_registry(book, capsys, monkeypatch):
     assert main(["data", "verify"]) == 0
     assert main(["data", "verify", "help-nasbench201"]) == 1
     assert " absent" in capsys.readouterr().out
+
+
+def test_help_names_every_command_in_whole_lines_and_for_whom_it_is(book, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(panel in shown for panel in PANELS) and "…" not in shown
+    assert shown.count("...") == 1  # of the line on usage
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"nbpkg {nbpkg.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["3", "03", "HELP", "help", "03_HELP.ipynb", "notebooks/src/03_help.py"])
+def test_a_chapter_has_several_names(book, name):
+    assert get(name).name == "03_help"
+
+
+def test_a_slip_is_answered_with_what_was_meant(book, capsys):
+    assert main(["run", "hlep"]) == 2 and "did you mean help?" in capsys.readouterr().err
+    assert main(["rnu"]) == 2 and "No such command 'rnu'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "offered"), [("nbpkg ru", "run"), ("nbpkg run 03", "03_help")])
+def test_the_tab_key_completes_commands_and_chapters(words, offered):
+    code = "from nbpkg.cli import main; main()"
+    env = {"_NBPKG_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | env)
+    assert done.stdout.split() == [offered]
+
+
+def test_paths_in_messages_can_be_pasted(book, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["handout", "help", "--out", "for class"]) == 0
+    assert Path(capsys.readouterr().out.removeprefix("wrote ").strip()).is_file()
+    assert paths.shown(tmp_path / "a" / "b") == "a/b" and paths.shown("/elsewhere") == "/elsewhere"
 
 
 def test_no_arguments_show_the_help(book, capsys):

@@ -397,13 +397,12 @@ def test_time_left_is_exact_when_a_run_repeats_itself(earlier, data):
     assert left == pytest.approx(sum(earlier[done:]))
 
 
-@given(SECONDS, SECONDS, st.floats(0, 1000), st.booleans())
-def test_time_left_is_never_negative(seconds, earlier, more, known):
+@given(SECONDS, SECONDS, st.floats(0, 1000))
+def test_time_left_is_never_negative(seconds, earlier, more):
     total = len(seconds) + 2
     elapsed = sum(seconds) + more
-    left = status.time_left(len(seconds), total, seconds, elapsed, earlier, 50.0 if known else None)
+    left = status.time_left(len(seconds), total, seconds, elapsed, earlier)
     assert left is None or left >= 0
-    assert left is not None or not known
 
 
 def test_time_left_scales_with_the_pace_and_says_nothing_without_a_base():
@@ -417,7 +416,7 @@ def test_progress_lines_are_ten_seconds_apart(book, monkeypatch):
     monkeypatch.setattr(status.time, "monotonic", lambda: clock[0])
     lines = []
     job = execution.Execution(get("help"), "smoke", [0], "auto", True, book.root / "scratch", started=100.0)
-    said = {"done": 2, "total": 4, "line": "epoch 3", "cell_seconds": [1, 1]}
+    said = {"done": 2, "total": 4, "line": "epoch 3", "cell_seconds": [20, 20]}
     write_text(job.scratch / "progress.json", json.dumps(said))
     reporter = status.Reporter(job, {}, lines.append)
     for _ in range(300):
