@@ -74,11 +74,9 @@ def quota(groups: Path = Path("/proc/self/cgroup"), home: Path = Path("/sys/fs/c
     least = math.inf
     for line in groups.read_text().splitlines() if groups.is_file() else ():
         _, kinds, place = line.split(":", 2)
-        if kinds and "cpu" not in kinds.split(","):
-            continue
         names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if kinds else ("cpu.max",)
         folder = home / ("cpu" if kinds else "") / place.strip("/")
-        for group in (folder, *folder.parents):
+        for group in (folder, *folder.parents) if not kinds or "cpu" in kinds.split(",") else ():
             with suppress(OSError, ValueError):  # there is none, or it says "max"
                 allowed, period = map(int, " ".join((group / name).read_text() for name in names).split())
                 least = min(least, allowed / period) if allowed > 0 else least

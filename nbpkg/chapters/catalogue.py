@@ -62,18 +62,15 @@ CHAPTERS = [
 
 
 def get(name: str) -> Chapter:
-    """The chapter by its name, its number (3, too), or its name without it, in letters of any size.
-
-    Raises NbpkgError with the known names, and with what may have been meant.
-    """
+    """The chapter by its name, or either part of it (3 is 03). NbpkgError names what there is, or is near."""
     wanted = str(name).lower().removesuffix(".py").removesuffix(".ipynb").strip("/").rpartition("/")[2]
     wanted = f"{int(wanted):02d}" if wanted.isascii() and wanted.isdecimal() else wanted
     names = {called: one for one in reversed(CHAPTERS) for called in (one.name, one.number, one.name[3:])}
     if wanted in names:
         return names[wanted]
     meant = "".join(f"did you mean {near}? " for near in difflib.get_close_matches(wanted, names, 1))
-    known = ", ".join(chapter.name for chapter in CHAPTERS)
-    raise NbpkgError(f"no chapter is called {name!r}; {meant}the chapters are {known}")
+    meant += "the chapters are " + ", ".join(chapter.name for chapter in CHAPTERS)
+    raise NbpkgError(f"no chapter is called {name!r}; {meant}")
 
 
 def existing() -> list[Chapter]:

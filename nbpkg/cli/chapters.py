@@ -13,7 +13,6 @@ NAMES = "Chapters, as in 03_help, 3 or help"
 
 
 def _complete(begun: str) -> list[str]:
-    """Names of chapters for the shell's tab key."""
     from nbpkg.chapters import CHAPTERS
 
     return [chapter.name for chapter in CHAPTERS if chapter.name.startswith(begun)]

@@ -45,8 +45,8 @@ def zoo_build(
     parallel.check_cluster(cluster)
     if cluster is None or device != "cuda":  # a cluster's machines may have what this one lacks
         device = machine.device(device).type
-    workers = len(machine.usable_cpus()) if workers is None else workers
-    trained, path = loader.build(name, profile, device, workers, cluster, out)
+    cores = len(machine.usable_cpus())
+    trained, path = loader.build(name, profile, device, workers or cores, cluster, out)
     if name == "students" and path is not None:
         from nbpkg.zoo import bank
 

@@ -15,11 +15,9 @@ class Reporter:
 
     def __init__(self, job: Execution, earlier: dict, echo: Callable[[str], None]):
         self.job, self.echo, self.last = job, echo, time.monotonic()
-        # A warm run is one seed of several, a failed run ended early, and the published one is of another
-        # machine: such times would mislead.
-        if job.warm or earlier.get("status") != "done":
-            earlier = {}
-        self.cells = earlier.get("cell_seconds", [])
+        # A warm run is one seed of several, and a failed run ended early: such times would mislead.
+        whole = earlier.get("status") == "done" and not job.warm
+        self.cells = earlier.get("cell_seconds", []) if whole else []
         seeds = ",".join(map(str, job.seeds))
         echo(f"{job.label}: started at {job.profile}" + ("" if job.warm else f", seeds {seeds}"))
 
