@@ -31,9 +31,8 @@ PANELS = {
         "weights": apps.make_weights, "retrieve-weights": apps.make_retrieval_weights,
     },
 }  # fmt: skip
-for panel, commands in PANELS.items():
-    for name, command in commands.items():
-        app.command(name, rich_help_panel=panel)(command)
+for panel, name, command in ((p, n, c) for p, names in PANELS.items() for n, c in names.items()):
+    app.command(name, rich_help_panel=panel)(command)
 app.add_typer(data_app, name="data", rich_help_panel="For those who run chapters")
 app.add_typer(zoo_app, name="zoo", rich_help_panel="For those who run chapters")
 
