@@ -628,8 +628,8 @@ def known_words():
     lowest = last[last.text == "fresh"].agreement.min()
     return (
         f"On fresh text agreement is {fresh.agreement['large']:.0f} % for the large model "
-        f"alone and {fresh.agreement['small']:.0f} % for the small one; the lowest of all networks "
-        f"there has {lowest:.0f} %. On English the large model alone is {less:.1f} nats below "
+        f"alone and {fresh.agreement['small']:.0f} % for the small one; the lowest of all "
+        f"networks there has {lowest:.0f} %. On English the large model alone is {less:.1f} nats below "
         f"frequencies; of the probability of was and were, is and are, has and have, it gives "
         f"{english.agreement['large']:.0f} % to the right one."
     )
@@ -666,8 +666,9 @@ def in_words(values):
 # %% mystnb={"figure": {"caption": "Paired differences of held-out loss on five texts, in nats: dots are seeds, lines means with 95 % intervals.", "name": "fig-ctcd-contrasts"}, "image": {"alt": "ALT"}} tags=["hide-input"]
 def contrast_figure():
     """A panel a text, a row a contrast."""
-    fig, axes = plots.figure(1, 5, width=7.2, height=2.8, sharey=True)
-    for ax, kind in zip(axes, TEXTS, strict=True):
+    fig, axes = plots.figure(2, 3, width=7.2, height=4.6, sharey=True)
+    axes[1, 2].set_visible(False)
+    for ax, kind in zip(axes.flat, TEXTS, strict=False):
         for at, (one, other) in enumerate(CONTRASTS.values()):
             values = paired(kind, one, other).to_numpy()
             ax.plot(values, [at] * len(values), "o", ms=3, alpha=0.5, color=plots.PALETTE[0])
@@ -675,8 +676,9 @@ def contrast_figure():
             ax.plot(values.mean(), at, "|", ms=9, color=plots.PALETTE[1])
         ax.axvline(0, color=plots.MUTED, lw=1, zorder=0)
         ax.set(title=kind, xlabel="nats")
-    axes[0].set_yticks(range(len(CONTRASTS)), list(CONTRASTS))
-    axes[0].invert_yaxis()
+        ax.locator_params(axis="x", nbins=4)
+    axes[0, 0].set_yticks(range(len(CONTRASTS)), list(CONTRASTS))
+    axes[0, 0].invert_yaxis()
     return fig
 
 
