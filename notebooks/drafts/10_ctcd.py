@@ -688,6 +688,7 @@ plots.finish(contrast_figure())
 # ### What does the large model listen to?
 #
 # Differences of held-out loss on fresh text from the same model alone, in nats, with 95 % intervals over the seeds that the arm has.
+# In *smoothed* the small model learns alone beside the large one, and in *shuffled* it learns from it, as in CTCD.
 # *Reversed* and *frozen* have a teacher that is trained already.
 # A joint step costs as much as a step of both models, one and a half times that of the large model alone.
 # So the last row has the large model alone for twice the steps, on twice as much text: that is what a little more computation buys.

@@ -216,6 +216,19 @@ def test_teachers_of_an_arm_receive_no_gradient(ch, labels):
     torch.testing.assert_close(found, due)
 
 
+def test_no_graph_is_kept_of_what_teachers_say(ch, monkeypatch):
+    z, batch, tables, _ = one_batch()
+    seen = []
+
+    def frozen(inputs, positions):
+        seen.append(torch.is_grad_enabled())
+        return tables[0] * 1.0
+
+    monkeypatch.setitem(ch.LABELS, "own", lambda given, y: seen.append(given.requires_grad) or given)
+    ch.arm_loss([(1, "own", 1.0, 1.0), (2, "own", 1.0, 1.0)], [frozen])(z, batch, 0.0)
+    assert seen == [False] * 3
+
+
 @pytest.mark.parametrize("until", [0.0, 0.5, 1.0])
 def test_a_teacher_is_heard_until_its_time(ch, until):
     z, batch, *_ = one_batch()
@@ -484,31 +497,36 @@ def test_ways_change_what_they_are_named_for(more, monkeypatch):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_run_gives_each_seed_its_own_teacher(more, device, monkeypatch):
-    """`run` with a session that trains nothing: weights are named by group, seed and model."""
-    calls, none = [], dict(LOOKS={}, WORKERS=1, ROWS=[], FOUND={}, BED=BED, ENGLISH=BED, SHORT=RECIPE)
+    """`run` with a session that trains nothing: weights are named by group, model and seed."""
+    calls, groups = [], {id(group): name for name, group in more.GROUPS.items()}
 
     def memo_each(name, function, asked, workers):
+        assert function is more.train
         calls.extend(asked)
-
-        def label(one):
-            return f"{one['kind']}, {one['learners'][0]['arm']}"
-
-        return [
-            {"rows": [(label(one), i) for i in one["seeds"]],
-             "states": [[f"{label(one)}/{m}/{i}" for i in one["seeds"]] for m in range(len(one["learners"]))]}
-            for one in asked
-        ]  # fmt: skip
+        made = []
+        for one in asked:
+            seeds, name = one["seeds"], f"{groups[id(one['learners'])]}, {one['kind']}"
+            states = [[f"{name}, {at}, {i}" for i in seeds] for at in range(len(one["learners"]))]
+            made.append({"rows": [(name, i) for i in seeds], "states": states})
+        return made
 
     session = types.SimpleNamespace(device=torch.device(device), memo_each=memo_each)
-    for name, value in {**none, "s": session}.items():
+    english, looks = BED | {"language": None}, {"twenty": (0.1, 1.0)}
+    more_names = dict(s=session, LOOKS=looks, WORKERS=1, ROWS=[], FOUND={}, BED=BED, ENGLISH=english)
+    more_names["SHORT"] = RECIPE
+    for name, value in more_names.items():
         monkeypatch.setattr(more, name, value, raising=False)
-    more.run([("alone, narrow", "fresh", [3, 4], None), ("longer", "fresh", [3], None)])
-    more.run([("reversed", "fresh", [4, 3], ("small", 1))])
-    assert more.FOUND["alone, narrow", "fresh", 4][1] == "fresh, alone/1/4"
-    assert more.FOUND["longer", "fresh", 3][0] == "fresh, alone, twice/0/3"
-    plain = 2 if device == "cpu" else 1
-    assert [one["way"] for one in calls] == ["plain"] * plain + ["longer"] + ["plain"] * plain
-    known = [one["known"] for one in calls if "known" in one]
-    due = [f"fresh, alone/1/{i}" for i in (4, 3)]
-    assert known == ([("small", [x]) for x in due] if device == "cpu" else [("small", due)])
-    assert len(more.ROWS) == 5
+    more.run([("alone, narrow", "fresh", [3, 4], None), ("longer", "twenty", [3], None)])
+    more.run([("reversed", "fresh", [4, 3], ("small", 1)), ("CTCD", "English", [3], None)])
+    assert more.FOUND["alone, narrow", "fresh", 4][1] == "alone, narrow, fresh, 1, 4"
+    assert more.FOUND["CTCD", "English", 3] == ["CTCD, English, 0, 3", "CTCD, English, 1, 3"]
+    assert len(more.ROWS) == 6
+    for call in calls:
+        group = groups[id(call["learners"])]
+        assert call["way"] == ("longer" if group == "longer" else "plain")
+        assert call["bed"] is (english if group == "CTCD" else BED)
+        assert call["looks"] == ((0.1, 1.0) if call["kind"] == "twenty" else (0.5, 1.0))
+        assert (len(call["seeds"]) == 1) or device == "cuda"
+        assert ("known" in call) == (group == "reversed")
+        if group == "reversed":
+            assert call["known"] == ("small", [f"alone, narrow, fresh, 1, {i}" for i in call["seeds"]])
