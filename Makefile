@@ -19,7 +19,7 @@ WANTS_CUDA := from importlib.metadata import requires; \
   raise SystemExit(not any(line.startswith(("nvidia-", "cuda-", "triton")) for line in requires("torch")))
 
 .DEFAULT_GOAL := book
-.PHONY: book test test-device site lint check venv browser lock lowest clean
+.PHONY: book test test-device torture mutation site lint check venv browser lock lowest clean
 
 book: venv
 	@$(PY) -m nbpkg.cli run --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS))
@@ -35,6 +35,14 @@ test: venv browser lint
 # Every chapter at smoke on a GPU that is simulated: ten minutes of one core, twice that with DEVICE=cpu.
 test-device: venv
 	@$(PY) -m pytest tests/device --all-chapters $(PYTEST)
+
+# Breaks things on purpose, ten minutes of one core; FAULTS="images disks" breaks some.
+torture: venv
+	@$(PY) tests/torture.py $(FAULTS)
+
+# Changes single lines of the code and asks whether the tests see it: an hour of one core.
+mutation: venv
+	@$(PY) tests/mutation.py $(MUTANTS)
 
 lint: venv
 	@$(PY) -m ruff check --quiet .

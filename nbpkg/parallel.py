@@ -8,7 +8,10 @@ worker that dies, killed by the system for its memory, say, costs what it was at
 """
 
 import importlib.util
+import os
 import re
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -42,6 +45,21 @@ def unordered(
             yield number, function(*call)
     else:
         yield from _in_processes(function, calls, min(workers, len(calls)))
+
+
+def leave_with_parent(parent: int | None = None) -> None:
+    """End this process soon after its parent is gone, whatever killed it; kernels do the same.
+
+    parent: its process id, where it may be gone before this is called.
+    """
+    parent = parent or os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check_cluster(cluster: str | None) -> None:

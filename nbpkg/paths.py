@@ -1,6 +1,7 @@
 """Where the project and its cache lie."""
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -60,6 +61,26 @@ def git(*arguments: str) -> str | None:
 def embedded(name: str) -> Path:
     """Where a table called `name` that is shipped with the package lies; it need not exist."""
     return package() / "data" / "embedded" / name
+
+
+def _sums() -> dict[str, str]:
+    lines = embedded("SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def intact(path: str | Path) -> Path:
+    """`path`; NbpkgError if it lies among the shipped tables and is not the file that was shipped."""
+    path = Path(path)
+    shipped = path.is_file() and path.resolve().parent == embedded("")
+    if shipped and hashlib.sha256(path.read_bytes()).hexdigest() != _sums().get(path.name):
+        raise NbpkgError(f"{path.name}: its checksum is not the shipped file's; install nbpkg again")
+    return path
+
+
+def adopted(path: Path) -> None:
+    """Puts a file that was just written among the shipped tables on their list of checksums."""
+    sums = _sums() | {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    write_text(embedded("SHA256SUMS"), "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
 
 
 def cache_dir() -> Path:

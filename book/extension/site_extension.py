@@ -69,6 +69,12 @@ def _twin(app: Sphinx, docname: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def _card(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put the times of reading and of the published run into a chapter's card."""
+    if _twin(app, docname) is not None:
+        source[0] = site_tables.card(source[0], docname.removeprefix("notebooks/"))
+
+
 def _links(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Put the downloads of a chapter, and Colab when it can be reached, under its title."""
     title = next(iter(doctree.findall(nodes.title)), None)
@@ -98,6 +104,7 @@ def setup(app: Sphinx) -> dict:
     if mathjax_folder() is not None:
         app.config.mathjax_path = "mathjax/tex-chtml.js"
     app.add_config_value("nbpkg_colab", "", "html", str)
+    app.connect("source-read", _card)
     app.connect("doctree-resolved", _links)
     app.connect("build-finished", _copy)
     # After the other extensions have added their scripts.

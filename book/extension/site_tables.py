@@ -16,7 +16,7 @@ import numpy as np
 import synthesis
 
 from nbpkg import chapters, data, paths
-from nbpkg.book import scoreboard, teaching
+from nbpkg.book import budget, scoreboard, teaching
 from nbpkg.data import latency_table, needs
 from nbpkg.nb201 import costs, digits, space
 from nbpkg.report import tables
@@ -168,11 +168,36 @@ def teaching_table() -> str:
     """What each chapter asks of a course, as a definition list: minutes of reading, exercises with stars."""
     items = []
     for chapter in (one for one in chapters.CHAPTERS if _on_site(one) and not one.evidence):
-        read = teaching.minutes(chapter)
+        read = budget.measure(chapter)["minutes"]
         link = f"[{chapter.title}](../notebooks/{chapter.name}.ipynb)"
         asked = "; ".join(f"{'★' * e.stars} {e.title.rstrip('?')}" for e in exercises(chapter))
-        items.append(f"{link}" + (f", {read} minutes" if read else "") + f"\n: {asked}.")
+        items.append(f"{link}" + f", {read} minutes" + f"\n: {asked}.")
     return "\n\n".join(items)
+
+
+def times_table() -> str:
+    """How long each chapter takes: to read by the budget's rule, to run by its published record."""
+    records = {chapter.name: record for chapter, record in scoreboard.records()}
+    rows = []
+    for chapter in filter(_on_site, chapters.CHAPTERS):
+        link = f"[{chapter.number} {chapter.title}](../notebooks/{chapter.name}.ipynb)"
+        run = scoreboard.ran(records[chapter.name]) if chapter.name in records else "not published"
+        rows.append((link, f"{budget.measure(chapter)['minutes']} min", run))
+    return tables.table(("Chapter", "To read", "The published run"), rows, right=(1,))
+
+
+def card(text: str, name: str) -> str:
+    """The text of a chapter's notebook with the times in its card: by the budget's rule, of its record."""
+    published = [record for chapter, record in scoreboard.records() if chapter.name == name]
+    took = [f"{scoreboard.ran(one)}, {one.peak_memory_mb / 1000:.1f} GB of memory" for one in published]
+    for row, said in (
+        ("To read", f"{budget.measure(chapters.get(name))['minutes']} minutes"),
+        ("To run", f"`smoke`: under a minute, offline; `standard`: {(took or ['not published'])[0]}"),
+    ):
+        text = re.sub(
+            rf"\| {row} \|[^|\n]*\|", lambda _, row=row, said=said: f"| {row} | {said} |", text, count=1
+        )
+    return text
 
 
 def _short(address: str) -> str:
@@ -194,6 +219,7 @@ PAGES: dict[str, Callable[[], str | dict[str, object]]] = {
     "digits": digits_facts,
     "scoreboard": scoreboard_page,
     "teaching": teaching_table,
+    "times": times_table,
     "held": synthesis.render,
 }
 
@@ -203,8 +229,9 @@ def sources(name: str) -> list[Path]:
     root = paths.root()
     if name in ("scoreboard", "held"):
         return [synthesis.path(), *sorted((root / "results").glob("*/*.json"))]
-    if name == "teaching":
-        return [root / "_toc.yml", *sorted((root / "notebooks" / "src").glob("*.py"))]
+    if name in ("teaching", "times"):
+        records = sorted((root / "results").glob("*/*.json"))
+        return [root / "_toc.yml", *records, *sorted((root / "notebooks" / "src").glob("*.py"))]
     if name in ("data", "chapter-data", "digits", "embedded"):
         home = paths.package() / "data"
         return [*sorted(home.glob("*.toml")), *sorted((home / "embedded").glob("[!.]*"))]

@@ -129,13 +129,13 @@ def _body(spec: CellNet) -> list[tuple[str, torch.Size]]:
     return [(name, value.shape) for name, value in body if value.is_floating_point()]
 
 
-def write_weights(path: str | Path, made: Mapping[str, Any]) -> Path:
-    """Write what the chapter's artefact "retrieval" holds, in half precision; whole or not at all."""
+def write_weights(path: str | Path, made: Mapping[str, Any], **by: Any) -> Path:
+    """Write what the chapter's artefact "retrieval" holds, in half precision; by: `weights_file.write`."""
     tensors = {name: made[name] for name in _TENSORS}
     # One row a network: a name and a place for each of its tensors would take a fifth of the file.
     for i, (spec, state) in enumerate(zip(map(_spec, made["networks"]), made["states"], strict=True)):
         tensors[f"net/{i}"] = torch.cat([state[name].flatten() for name, _ in _body(spec)])
-    return weights_file.write(path, tensors, {name: made[name] for name in _PLAIN}, FORMAT)
+    return weights_file.write(path, tensors, {name: made[name] for name in _PLAIN}, FORMAT, **by)
 
 
 def read_weights(path: str | Path | None = None) -> dict[str, Any]:

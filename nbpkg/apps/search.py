@@ -109,12 +109,12 @@ def search(
     ]
 
 
-def write_weights(path: str | Path, made: Mapping[str, Any]) -> Path:
-    """Write what the chapter's artefact "search" holds, in half precision; whole or not at all."""
+def write_weights(path: str | Path, made: Mapping[str, Any], **by: Any) -> Path:
+    """Write what the chapter's artefact "search" holds, in half precision; by: `weights_file.write`."""
     tensors = {name: made[name] for name in ("mean", "basis")}
     for part in ("generator", "predictor"):
         tensors |= {f"{part}/{name}": value for name, value in made[part].items()}
-    return weights_file.write(path, tensors, {name: made[name] for name in _PLAIN}, FORMAT)
+    return weights_file.write(path, tensors, {name: made[name] for name in _PLAIN}, FORMAT, **by)
 
 
 def read_weights(path: str | Path | None = None) -> dict[str, Any]:

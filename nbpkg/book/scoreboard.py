@@ -52,9 +52,10 @@ def paper(chapter: Chapter) -> str:
 
 
 def ran(record: Record) -> str:
-    """How long a run took, on what."""
+    """How long a run took, by the clock and of CPU, on what."""
     share = "" if record.gpu_share is None else f", {record.gpu_share:.0%} of the work on the GPU"
-    return f"{duration(record.seconds['total'])} on {record.device}{share}"
+    wall, cpu = duration(record.seconds["total"]), duration(record.cpu_seconds["total"])
+    return f"{wall}, {cpu} of CPU, on {record.device}{share}"
 
 
 def readme() -> Path:

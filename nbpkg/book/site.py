@@ -46,12 +46,12 @@ def build(
     stage(root, work / "src", source, profile)
     _replace(_jupyter_book(root, work, strict), target)
     index = target / "index.html"
-    print(f"site: {paths.relative(index)}", f"open: {index.as_uri()}", sep="\n", flush=True)
+    print(f"site: {paths.shown(index)}", f"open: {index.as_uri()}", sep="\n", flush=True)
     return target
 
 
 def stage(root: Path, folder: Path, source: str = "published", profile: str = "smoke") -> None:
-    """Make `folder` hold exactly what the site is built from, touching only files whose content changed."""
+    """Make `folder` hold exactly what the site is built from."""
     files: dict[str, bytes] = {}
     for path in [root / "_toc.yml", *sorted((root / "book").rglob("*"))]:
         if path.is_file() and "__pycache__" not in path.parts:
@@ -63,12 +63,9 @@ def stage(root: Path, folder: Path, source: str = "published", profile: str = "s
             files[f"notebooks/src/{name}.py"] = stamp_text(twin.read_text("utf-8"), address).encode()
         files[f"notebooks/{name}.ipynb"] = _notebook(root, name, source, profile, address)
     files["_config.yml"] = _config(root, source, profile, address)
-    old = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    for name in old.keys() - files.keys():
-        old[name].unlink()
+    shutil.rmtree(folder, ignore_errors=True)
     for name, content in files.items():
-        if name not in old or old[name].read_bytes() != content:
-            _write(folder / name, content)
+        _write(folder / name, content)
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -157,11 +154,11 @@ def stamp(folder: str | Path) -> list[Path]:
 
 def _jupyter_book(root: Path, work: Path, strict: bool) -> Path:
     # Jupyter Book 1 has no `python -m`; a console script found by name may belong to another environment.
-    start = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", start, "build", str(work / "src"), "--path-output", str(work), "-q"]
-    if strict:
-        # A warning of a page that is not rebuilt would be missed, hence --all.
-        command += ["-W", "-n", "--keep-going", "--all"]
+    start = f"from nbpkg.parallel import leave_with_parent as leave; leave({os.getpid()}); "
+    start += "from jupyter_book.cli.main import main; main()"
+    # All pages: Sphinx goes by the clock, and leaves an old title in the side bars of pages that stayed.
+    command = [sys.executable, "-c", start, "build", str(work / "src"), "--path-output", str(work)]
+    command += ["-q", "--all", *["-W", "-n", "--keep-going"] * strict]
     # The staged copy looks like a repository of the book: the real one must win.
     env = os.environ | {"NBPKG_ROOT": str(root), "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"}
     done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, errors="replace")

@@ -10,7 +10,6 @@ from nbpkg.errors import NbpkgError
 from nbpkg.paths import write_text
 
 _ANSWER = re.compile(r"<details>\s*<summary>.*?</details>[^\S\n]*\n?", re.DOTALL)
-_MINUTES = re.compile(r"^\| To read \| (\d+) minutes \|$", re.MULTILINE)
 
 #: What stands in the place of a solution, so that nobody looks for it.
 LEFT_OUT = "*(The solution is left out of this copy.)*"
@@ -19,12 +18,6 @@ LEFT_OUT = "*(The solution is left out of this copy.)*"
 def prose(chapter: Chapter) -> str:
     """All text of a chapter."""
     return "\n".join(cell.source for cell in chapters.cells(chapter.name) if cell.kind == "markdown")
-
-
-def minutes(chapter: Chapter) -> int | None:
-    """How long a chapter takes to read, in minutes, by its card; None when the card does not say."""
-    found = _MINUTES.search(prose(chapter))
-    return int(found[1]) if found else None
 
 
 def handout(chapter: Chapter, outputs: bool = False):

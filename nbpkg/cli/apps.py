@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from nbpkg.cli.out import Device, Profile, say, table
+from nbpkg.cli.out import Adopt, Device, Profile, output, place, say, table, wrote
 from nbpkg.errors import NbpkgError
 
 Folder = Annotated[Path, typer.Argument(help="Images, one subfolder a class.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of what is drawn at random.")]
 Top = Annotated[int, typer.Option(help="How many to show.")]
 MaxParams = Annotated[int | None, typer.Option(help="Parameters at most.")]
-Out = Annotated[Path | None, typer.Option(help="Where to; default: where the command reads.")]
+Weights = Annotated[Path | None, typer.Option(help="A file of weights; by default the shipped one.")]
+Out = Annotated[Path | None, typer.Option(help="The file to write; by default one in the cache.")]
 
 
 def search_folder(
@@ -22,22 +23,27 @@ def search_folder(
     seed: Seed = 0,
     max_params: MaxParams = None,
     max_flops: Annotated[int | None, typer.Option(help="FLOPs at most.")] = None,
+    weights: Weights = None,
     device: Device = "auto",
 ) -> None:
-    """Cells of NAS-Bench-201 for a folder of images, best first, by the networks of chapter 02_metad2a."""
-    from nbpkg.apps import images, search
+    """Rank cells of NAS-Bench-201 for a folder of images, by the networks of chapter 02_metad2a."""
+    from nbpkg.apps import images, search, weights_file
 
     if min(top, candidates) < 1:
         raise NbpkgError("--top and --candidates must be at least 1")
-    found = search.search(*images.read_folder(folder), candidates, seed, max_params, max_flops, device)
+    made = search.read_weights(weights)
+    say(weights_file.words(made))
+    found = search.search(*images.read_folder(folder), candidates, seed, max_params, max_flops, device, made)
     table(["rank", "score", "parameters (M)", "FLOPs (M)", "architecture"], search.lines(found, top))
 
 
-def make_weights(profile: Profile = "standard", seed: Seed = 0, out: Out = None) -> None:
+def make_weights(
+    profile: Profile = "standard", seed: Seed = 0, out: Out = None, adopt: Adopt = False
+) -> None:  # fmt: skip
     """Write the weights that `nbpkg search` uses, trained by chapter 02_metad2a where they are not stored."""
     from nbpkg.apps import search
 
-    _write_weights(search, "02_metad2a", "search", profile, seed, out)
+    _write_weights(search, "02_metad2a", "search", profile, seed, out, adopt)
 
 
 def retrieve_folder(
@@ -45,32 +51,41 @@ def retrieve_folder(
     top: Top = 10,
     max_params: MaxParams = None,
     save: Annotated[Path | None, typer.Option(help="Write the first one's weights, safetensors.")] = None,
+    weights: Weights = None,
     device: Device = "auto",
 ) -> None:
-    """Trained networks for a folder of images, by the space of chapter 05_tans; to be fine-tuned."""
-    from nbpkg.apps import images, retrieve
+    """Find trained networks for a folder of images, to be fine-tuned, by the space of chapter 05_tans."""
+    from nbpkg import paths
+    from nbpkg.apps import images, retrieve, weights_file
 
-    found = retrieve.retrieve(*images.read_folder(folder), max_params, top, device)
+    place(save)
+    made = retrieve.read_weights(weights)
+    say(weights_file.words(made))
+    found = retrieve.retrieve(*images.read_folder(folder), max_params, top, device, made)
     table(["rank", "predicted", "score", "parameters", "trained on", "architecture"], retrieve.lines(found))
     if save is not None:
         from safetensors.torch import save_file
 
-        save_file(dict(found[0].network().state_dict()), str(save))
-        say(f"wrote {save.name}")
+        with paths.replacing(save) as temporary:
+            save_file(dict(found[0].network().state_dict()), str(temporary))
+        wrote(save)
 
 
-def make_retrieval_weights(profile: Profile = "standard", seed: Seed = 0, out: Out = None) -> None:
+def make_retrieval_weights(
+    profile: Profile = "standard", seed: Seed = 0, out: Out = None, adopt: Adopt = False
+) -> None:  # fmt: skip
     """Write what `nbpkg retrieve` uses, trained by chapter 05_tans where it is not stored."""
     from nbpkg.apps import retrieve
 
-    _write_weights(retrieve, "05_tans", "retrieval", profile, seed, out)
+    _write_weights(retrieve, "05_tans", "retrieval", profile, seed, out, adopt)
 
 
-def _write_weights(app, chapter: str, name: str, profile: str, seed: int, out: Path | None) -> None:
+def _write_weights(app, chapter: str, name: str, profile: str, seed: int, out: Path | None, adopt: bool):
     """Write a chapter's artefact in the form that the module `app` reads."""
     from nbpkg import paths
     from nbpkg.session import Session
 
+    path = output(paths.embedded(app.FILE), out, adopt)
     made = Session(chapter, profile, [seed]).artifact(chapter, name)
-    path = app.write_weights(out or paths.embedded(app.FILE), made)
-    say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")
+    app.write_weights(path, made, chapter=chapter, profile=profile, seeds=[seed])
+    wrote(path)

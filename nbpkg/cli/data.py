@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nbpkg.cli.out import say, table
+from nbpkg.cli.out import Adopt, output, say, table, wrote
 from nbpkg.errors import NbpkgError
 
 data_app = typer.Typer(
@@ -103,21 +103,23 @@ def data_verify(
 
 @data_app.command("measure-latency")
 def data_measure_latency(
-    out: Annotated[str | None, typer.Option(help="Table to write; by default the embedded one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The table to write; by default one in the cache.")] = None,
     cells: Annotated[int, typer.Option(help="How many random cells to time.")] = 640,
     rounds: Annotated[int, typer.Option(help="How often every cell is visited.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the cells and the order of visits.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted measurement.")] = False,
     new: Annotated[bool, typer.Option("--new", help="The settings that chapter 03 judges by.")] = False,
+    adopt: Adopt = False,
 ) -> None:
     """Measure the embedded latency table on this machine; an interrupted measurement goes on."""
     from nbpkg.data.latency_table import EMBEDDED, NEW, read_embedded
     from nbpkg.measure import backends, latency
     from nbpkg.nb201 import space
 
+    path = output(NEW if new else EMBEDDED, out, adopt)
     if new:
         known, settings = space.encode(read_embedded(NEW)[0]), backends.NEW_SETTINGS
-        path = latency.measure(out or NEW, known, rounds, settings, resume=not fresh, seed=seed)
+        latency.measure(path, known, rounds, settings, resume=not fresh, seed=seed)
     else:
-        path = latency.measure(out or EMBEDDED, cells, rounds, resume=not fresh, seed=seed)
-    say(f"wrote {path.name}")
+        latency.measure(path, cells, rounds, resume=not fresh, seed=seed)
+    wrote(path, path.with_suffix(".json"))

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from nbpkg import paths
 from nbpkg.errors import NbpkgError
 
 Profile = Annotated[str, typer.Option(help="smoke, standard or paper.")]
+Adopt = Annotated[bool, typer.Option("--adopt", help="Replace the file that comes with the package.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
@@ -25,6 +27,21 @@ def place(path: Path | None) -> Path | None:
         except OSError as error:
             raise NbpkgError(f"{path} cannot be written ({error.strerror})") from None
     return path
+
+
+def output(shipped: Path, out: Path | None, adopt: bool) -> Path:
+    """Where to write what takes the place of a shipped file if adopted: `out`, else in the cache."""
+    if adopt and out is not None:
+        raise NbpkgError("give --out or --adopt, not both")
+    return place(shipped if adopt else out or paths.cache_dir() / "shipped" / shipped.name)
+
+
+def wrote(*files: Path) -> None:
+    """Say what was written; what has taken the place of a shipped file is the good one from here on."""
+    for path in files:
+        if path.resolve().parent == paths.embedded(""):
+            paths.adopted(path)
+        say(f"wrote {path}")
 
 
 def plain(text: str) -> str:

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from nbpkg.cli.out import Device, Profile, place, say, table
+from nbpkg.cli.out import Device, Profile, place, say, table, wrote
 from nbpkg.errors import NbpkgError
 
-zoo_app = typer.Typer(help="Zoos of small trained networks: list, and build.", no_args_is_help=True)
+zoo_app = typer.Typer(help="List and build the zoos of small trained networks.", no_args_is_help=True)
 
 
 @zoo_app.command("list")
 def zoo_list() -> None:
-    """The zoos: what they hold, how large they are, and where they are."""
+    """List the zoos: what they hold, how large they are, and where they are."""
     from nbpkg import machine
     from nbpkg.zoo import loader, recipes
 
@@ -47,13 +47,14 @@ def zoo_build(
         device = machine.device(device).type
     cores = len(machine.usable_cpus())
     trained, path = loader.build(name, profile, device, workers or cores, cluster, out)
+    written = [] if path is None else [path, *[path.with_suffix(".json")] * (name == "digits")]
     if name == "students" and path is not None:
         from nbpkg.zoo import bank
 
-        bank.write(bank.beside(path), trained, bank.tell(trained, device))
+        written.append(bank.beside(path))
+        bank.write(written[-1], trained, bank.tell(trained, device))
     say(
         f"{len(trained.jobs)} networks, {trained.cpu_seconds.sum():.0f} CPU seconds of training, "
         f"mean test accuracy {trained.test.mean():.1f} %"
     )
-    if path is not None:
-        say(f"wrote {path.name}")
+    wrote(*written)

@@ -9,14 +9,15 @@ which share no question, so its numbers compare with no others.
 
 from __future__ import annotations
 
-import math
 import tomllib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from nbpkg import data
 from nbpkg.data.text import read_lines
@@ -59,9 +60,6 @@ class Split:
     first: tuple[str, ...]
     second: tuple[str, ...] | None
     labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.first)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Split:
         """The examples at the given positions, in that order."""
@@ -119,7 +117,8 @@ def score(task: str, predictions: Sequence[float], labels: Sequence[float]) -> d
         raise NbpkgError(f"{task}: predictions {given.shape} and labels {true.shape} make no score")
     if not (np.isfinite(given).all() and np.isfinite(true).all()):
         raise NbpkgError(f"{task}: predictions and labels must be finite")
-    found = {metric: 100 * _METRICS[metric](given, true) for metric in layout.metrics}
+    with warnings.catch_warnings(action="ignore"):  # of predictions that are constant
+        found = {name: 100 * float(np.nan_to_num(_METRICS[name](true, given))) for name in layout.metrics}
     return found | {task: sum(found.values()) / len(found)}
 
 
@@ -129,26 +128,13 @@ def constant(task: str, train: Split, dev: Split) -> float:
         guess = float(np.mean(train.labels))
     else:
         guess = float(np.bincount(train.labels.astype(int)).argmax())
-    return score(task, np.full(len(dev), guess), dev.labels)[task]
-
-
-def _f1(given: np.ndarray, true: np.ndarray) -> float:
-    both = ((given == 1) & (true == 1)).sum()
-    total = (given == 1).sum() + (true == 1).sum()
-    return float(2 * both / total) if total else 0.0
-
-
-def _correlation(given: np.ndarray, true: np.ndarray) -> float:
-    """Pearson's; for two classes, numbered 0 and 1, it is Matthews'."""
-    a, b = given - given.mean(), true - true.mean()
-    size = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / size if size > 1e-12 else 0.0
+    return score(task, np.full(len(dev.first), guess), dev.labels)[task]
 
 
 _METRICS = {
-    "accuracy": lambda given, true: float((given == true).mean()),
-    "f1": _f1,
-    "matthews": _correlation,
-    "pearson": _correlation,
-    "spearman": lambda given, true: _correlation(rankdata(given), rankdata(true)),
+    "accuracy": accuracy_score,
+    "f1": lambda true, given: f1_score(true, given, zero_division=0.0),
+    "matthews": matthews_corrcoef,
+    "pearson": lambda true, given: pearsonr(true, given).statistic,
+    "spearman": lambda true, given: spearmanr(true, given).statistic,
 }

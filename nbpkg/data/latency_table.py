@@ -72,7 +72,7 @@ def read_embedded(
     """
     path = Path(path)
     try:
-        frame = pd.read_csv(path, dtype=str)
+        frame = pd.read_csv(paths.intact(path), dtype=str)
         names = list(frame)[1::2]
         if not names or list(frame) != ["cell", *(name + end for name in names for end in ("", "_iqr"))]:
             raise ValueError("its columns must be: cell, then every setting and its _iqr")
@@ -87,15 +87,15 @@ def read_embedded(
     except (OSError, ValueError, NbpkgError) as error:
         reason = "absent" if isinstance(error, FileNotFoundError) else error
         raise NbpkgError(
-            f"latency table {path.name}: {reason}; restore it or run `nbpkg data measure-latency`"
+            f"latency table {path.name}: {reason}; restore it or run `nbpkg data measure-latency --adopt`"
         ) from None
     return cells, dict(zip(names, medians, strict=True)), dict(zip(names, ranges, strict=True))
 
 
 def read_provenance(path: str | Path = EMBEDDED) -> dict:
     """How the table at `path` was made, from the JSON beside it. NbpkgError if that is absent or damaged."""
-    path = Path(path).with_suffix(".json")
+    path = paths.intact(Path(path).with_suffix(".json"))
     found = paths.read_json(path)
     if not found:
-        raise NbpkgError(f"{path.name}: absent or damaged; `nbpkg data measure-latency` writes it")
+        raise NbpkgError(f"{path.name}: absent or damaged; `nbpkg data measure-latency --adopt` writes it")
     return found

@@ -99,7 +99,7 @@ def measure(
     settings = default_settings(len(machine.usable_cpus())) if settings is None else tuple(settings)
     ops = space.random(max(cells, 0), seed) if isinstance(cells, int) else cells
     cells = len(ops)
-    _check(output, cells, rounds, settings)
+    _check(cells, rounds, settings)
     # Times of another machine or version must not be mixed in.
     here = machine.device_name(machine.device("cpu")), torch.__version__
     key = key_of(space.decode(ops), seed, [asdict(s) for s in settings], *here)
@@ -126,13 +126,11 @@ def measure(
     return output
 
 
-def _check(output: Path, cells: int, rounds: int, settings: Sequence[Setting]) -> None:
+def _check(cells: int, rounds: int, settings: Sequence[Setting]) -> None:
     if cells < 1 or rounds < 2 or not settings or min(s.repeats for s in settings) < 1:
         raise NbpkgError("a measurement needs cells, two rounds or more, settings with one repeat or more")
     if len({s.name for s in settings}) < len(settings):
         raise NbpkgError("the settings of a measurement need distinct names")
-    if not output.parent.is_dir():
-        raise NbpkgError(f"no folder {output.parent.name!r} for the table {output.name}; make it first")
 
 
 def provenance(settings: Sequence[Setting], seed: int, rounds: int, reference_ms: np.ndarray) -> dict:

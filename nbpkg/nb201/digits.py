@@ -36,7 +36,7 @@ FILE = "digits.parquet"
 QUANTITIES = ("valid", "test", "valid_loss", "test_loss", "train_loss")
 #: First width, cells per stage, epochs and pixels a side of the trained networks.
 C, N, EPOCHS, RESOLUTION = 4, 1, 10, 8
-_AGAIN = "restore it or run `nbpkg zoo build digits`"
+_AGAIN = "restore it or run `nbpkg zoo build digits --profile standard --out FILE`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ def load(path: str | Path | None = None) -> Benchmark:
     Raises NbpkgError that names the file when it is absent, does not belong to the JSON beside it, or holds
     anything but every function once with finite values.
     """
-    path = default() if path is None else Path(path)
+    path = Path(path or paths.embedded(FILE))
     try:
         seeds, provenance, cell, values = _read(path)
     except FileNotFoundError as error:
@@ -115,13 +115,8 @@ def load(path: str | Path | None = None) -> Benchmark:
     return Benchmark(table, tuple(seeds), cell, *(full[name] for name in QUANTITIES), provenance)
 
 
-def default() -> Path:
-    """Where the table lies that nbpkg ships."""
-    return paths.embedded(FILE)
-
-
 def _read(path: Path):
-    content = path.read_bytes()
+    content = paths.intact(path).read_bytes()
     provenance = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     if hashlib.sha256(content).hexdigest() != provenance["sha256"]:
         raise ValueError("its checksum is not the one in the file that describes it")

@@ -180,11 +180,6 @@ def bert(config: BertConfig, seed: int = 0) -> Bert:
         return Bert(config)
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights lie: what it reads is moved there."""
-    return next(model.parameters()).device
-
-
 def precision(device: str | torch.device):
     """The context to run a model in: bfloat16 where it pays, on a GPU that has it; else float32.
 

@@ -11,11 +11,17 @@ The teacher's logits are constants: no gradient reaches them.
 
 from dataclasses import replace
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nbpkg.errors import NbpkgError
-from nbpkg.nets.bert import Bert, bert, device_of
+from nbpkg.nets.bert import Bert, bert
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights lie: what it reads is moved there."""
+    return next(model.parameters()).device
 
 
 def _check(student: Tensor, teacher: Tensor, temperature: float) -> None:

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import sys
-import threading
 import time
 import traceback
 import types
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from nbpkg import chapters
 from nbpkg.book import notebook
+from nbpkg.parallel import leave_with_parent
 from nbpkg.paths import write_text
 
 
@@ -121,21 +121,9 @@ def _failure(source: str, error: str) -> dict:
     return {"status": "failed", "cell": notebook.headline(source), "error": error.rstrip(": ")}
 
 
-def _leave_with_parent() -> None:
-    """End this process soon after its parent is gone, whatever killed it; kernels do the same."""
-    parent = os.getppid()
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main(folder: Path) -> int:
     """Run the job described in the folder; returns 0 when a result was written."""
-    _leave_with_parent()
+    leave_with_parent()
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     started = time.monotonic()
     try:

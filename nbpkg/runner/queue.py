@@ -20,7 +20,7 @@ from nbpkg.chapters import Chapter, check_parameters, runs_dir, state
 from nbpkg.chapters.runs import check_options
 from nbpkg.data import needs
 from nbpkg.errors import NbpkgError
-from nbpkg.paths import shown, write_text
+from nbpkg.paths import read_json, shown, write_text
 from nbpkg.progress import duration
 from nbpkg.runner import execution
 from nbpkg.runner.execution import Execution
@@ -181,8 +181,9 @@ class _ChapterRun:
         """Keep the notebook of a failed job, or what it printed, beside the last run that was whole."""
         for end in ("failed.ipynb", "failed.log"):
             self.path(end).unlink(missing_ok=True)
-        kept = self.path("failed.ipynb" if job.output.is_file() else "failed.log")
-        if job.output.is_file():
+        whole = read_json(job.output)  # a full disk leaves half a notebook
+        kept = self.path("failed.ipynb" if whole else "failed.log")
+        if whole:
             os.replace(job.output, kept)
         else:
             write_text(kept, job.log())

@@ -164,7 +164,7 @@ def _read(path: Path, results: Trained) -> tuple[np.ndarray, np.ndarray] | None:
 
     if not path.is_file():
         return None
-    table = parquet.read_table(path)
+    table = parquet.read_table(paths.intact(path))
     if table.schema.metadata[b"of"].decode() != _names(results.jobs):
         return None
     maps = np.stack([np.frombuffer(row, np.uint8) for row in table["map"].to_pylist()])

@@ -37,7 +37,7 @@ def state(name: str, profile: str, device: str | torch.device) -> list[str]:
     zoo = definition(name)
     tasks, parts = zoo.parts(profile)
     n = sum(map(len, parts))
-    table = digits.default() if name == "digits" else committed(name, profile)
+    table = paths.embedded(digits.FILE) if name == "digits" else committed(name, profile)
     if not zoo.weights and profile == "standard" and table.is_file():
         available = "shipped"
     else:
@@ -77,7 +77,7 @@ def build(
     name: str, profile: str, device: str | torch.device, workers: int = 1, cluster=None,
     out: str | Path | None = None,
 ) -> tuple[Trained, Path | None]:  # fmt: skip
-    """Train what the cache lacks of a zoo and, given `out` (or for `digits` at standard), write its table.
+    """Train what the cache lacks of a zoo and, given `out`, write its table.
 
     device, workers, cluster: see `nbpkg.zoo.train.train`. Returns the results and the table's path. Raises
     NbpkgError as `load` does.
@@ -87,8 +87,7 @@ def build(
     trained = _trained(zoo, parts, device, workers, cluster)
     where = machine.device_name(torch.device(device)) if cluster is None else str(device)
     metadata = {"what": zoo.what, "command": f"nbpkg zoo build {name} --profile {profile}", "device": where}
-    if name == "digits" and profile != "smoke":
-        out = out or digits.default()
+    if name == "digits" and profile != "smoke" and out is not None:
         _write_digits(Path(out), trained, metadata)
     elif out is not None:
         tables.write(out, tasks, trained, metadata)

@@ -78,7 +78,7 @@ def read(path: str | Path) -> tuple[Collection, Trained, dict]:
 
     path = Path(path)
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(paths.intact(path))
         if file.metadata.num_rows > _LIMIT:
             raise ValueError(f"it has more than {_LIMIT:,} rows")
         table = file.read()

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -83,7 +84,7 @@ def test_every_default_place_of_a_shipped_table_holds_it():
     from nbpkg.zoo import loader
 
     for path in (
-        digits.default(),
+        paths.embedded(digits.FILE),
         latency_table.EMBEDDED,
         paths.embedded(search.FILE),
         paths.embedded(retrieve.FILE),
@@ -91,6 +92,22 @@ def test_every_default_place_of_a_shipped_table_holds_it():
         assert path.is_file() and path.parent == HOME / "data" / "embedded"
     assert loader.committed("cells", "standard").parent == HOME / "data" / "embedded"
     assert paths.package() == HOME.resolve()
+
+
+def test_the_list_of_checksums_names_every_shipped_file_and_damage_is_seen(tmp_path, monkeypatch):
+    home = paths.embedded("")
+    names = {path.name for path in home.iterdir()} - {"SHA256SUMS"}
+    assert paths._sums().keys() == names
+    for name in names:
+        assert paths.intact(home / name).name == name
+    monkeypatch.setattr(paths, "package", lambda: tmp_path)
+    shutil.copytree(home, paths.embedded(""))
+    for name in names:
+        content = bytearray(paths.embedded(name).read_bytes())
+        content[len(content) // 2] ^= 1
+        paths.embedded(name).write_bytes(content)
+        with pytest.raises(NbpkgError, match=f"{name}: its checksum"):
+            paths.intact(paths.embedded(name))
 
 
 # 5. Everything that is not code is packaged.

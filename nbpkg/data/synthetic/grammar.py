@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from itertools import accumulate
 
@@ -113,38 +113,6 @@ class Grammar:
                 continue
             open_ += [(p * q, (*below, *reversed(right))) for q, right in self.rules[top]]
         return found
-
-    def log_probs(self, sentence: Sequence[str]) -> list[float]:
-        """log p(word | the words before it), in nats, for each word; -inf from the first impossible one on.
-
-        The sum is the log-probability of the sentence when it ends there; -inf where it cannot end.
-        """
-        impossible = 0.0, ()
-        stack, found = (self.start,), []
-        for word in sentence:
-            p, stack = self.next_words(stack).get(word, impossible)
-            if p == 0:
-                return found + [-math.inf] * (len(sentence) - len(found))
-            found.append(math.log(p))
-        p, _ = self.next_words(stack).get(None, impossible)
-        last = found.pop() if found else 0.0
-        return [*found, last + math.log(p) if p else -math.inf]
-
-    def cloze(self, sentence: Sequence[str], place: int) -> dict[str, float]:
-        """p(word at `place` | all other words), exactly, for every word that can stand there.
-
-        The best that any masked language model can do at a single mask. Raises NbpkgError when no word fits.
-        """
-        logs = {}
-        for word in self.words:
-            total = sum(self.log_probs([*sentence[:place], word, *sentence[place + 1 :]]))
-            if total > -math.inf:
-                logs[word] = total
-        if not logs:
-            raise NbpkgError(f"no word can stand at place {place} of {' '.join(sentence)[:60]!r}")
-        highest = max(logs.values())
-        weights = {word: math.exp(value - highest) for word, value in logs.items()}
-        return {word: weight / sum(weights.values()) for word, weight in weights.items()}
 
     def sample(self, rng: random.Random) -> tuple[list[str], list[tuple[int, str]]]:
         """A sentence, and what was expanded when: (number of words so far, symbol) for each symbol, in order.

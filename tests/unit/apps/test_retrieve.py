@@ -61,6 +61,7 @@ def test_the_command_shows_networks_and_saves_one(tmp_path, capsys):
     out = tmp_path / "best.safetensors"
     assert main(["retrieve", str(tmp_path / "pictures"), "--top", "2", "--save", str(out)]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].startswith("rank") and len(shown) == 4 and out.is_file()
+    assert shown[0].startswith("weights: chapter 05_tans, profile standard, seeds [0], commit ")
+    assert shown[1].startswith("rank") and len(shown) == 5 and out.is_file()
     assert main(["retrieve", str(tmp_path / "pictures"), "--max-params", "10"]) == 2
     assert "smallest" in capsys.readouterr().err

@@ -6,13 +6,14 @@ import struct
 import subprocess
 import zlib
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
 
-from nbpkg import paths
+from nbpkg import paths, session
 from nbpkg.apps.images import read_folder
 from nbpkg.apps.search import FILE, read_weights, search, write_weights
 from nbpkg.cli import main
@@ -116,13 +117,35 @@ def test_what_is_no_data_set_is_refused_in_one_line(made, images, labels, messag
 def test_weights_come_back_in_half_precision_and_answer_alike(made, tmp_path):
     path = write_weights(tmp_path / "w.safetensors", made)
     again = read_weights(path)
-    assert again.keys() == made.keys() and len(list(tmp_path.iterdir())) == 1
+    assert again.keys() == {*made, "made"} and len(list(tmp_path.iterdir())) == 1
     torch.testing.assert_close(again["basis"], made["basis"], atol=1e-3, rtol=1e-3)
     first, second = (search(pictures(), LABELS, 30, weights=w) for w in (made, path))
     shared = {one.cell: one.score for one in first}
     both = [(shared[one.cell], one.score) for one in second if one.cell in shared]
     assert len(both) > 20
     np.testing.assert_allclose(*np.array(both).T, atol=0.01)
+
+
+def test_weights_say_what_made_them_and_go_to_the_cache_unless_adopted(made, folder, monkeypatch, capsys):
+    home = folder / ".package"
+    (home / "data" / "embedded").mkdir(parents=True)
+    shipped = home / "data" / "embedded" / FILE
+    shipped.write_bytes(b"as it was")
+    (shipped.parent / "SHA256SUMS").write_text("")
+    monkeypatch.setattr(paths, "package", lambda: home)
+    monkeypatch.setenv("NBPKG_CACHE", str(folder / ".cache"))
+    monkeypatch.setattr(session, "Session", lambda *_: SimpleNamespace(artifact=lambda *_: made))
+    assert main(["weights", "--profile", "smoke", "--seed", "3"]) == 0
+    written = folder / ".cache" / "shipped" / FILE
+    assert capsys.readouterr().out == f"wrote {written}\n" and shipped.read_bytes() == b"as it was"
+    assert main(["search", str(folder), "--weights", str(written), "--device", "cpu", "--top", "1"]) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("weights: chapter 02_metad2a, profile smoke, seeds [3], commit ")
+    assert main(["weights", "--adopt"]) == 0 and read_weights()["made"]["profile"] == "standard"
+    shipped.write_bytes(shipped.read_bytes()[:-1] + b"?")
+    with pytest.raises(NbpkgError, match=r"its checksum is not the shipped file's"):
+        read_weights()
+    assert main(["weights", "--adopt", "--out", "x"]) == 2 and main(["weights", "--out", "/proc/x/y"]) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"a": 1}'])

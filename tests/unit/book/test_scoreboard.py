@@ -29,7 +29,7 @@ def test_readme_counts_claims_by_verdict(published):
         "3",
     )
     assert "Partly" not in table
-    assert table["Run"] == "90 s on cpu (test)"
+    assert table["Run"] == "90 s, 80 s of CPU, on cpu (test)"
 
 
 def test_the_page_shows_every_claim_with_numbers_and_the_papers(published):

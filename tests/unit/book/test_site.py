@@ -1,9 +1,13 @@
 """Staging and stamping: what goes into the site, what stays untouched, what is refused."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nbpkg.book import site
@@ -65,15 +69,14 @@ def test_stage_holds_what_the_site_needs_and_nothing_else(root, tmp_path):
     assert staged(stage) == expected
 
 
-def test_staging_again_touches_only_what_changed(root, tmp_path):
+def test_staging_again_leaves_nothing_of_before(root, tmp_path):
     stage = tmp_path / "stage"
     site.stage(root, stage)
-    before = {name: (stage / name).stat().st_mtime_ns for name in staged(stage)}
+    before = staged(stage)
     (root / "book" / "start.md").write_text("# Another start\n")
+    (stage / "book" / "gone.md").write_text("# Gone\n")
     site.stage(root, stage)
-    assert (stage / "book" / "start.md").read_text() == "# Another start\n"
-    changed = {name for name in staged(stage) if (stage / name).stat().st_mtime_ns != before[name]}
-    assert changed == {"book/start.md"}
+    assert (stage / "book" / "start.md").read_text() == "# Another start\n" and staged(stage) == before
 
 
 def output_of(stage):
@@ -180,6 +183,36 @@ def test_a_folder_that_is_no_site_is_never_replaced(tmp_path):
     (html / "index.html").write_text("newer")
     site._replace(html, target)
     assert (target / "index.html").read_text() == "newer" and not (tmp_path / "target.new").exists()
+
+
+def test_every_page_is_built_anew_whatever_the_clock_says(root, monkeypatch):
+    commands = []
+
+    def run(command, **_):
+        html = Path(command[command.index("--path-output") + 1]) / "_build" / "html"
+        html.mkdir(parents=True, exist_ok=True)
+        (html / "index.html").write_text((root / "book" / "start.md").read_text())
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(site.subprocess, "run", run)
+    for title in ("# Start\n", "# Begin\n", "# Start\n"):
+        (root / "book" / "start.md").write_text(title)
+        os.utime(root / "book" / "start.md", (1, 1))
+        assert (site.build() / "index.html").read_text() == title
+    assert len(commands) == 3 and all("--all" in command for command in commands)
+
+
+def test_jupyter_book_ends_with_the_command_that_started_it(tmp_path):
+    started = "from nbpkg.parallel import leave_with_parent as leave; leave(PID); import time; time.sleep(60)"
+    code = f"import os, subprocess, sys, time; started = {started!r}.replace('PID', str(os.getpid()))\n"
+    code += "made = subprocess.Popen([sys.executable, '-c', started])\n"
+    code += "print(made.pid, flush=True); time.sleep(60)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    assert psutil.wait_procs([child], timeout=30)[1] == []
 
 
 def test_the_command_says_what_is_wrong(root, monkeypatch, capsys):

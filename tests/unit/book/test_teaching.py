@@ -6,7 +6,7 @@ import pytest
 import site_tables
 
 from nbpkg import chapters
-from nbpkg.book import notebook, teaching
+from nbpkg.book import budget, notebook, teaching
 from nbpkg.cli import main
 from nbpkg.errors import NbpkgError
 
@@ -24,7 +24,7 @@ def test_every_chapter_has_exercises_from_easy_to_hard_with_a_solution_each(chap
     assert stars == sorted(stars) and stars[0] == 1 and stars[-1] == 3
     for tag in ("exercise", "solution"):
         assert sum(tag in cell.tags for cell in cells) >= len(found), tag
-    assert 10 <= teaching.minutes(chapter) <= 90
+    assert 10 <= budget.measure(chapter)["minutes"] <= 90
 
 
 @names_of

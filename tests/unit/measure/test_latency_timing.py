@@ -140,8 +140,6 @@ def test_progress_says_the_time_left_in_few_lines(tmp_path, capsys):
 def test_arguments_that_make_no_table_are_refused(tmp_path, arguments, message):
     with pytest.raises(NbpkgError, match=message):
         Machine().measure(tmp_path, **arguments)
-    with pytest.raises(NbpkgError, match="no folder"):
-        Machine().measure(tmp_path / "absent")
 
 
 def test_the_priority_is_as_before_afterwards():

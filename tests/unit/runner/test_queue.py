@@ -173,6 +173,16 @@ def test_a_failed_run_leaves_the_last_whole_one_alone(book):
     assert run("help", force=True)[0][0].status == "done" and book.runs() == DONE
 
 
+def test_half_a_notebook_is_not_kept(book):
+    cell = "import signal\nfrom pathlib import Path\n"
+    cell += '(half,) = Path(os.environ["NBPKG_ROOT"], "runs/smoke/.work").glob("*/executed.ipynb")\n'
+    cell += "half.write_text('{\"cells\": [')\nos.kill(os.getppid(), signal.SIGKILL)\n"
+    book.write(middle=f"\n# %%\n{cell}")
+    (outcome,), _ = run("help")
+    assert outcome.status == "failed" and "signal 9" in outcome.error
+    assert "03_help.failed.log" in book.runs() and "03_help.failed.ipynb" not in book.runs()
+
+
 def test_a_run_that_is_stopped_while_it_takes_its_place_counts_as_none(book, monkeypatch):
     run("help")
     write = queue._ChapterRun._write_state
