@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from nbpkg import data
 from nbpkg.data.text import read_lines
@@ -117,8 +115,18 @@ def score(task: str, predictions: Sequence[float], labels: Sequence[float]) -> d
         raise NbpkgError(f"{task}: predictions {given.shape} and labels {true.shape} make no score")
     if not (np.isfinite(given).all() and np.isfinite(true).all()):
         raise NbpkgError(f"{task}: predictions and labels must be finite")
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    measure = {
+        "accuracy": accuracy_score,
+        "f1": lambda true, given: f1_score(true, given, zero_division=0.0),
+        "matthews": matthews_corrcoef,
+        "pearson": lambda true, given: pearsonr(true, given).statistic,
+        "spearman": lambda true, given: spearmanr(true, given).statistic,
+    }
     with warnings.catch_warnings(action="ignore"):  # of predictions that are constant
-        found = {name: 100 * float(np.nan_to_num(_METRICS[name](true, given))) for name in layout.metrics}
+        found = {name: 100 * float(np.nan_to_num(measure[name](true, given))) for name in layout.metrics}
     return found | {task: sum(found.values()) / len(found)}
 
 
@@ -129,12 +137,3 @@ def constant(task: str, train: Split, dev: Split) -> float:
     else:
         guess = float(np.bincount(train.labels.astype(int)).argmax())
     return score(task, np.full(len(dev.first), guess), dev.labels)[task]
-
-
-_METRICS = {
-    "accuracy": accuracy_score,
-    "f1": lambda true, given: f1_score(true, given, zero_division=0.0),
-    "matthews": matthews_corrcoef,
-    "pearson": lambda true, given: pearsonr(true, given).statistic,
-    "spearman": lambda true, given: spearmanr(true, given).statistic,
-}
