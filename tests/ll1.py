@@ -1,6 +1,5 @@
-"""Oracles of grammars: whether one word ahead tells the rule, what sentences and hidden words are worth."""
+"""Whether one word ahead tells which rule of a grammar is used: then a sentence has one derivation only."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from nbpkg.data.synthetic.grammar import Grammar
@@ -43,27 +42,3 @@ def conflicts(grammar: Grammar) -> Iterator[tuple[str, str | None]]:
         for word in ahead(symbol, right):
             if owner.setdefault((symbol, word), number) != number:
                 yield symbol, word
-
-
-def log_probs(grammar: Grammar, sentence: Sequence[str]) -> list[float]:
-    """log p(word | the words before it), in nats, for each word; -inf from the first impossible one on.
-
-    The sum is the log-probability of the sentence when it ends there; -inf where it cannot end.
-    """
-    impossible = 0.0, ()
-    stack, found = (grammar.start,), []
-    for word in sentence:
-        p, stack = grammar.next_words(stack).get(word, impossible)
-        if p == 0:
-            return found + [-math.inf] * (len(sentence) - len(found))
-        found.append(math.log(p))
-    p, _ = grammar.next_words(stack).get(None, impossible)
-    last = found.pop() if found else 0.0
-    return [*found, last + math.log(p) if p else -math.inf]
-
-
-def cloze(grammar: Grammar, sentence: Sequence[str], place: int) -> dict[str, float]:
-    """p(word at `place` | all other words), exactly, for every word that can stand there."""
-    filled = {word: [*sentence[:place], word, *sentence[place + 1 :]] for word in grammar.words}
-    weights = {word: math.exp(sum(log_probs(grammar, words))) for word, words in filled.items()}
-    return {word: weight / sum(weights.values()) for word, weight in weights.items() if weight}

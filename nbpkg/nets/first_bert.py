@@ -125,6 +125,54 @@ def losses(
     return F.cross_entropy(student, targets), soft
 
 
+class _Mutual(torch.autograd.Function):
+    """hard and soft of two models at once: one softmax of each, at tau, from which all else follows.
+
+    With u = log softmax(z / tau), p = exp(u) and s = sum p^tau, the probabilities at temperature 1 are
+    p^tau / s. The gradients are d hard_a / da = (p_a^tau / s_a - onehot) / n, d soft_a / da = (p_a - p_b) /
+    (n tau), and 0 for b.
+    """
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, targets: Tensor, tau: float):
+        at, n = targets[:, None], len(targets)
+        u, v = (F.log_softmax(z if tau == 1 else z / tau, -1) for z in (a, b))
+        p, q = u.exp(), v.exp()
+        hard = [-tau * x.gather(1, at)[:, 0] for x in (u, v)]
+        sums = [] if tau == 1 else [x.pow(tau).sum(-1) for x in (p, q)]
+        hard = [(x + s.log() if tau != 1 else x).mean() for x, s in zip(hard, sums or hard, strict=True)]
+        apart = u.sub_(v).flatten()
+        ctx.save_for_backward(targets, p, q, *sums)
+        ctx.tau = tau
+        return hard[0], -(q.flatten() @ apart) / n, hard[1], p.flatten() @ apart / n
+
+    @staticmethod
+    def backward(ctx, d_hard_a: Tensor, d_soft_a: Tensor, d_hard_b: Tensor, d_soft_b: Tensor):
+        targets, p, q, *sums = ctx.saved_tensors
+        n, at, tau = len(targets), targets[:, None], ctx.tau
+        apart = (p - q).div_(n * tau)
+        found = []
+        for i, (x, d_hard, d_soft) in enumerate(((p, d_hard_a, d_soft_a), (q, d_hard_b, -d_soft_b))):
+            share = d_hard / n
+            plain = x * share if tau == 1 else x.pow(tau).mul_((share / sums[i])[:, None])
+            plain.addcmul_(apart, d_soft)
+            found.append(plain.scatter_add_(1, at, (-share).expand(n, 1)))
+        return *found, None, None
+
+
+def mutual_losses(
+    a: Tensor, b: Tensor, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(hard_a, soft_a, hard_b, soft_b) of two models that teach each other: () each, from logits (n, v).
+
+    `losses(a, targets, b)` and `losses(b, targets, a)` in one: what a model is told is a constant, the hard
+    losses are at temperature 1, the soft ones are not multiplied by tau squared. Raises NbpkgError for shapes
+    that differ and a temperature that is not above 0.
+    """
+    _check(a, b, temperature)
+    return _Mutual.apply(a.float(), b.float(), targets, float(temperature))
+
+
 def optimiser(model: nn.Module, lr: float = 5e-4) -> torch.optim.AdamW:
     """AdamW with (0.9, 0.999); matrices and embeddings decay by 0.01, biases and layer norms do not.
 

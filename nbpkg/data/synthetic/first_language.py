@@ -3,10 +3,50 @@
 This stays until these chapters are written anew.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from nbpkg.data.synthetic import language
+from nbpkg.data.synthetic import grammar, language
 from nbpkg.data.synthetic.language import _rng
+from nbpkg.errors import NbpkgError
+
+
+class Grammar(grammar.Grammar):
+    """`nbpkg.data.synthetic.grammar.Grammar` and the probabilities of words in a sentence."""
+
+    def log_probs(self, sentence: Sequence[str]) -> list[float]:
+        """log p(word | the words before it), in nats, for each word; -inf from the first impossible one on.
+
+        The sum is the log-probability of the sentence when it ends there; -inf where it cannot end.
+        """
+        impossible = 0.0, ()
+        stack, found = (self.start,), []
+        for word in sentence:
+            p, stack = self.next_words(stack).get(word, impossible)
+            if p == 0:
+                return found + [-math.inf] * (len(sentence) - len(found))
+            found.append(math.log(p))
+        p, _ = self.next_words(stack).get(None, impossible)
+        last = found.pop() if found else 0.0
+        return [*found, last + math.log(p) if p else -math.inf]
+
+    def cloze(self, sentence: Sequence[str], place: int) -> dict[str, float]:
+        """p(word at `place` | all other words), exactly, for every word that can stand there.
+
+        The best that any masked language model can do at a single mask. Raises NbpkgError when no word fits.
+        """
+        logs = {}
+        for word in self.words:
+            total = sum(self.log_probs([*sentence[:place], word, *sentence[place + 1 :]]))
+            if total > -math.inf:
+                logs[word] = total
+        if not logs:
+            raise NbpkgError(f"no word can stand at place {place} of {' '.join(sentence)[:60]!r}")
+        highest = max(logs.values())
+        weights = {word: math.exp(value - highest) for word, value in logs.items()}
+        return {word: weight / sum(weights.values()) for word, weight in weights.items()}
 
 
 @dataclass(frozen=True)
@@ -28,6 +68,11 @@ class Sentence:
 @dataclass(frozen=True)
 class Language(language.Language):
     """`nbpkg.data.synthetic.language.Language` and single sentences, right or wrong in agreement."""
+
+    @cached_property
+    def grammar(self) -> Grammar:
+        """The grammar of its sentences; every one ends in a full stop."""
+        return Grammar(super().grammar.rules)
 
     def sentences(self, count: int, seed: int = 0) -> list[Sentence]:
         """Independent sentences; the same for a seed on every machine."""

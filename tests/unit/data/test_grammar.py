@@ -6,9 +6,9 @@ import random
 
 import numpy as np
 import pytest
-from ll1 import cloze, conflicts, log_probs
+from ll1 import conflicts
 
-from nbpkg.data.synthetic.grammar import Grammar
+from nbpkg.data.synthetic.first_language import Grammar
 from nbpkg.errors import NbpkgError
 
 # Finitely many sentences, of 1 to 4 words; the symbol "tail" may be empty.
@@ -30,7 +30,7 @@ def finite():
 def every_sentence(grammar, longest=4):
     for length in range(1, longest + 1):
         for words in itertools.product(grammar.words, repeat=length):
-            p = math.exp(sum(log_probs(grammar, words)))
+            p = math.exp(sum(grammar.log_probs(words)))
             if p > 0:
                 yield words, p
 
@@ -49,7 +49,7 @@ def test_the_next_word_has_its_conditional_probability():
     grammar = finite()
     found = dict(every_sentence(grammar))
     words = ("b", "y", "x", ".")
-    logs = log_probs(grammar, words)
+    logs = grammar.log_probs(words)
     for place in range(len(words)):
         before = sum(p for s, p in found.items() if s[:place] == words[:place])
         with_it = sum(p for s, p in found.items() if s[: place + 1] == words[: place + 1])
@@ -62,7 +62,9 @@ def test_cloze_is_bayes_rule_over_all_sentences():
     words, place = ("b", "y", "."), 1
     fitting = {s[place]: p for s, p in found.items() if len(s) == 3 and (s[0], s[2]) == ("b", ".")}
     expected = {word: p / sum(fitting.values()) for word, p in fitting.items()}
-    assert cloze(grammar, words, place) == pytest.approx(expected) and set(expected) == {"x", "y"}
+    assert grammar.cloze(words, place) == pytest.approx(expected) and set(expected) == {"x", "y"}
+    with pytest.raises(NbpkgError, match="no word can stand"):
+        grammar.cloze(("z", "z", "z"), 0)
 
 
 def test_recursion_entropy_in_closed_form():
@@ -91,14 +93,14 @@ def test_events_name_what_was_expanded_and_where():
 def test_impossible_words_have_probability_zero():
     grammar = finite()
     for wrong in (("a",), ("x", "."), ("a", ".", "."), ("a", "x", "x", "."), ("nothing",)):
-        assert np.exp(log_probs(grammar, wrong)).prod() == 0 and len(log_probs(grammar, wrong)) == len(wrong)
-    assert math.isfinite(sum(log_probs(grammar, ("a", "."))))
+        assert np.exp(grammar.log_probs(wrong)).prod() == 0 and len(grammar.log_probs(wrong)) == len(wrong)
+    assert math.isfinite(sum(grammar.log_probs(("a", "."))))
 
 
 def test_a_grammar_may_end_in_an_empty_symbol():
     grammar = Grammar({"S": [(1, ("a", "T"))], "T": [(0.25, ()), (0.75, ("b",))]})
-    assert sum(log_probs(grammar, ("a",))) == pytest.approx(math.log(0.25))
-    assert sum(log_probs(grammar, ("a", "b"))) == pytest.approx(math.log(0.75))
+    assert sum(grammar.log_probs(("a",))) == pytest.approx(math.log(0.25))
+    assert sum(grammar.log_probs(("a", "b"))) == pytest.approx(math.log(0.75))
 
 
 @pytest.mark.parametrize(

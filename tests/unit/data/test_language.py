@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from ll1 import cloze, conflicts, log_probs
+from ll1 import conflicts
 
 from nbpkg.data.synthetic.first_language import Language, Sentence
 from nbpkg.data.tokens import SPECIAL
@@ -20,7 +20,7 @@ def bare(word):
 
 def test_the_entropy_rate_is_what_samples_say():
     drawn = LANGUAGE.sentences(4_000, seed=1)
-    logs = np.array([-sum(log_probs(LANGUAGE.grammar, s.words)) for s in drawn])
+    logs = np.array([-sum(LANGUAGE.grammar.log_probs(s.words)) for s in drawn])
     words = np.array([len(s.words) for s in drawn])
     # Delta method for a ratio of means.
     rate = logs.sum() / words.sum()
@@ -73,8 +73,8 @@ def test_a_violation_changes_the_verb_only_and_makes_the_sentence_impossible():
         changed = [i for i, (a, b) in enumerate(zip(s.words, broken.words, strict=True)) if a != b]
         assert changed == [s.verb] and bare(broken.words[s.verb]) == bare(s.words[s.verb])
         assert not broken.grammatical and LANGUAGE.ungrammatical(broken) == s
-        assert math.isfinite(sum(log_probs(LANGUAGE.grammar, s.words)))
-        assert sum(log_probs(LANGUAGE.grammar, broken.words)) == -math.inf
+        assert math.isfinite(sum(LANGUAGE.grammar.log_probs(s.words)))
+        assert sum(LANGUAGE.grammar.log_probs(broken.words)) == -math.inf
     judged = LANGUAGE.acceptability_set(100, seed=2)
     assert [s.grammatical for s in judged] == [False, True] * 50
 
@@ -89,7 +89,7 @@ def test_words_are_distinct_and_a_class_prefers_its_verbs():
 
 def test_cloze_at_the_verb_gives_all_probability_to_its_number():
     s = next(s for s in LANGUAGE.sentences(50) if s.attractors)
-    likely = cloze(LANGUAGE.grammar, s.words, s.verb)
+    likely = LANGUAGE.grammar.cloze(s.words, s.verb)
     assert sum(likely.values()) == pytest.approx(1)
     assert all(word.endswith("s") != s.plural for word in likely)
 
@@ -110,7 +110,7 @@ def test_rows_begin_with_sentences():
         words = LANGUAGE.decode(row[1:]).split()
         first = words[: words.index(".") + 1] if "." in words else words
         # A sentence that was cut cannot end at its last word.
-        assert np.isfinite(log_probs(LANGUAGE.grammar, first)[:-1]).all()
+        assert np.isfinite(LANGUAGE.grammar.log_probs(first)[:-1]).all()
     assert np.array_equal(rows[:5], LANGUAGE.rows(5, 12, seed=3))
 
 

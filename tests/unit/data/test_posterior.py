@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from ll1 import cloze, log_probs
 
 from nbpkg.data.masking import Masked, generator, held_out, mask
 from nbpkg.data.synthetic.first_language import Language
@@ -77,7 +76,7 @@ def test_states_give_the_probabilities_of_the_grammar():
         for word in sentence.words:
             total += math.log(model.p[state, number[word]])
             state = model.to[state, number[word]]
-        assert state == 0 and total == pytest.approx(sum(log_probs(language.grammar, sentence.words)))
+        assert state == 0 and total == pytest.approx(sum(language.grammar.log_probs(sentence.words)))
 
 
 def test_a_single_mask_in_a_sentence_is_the_grammars_cloze():
@@ -90,7 +89,7 @@ def test_a_single_mask_in_a_sentence_is_the_grammars_cloze():
         shown = row.clone()
         shown[0, place] = MASK
         (found,) = best(Masked(shown, torch.tensor([place]), row[0, [place]]))
-        for word, p in cloze(language.grammar, sentence.words, sentence.verb).items():
+        for word, p in language.grammar.cloze(sentence.words, sentence.verb).items():
             assert found[language.vocabulary.index(word)] == pytest.approx(p)
 
 

@@ -18,6 +18,7 @@ from nbpkg.nets.first_bert import (
     fine_tune,
     held_out_loss,
     losses,
+    mutual_losses,
     optimiser,
     probe,
     ramp,
@@ -71,6 +72,43 @@ def test_a_schedule_goes_through_its_points():
     for points in ((), ((0.5, 1), (0, 1)), ((0, 1), (1.5, 1))):
         with pytest.raises(NbpkgError):
             ramp(*points)
+
+
+# ------------------------------------------------------------------ two models at once
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_two_models_at_once_have_the_losses_and_gradients_of_each_alone(temperature):
+    a, targets, b = logits(dtype=torch.float32)
+    found = mutual_losses(a, b, targets, temperature)
+    weights = (1.0, 0.7, 1.3, 0.4)
+    sum(w * x for w, x in zip(weights, found, strict=True)).backward()
+    twins = [x.detach().clone().requires_grad_() for x in (a, b)]
+    wanted = [F.cross_entropy(twins[0], targets), soft_loss(*twins, temperature)]
+    wanted += [F.cross_entropy(twins[1], targets), soft_loss(*twins[::-1], temperature)]
+    for one, other in zip(found, wanted, strict=True):
+        assert number(one) == pytest.approx(number(other), rel=1e-5)
+    sum(w * x for w, x in zip(weights, wanted, strict=True)).backward()
+    for one, other in zip((a, b), twins, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_one_models_losses_do_not_reach_the_other():
+    for part in range(4):
+        a, targets, b = logits()
+        mutual_losses(a, b, targets, 2.0)[part].backward()
+        other = (b if part < 2 else a).grad
+        assert other is None or not other.any()
+
+
+def test_far_apart_logits_of_two_models_stay_finite():
+    a, targets, b = logits()
+    found = mutual_losses(60 * a, 60 * b, targets)
+    sum(found).backward()
+    assert number(found[1]) == pytest.approx(number(soft_loss(60 * a, 60 * b)), rel=1e-4)
+    assert torch.isfinite(a.grad).all() and torch.isfinite(b.grad).all()
+    with pytest.raises(NbpkgError):
+        mutual_losses(a, b[:2], targets)
 
 
 # ------------------------------------------------------------------ batches, one step at a time
