@@ -95,8 +95,9 @@ def test_only_the_planned_number_of_units_is_judged():
 def test_a_premise_that_is_not_certain_leaves_the_claim_untested():
     premise = 'premise = { says = "the method learns", a = "method == \'ours\'", b = %s, rule = "a > b" }'
     assert verdict(rows(GAIN), one(more=premise % 0.5)) == "reproduced"
-    judged = report.judge(rows(GAIN), one(more=premise % 0.9)).iloc[0]
-    assert judged["verdict"] == "not tested" and "the method learns" in judged["note"]
+    for level, word in ((0.9, "contradicted"), (0.7, "no effect")):
+        judged = report.judge(rows(GAIN), one(more=premise % level)).iloc[0]
+        assert judged["verdict"] == "not tested" and f"the premise is {word}: the method learns" in judged["note"]
 
 
 def test_what_was_seen_in_design_is_said():
