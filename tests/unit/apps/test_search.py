@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageFile
 
 from nbpkg import paths, session
+from nbpkg.apps import images as images_of
 from nbpkg.apps.images import read_folder
 from nbpkg.apps.search import FILE, read_weights, search, write_weights
 from nbpkg.cli import main
@@ -80,6 +81,20 @@ def test_cells_come_best_first_distinct_and_the_same_for_a_seed(made):
         assert (one.params, one.flops) == (params[0], flops[0])
     other = search(pictures(), LABELS, 50, seed=1, weights=made)
     assert {one.cell for one in other} != {one.cell for one in found}
+
+
+def test_scores_are_the_predictors_in_the_scale_of_the_weights(made):
+    found = search(pictures(), LABELS, 20, weights=made)
+    predictor = Predictor(**made["predictor_sizes"]).eval()
+    predictor.load_state_dict(made["predictor"])
+    images = torch.from_numpy(pictures()).permute(0, 3, 1, 2)
+    # As many images as a set may have: every set is all of them, in another order.
+    whole = images_of.extract(images, "random-conv", 16, torch.device("cpu")) - made["mean"]
+    sets = torch.stack([whole[label == LABELS] @ made["basis"] for label in range(3)])[None]
+    ops = space.ops_of(np.array([one.cell for one in found]))
+    with torch.no_grad():
+        raw = predictor(sets, cellgraphs.types_of(ops), cellgraphs.topology()).double().numpy()
+    np.testing.assert_allclose([one.score for one in found], -1.8 + 0.4 * raw, atol=2e-4)
 
 
 def test_channels_first_or_last_and_any_labels_mean_the_same(made):

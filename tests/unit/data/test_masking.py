@@ -28,6 +28,11 @@ def test_each_row_has_its_places_and_targets_and_nothing_else_changes():
     assert torch.equal(found.inputs.flatten()[other], ids.flatten()[other])
 
 
+def test_special_tokens_are_never_asked_for_however_many_places_are():
+    found = mask(rows(200, 22), VOCABULARY, generator(0, "test"), rate=0.9)
+    assert len(found.targets) == 200 * 20 and found.targets.min() >= 5
+
+
 def test_eighty_ten_ten_and_every_place_alike():
     found = mask(rows(2_000), VOCABULARY, generator(1, "test"))
     seen = found.inputs.flatten()[found.positions]

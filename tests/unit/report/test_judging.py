@@ -97,7 +97,8 @@ def test_a_premise_that_is_not_certain_leaves_the_claim_untested():
     assert verdict(rows(GAIN), one(more=premise % 0.5)) == "reproduced"
     for level, word in ((0.9, "contradicted"), (0.7, "no effect")):
         judged = report.judge(rows(GAIN), one(more=premise % level)).iloc[0]
-        assert judged["verdict"] == "not tested" and f"the premise is {word}: the method learns" in judged["note"]
+        assert judged["verdict"] == "not tested"
+        assert f"the premise is {word}: the method learns" in judged["note"]
 
 
 def test_what_was_seen_in_design_is_said():
