@@ -193,6 +193,20 @@ def test_the_generator_learns_good_cells_and_a_blind_one_sees_nothing(md):
     assert not np.allclose(run["history"][:, 2], seeing[:, 2])
 
 
+def test_the_generator_is_taught_by_the_best_quarter_and_the_predictor_by_all(md):
+    rng = np.random.default_rng(0)
+    everything = np.tile(np.arange(90), (3, 1))
+    cells = {role: rng.permuted(everything, axis=1)[:, :12] for role in ("train", "valid")}
+    quality = {role: rng.standard_normal((3, 12)) for role in cells}
+    data = md.training_data(cells, quality, {role: torch.zeros(3, 2, 4, 6) for role in cells})
+    for role, good in (("train", "good"), ("valid", "valid_good")):
+        for row in range(3):
+            best = cells[role][row][np.argsort(-quality[role][row])[:3]]
+            assert set(data[good][row].tolist()) == set(best.tolist())
+    assert torch.equal(data["cells"], torch.from_numpy(cells["train"]))
+    assert abs(data["y"].mean()) < 1e-6 and data["y"].flatten().argmax() == quality["train"].argmax()
+
+
 # ------------------------------------------------------------------ drawing and searching
 
 

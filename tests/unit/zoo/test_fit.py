@@ -71,10 +71,10 @@ def test_one_step_is_torchs_own():
     data = task()
     net = network(CELLS[0], C=4, N=1, num_classes=3, seed=0)
     reference = copy.deepcopy(net)
-    fit([net], [data], [3], Recipe(epochs=1, batch=75, lr=0.05), "cpu")
+    fit([net], [data], [3], Recipe(epochs=1, batch=75, lr=0.05, weight_decay=0.5), "cpu")
     order = torch.randperm(75, generator=rng(3, "order"))
     x = ((data.x_train / 255 - data.mean[:, None, None]) / data.std[:, None, None])[order]
-    optimiser = torch.optim.SGD(reference.parameters(), 0.05, 0.9, weight_decay=5e-4, nesterov=True)
+    optimiser = torch.optim.SGD(reference.parameters(), 0.05, 0.9, weight_decay=0.5, nesterov=True)
     torch.nn.functional.cross_entropy(reference(x), data.y_train[order]).backward()
     optimiser.step()
     for name, value in reference.state_dict().items():
