@@ -125,7 +125,8 @@ def digits_facts() -> dict[str, object]:
     return {
         **made, **made["recipe"], "side": task["resolution"], "C": digits.C, "N": digits.N,
         **{split: task[f"n_{split}"] * len(task["classes"]) for split in ("train", "valid", "test")},
-        "file": digits.FILE, "size": _size(digits.default().stat().st_size), "cells": f"{space.N_CELLS:,}",
+        "file": digits.FILE, "size": _size(paths.embedded(digits.FILE).stat().st_size),
+        "cells": f"{space.N_CELLS:,}",
         "functions": f"{len(found.trained):,}", "seeds": len(found.seeds), "alike": f"{alike:.0%}",
         "hours": f"{made['cpu_seconds'] / 3600:.1f}", "worst": f"{best.min():.1f}",
         "middle": f"{sorted(best)[len(best) // 2]:.1f}", "best": f"{best.max():.1f}",
