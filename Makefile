@@ -40,7 +40,7 @@ test-device: venv
 torture: venv
 	@$(PY) tests/torture.py $(FAULTS)
 
-# Changes single lines of the code and asks whether the tests see it: an hour of one core.
+# Changes single lines of the code and asks whether the tests see it: half an hour of one core.
 mutation: venv
 	@$(PY) tests/mutation.py $(MUTANTS)
 

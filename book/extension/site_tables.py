@@ -172,7 +172,7 @@ def teaching_table() -> str:
         read = budget.measure(chapter)["minutes"]
         link = f"[{chapter.title}](../notebooks/{chapter.name}.ipynb)"
         asked = "; ".join(f"{'★' * e.stars} {e.title.rstrip('?')}" for e in exercises(chapter))
-        items.append(f"{link}" + f", {read} minutes" + f"\n: {asked}.")
+        items.append(f"{link}, {read} minutes\n: {asked}.")
     return "\n\n".join(items)
 
 
@@ -189,11 +189,13 @@ def times_table() -> str:
 
 def card(text: str, name: str) -> str:
     """The text of a chapter's notebook with the times in its card: by the budget's rule, of its record."""
-    published = [record for chapter, record in scoreboard.records() if chapter.name == name]
-    took = [f"{scoreboard.ran(one)}, {one.peak_memory_mb / 1000:.1f} GB of memory" for one in published]
+    record = {chapter.name: record for chapter, record in scoreboard.records()}.get(name)
+    took = "not published"
+    if record:
+        took = f"{scoreboard.ran(record)}, {record.peak_memory_mb / 1000:.1f} GB of memory"
     for row, said in (
         ("To read", f"{budget.measure(chapters.get(name))['minutes']} minutes"),
-        ("To run", f"`smoke`: under a minute, offline; `standard`: {(took or ['not published'])[0]}"),
+        ("To run", f"`smoke`: under a minute, offline; `standard`: {took}"),
     ):
         text = re.sub(
             rf"\| {row} \|[^|\n]*\|", lambda _, row=row, said=said: f"| {row} | {said} |", text, count=1

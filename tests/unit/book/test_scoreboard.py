@@ -5,7 +5,7 @@ import site_tables
 from books import finished_run
 
 from nbpkg import chapters
-from nbpkg.book import publish, scoreboard
+from nbpkg.book import budget, publish, scoreboard
 from nbpkg.errors import NbpkgError
 from nbpkg.report.record import Metric
 
@@ -30,6 +30,19 @@ def test_readme_counts_claims_by_verdict(published):
     )
     assert "Partly" not in table
     assert table["Run"] == "90 s, 80 s of CPU, on cpu (test)"
+
+
+def test_a_card_gets_its_times_from_the_rule_and_the_record(book):
+    lines = ("| To read | 99 minutes |", "| To run | years |", "| Needs | nothing |")
+    typed = '\\n",\n"'.join(lines)  # as in a notebook's JSON
+    assert "`standard`: not published |\\n" in site_tables.card(typed, "03_help")
+    finished_run(book)
+    publish.publish(["help"])
+    made = site_tables.card(typed, "03_help")
+    minutes = budget.measure(chapters.get("03_help"))["minutes"]
+    assert made.startswith(f"| To read | {minutes} minutes |") and made.endswith("| Needs | nothing |")
+    assert "`standard`: 90 s, 80 s of CPU, on cpu (test), 0.0 GB of memory |" in made and "years" not in made
+    assert site_tables.card("no card", "03_help") == "no card"
 
 
 def test_the_page_shows_every_claim_with_numbers_and_the_papers(published):
